@@ -1,0 +1,48 @@
+# One virtual environment, one graph. `make` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH :=
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test test-slow lint format preset publish manifest clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "make: $(PYTHON) cannot create a virtual environment (on Debian: apt install python3-venv)"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+repro: $(BIN)/.installed  ## install, check params.yaml, run the pipeline, print the metrics
+	@python -m tools.validate
+	@dvc repro
+	@python -m tools.summary
+
+test: $(BIN)/.installed lint  ## lint and the fast tests
+	@python -m pytest -m 'not slow'
+
+test-slow: $(BIN)/.installed  ## the tests that take minutes
+	@python -m pytest -m slow
+
+lint: $(BIN)/.installed  ## ruff: rules and format, nothing is rewritten
+	@ruff check .
+	@ruff format --check .
+
+format: $(BIN)/.installed  ## let ruff rewrite what `make lint` complains about
+	@ruff check --fix .
+	@ruff format .
+
+preset: $(BIN)/.installed  ## write params.yaml from conf/: make preset P=megc2019_flow
+	@python -m tools.preset "$(P)"
+
+publish: $(BIN)/.installed  ## copy the present results into results/<preset>/ for git
+	@python -m tools.publish
+
+clean:  ## remove unfinished work (data/.partial); finished outputs and DVC's cache stay
+	rm -rf data/.partial

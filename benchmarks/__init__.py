@@ -1,0 +1,1 @@
+"""One script per hot path or claim; each prints JSON."""

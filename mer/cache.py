@@ -1,0 +1,365 @@
+"""HDF5 product files, and the spool they grow from.
+
+A product holds one array a clip. Layout of the file:
+
+    data      (N, ...) one item a clip, or, where clips have lengths of their own, (sum of T, ...), chunked by row
+    offsets   (N + 1,) int64, only in a ragged product: clip i is data[offsets[i]:offsets[i + 1]]
+    ids       (N,) clip ids, in index order
+    keys      (N,) digest of everything clip i was computed from
+    extra/x   (N, ...) small per-clip values, such as the transform of a crop
+    attributes: schema, kind, ragged, parameters (JSON)
+
+No time stands in it, so equal work gives equal bytes. A finished HDF5 file that is reopened and appended to would not,
+and DVC deletes outputs before it runs a stage: so unfinished work is a *spool*, a folder outside the graph with one
+block a finished clip, named by the clip's key. The product is written from it in one pass and renamed into place; a
+hard link to it stays in the spool (no second copy on disk), so that a run after one corrected row computes one clip.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mer.errors import MerError, listed, suggestion
+from mer.parallel import SERIAL, Engine, map_clips
+
+SCHEMA = 1
+
+
+def digest(*parts) -> str:
+    """SHA-256 of JSON-able parts, the same on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+class ClipCache:
+    """A product file, read clip by clip: `len(cache)`, `cache.ids`, `cache[clip_id]`, `cache.load()`.
+
+    `cache[clip_id]` is (T, ...) in a ragged product and the item itself otherwise. Safe to pickle: a worker opens the
+    file anew. Raises MerError when the file is missing, truncated, of another schema or of another kind than asked for.
+    """
+
+    def __init__(self, path: str | Path, kind: str | None = None):
+        self.path = Path(path)
+        with self._open() as file:
+            try:
+                self.schema, self.kind = int(file.attrs["schema"]), str(file.attrs["kind"])
+                self.ragged, self.params = bool(file.attrs["ragged"]), json.loads(file.attrs["parameters"])
+                self.ids = [i.decode() for i in file["ids"][:]]
+                self.keys = [k.decode() for k in file["keys"][:]]
+                self._offsets = file["offsets"][:] if self.ragged else None
+                self.shape, self.dtype = file["data"].shape, file["data"].dtype
+            except KeyError as error:
+                raise MerError(f"{self.path}: is not a product of this project ({error.args[0]})") from None
+        if self.schema != SCHEMA:
+            raise MerError(f"{self.path}: has schema {self.schema}, this version reads {SCHEMA}; run dvc repro")
+        if kind is not None and self.kind != kind:
+            raise MerError(f"{self.path}: holds {self.kind!r}, needed is {kind!r}; correct the path in params.yaml")
+        self._row = {clip_id: i for i, clip_id in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self._row
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        with self._open() as file:
+            return self._read(file, self._index(clip_id))
+
+    def frame(self, clip_id: str, t: int) -> np.ndarray:
+        """Item `t` of a ragged clip without reading the others."""
+        i = self._index(clip_id)
+        length = int(self._offsets[i + 1] - self._offsets[i])
+        if not 0 <= t < length:
+            raise MerError(f"{self.path}: clip {clip_id} has {length} frames, frame {t} was asked for; run dvc repro")
+        with self._open() as file:
+            return file["data"][self._offsets[i] + t]
+
+    def extra(self, name: str, clip_id: str) -> np.ndarray:
+        """A small value kept beside the clip (e.g. `transform`)."""
+        with self._open() as file:
+            return file["extra"][name][self._index(clip_id)]
+
+    def load(self, ids: Sequence[str] | None = None) -> np.ndarray | list[np.ndarray]:
+        """The clips `ids` (default: all), in that order: (N, ...), or a list of (T, ...) when ragged."""
+        rows = range(len(self)) if ids is None else [self._index(i) for i in ids]
+        with self._open() as file:
+            if self.ragged:
+                return [self._read(file, i) for i in rows]
+            data = file["data"][:]
+        return data if ids is None else data[list(rows)]
+
+    def _read(self, file: h5py.File, i: int) -> np.ndarray:
+        if self.ragged:
+            return file["data"][self._offsets[i] : self._offsets[i + 1]]
+        return file["data"][i]
+
+    def _index(self, clip_id: str) -> int:
+        try:
+            return self._row[clip_id]
+        except KeyError:
+            raise MerError(
+                f"{self.path}: has no clip {clip_id!r} ({len(self)} clips); {suggestion(clip_id, self.ids[:2000])}"
+                if len(self) < 20
+                else f"{self.path}: has no clip {clip_id!r} among its {len(self)}; run dvc repro to make it again"
+            ) from None
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[h5py.File]:
+        if not self.path.exists():
+            raise MerError(f"{self.path}: there is no such product; run dvc repro, or correct the path in params.yaml")
+        try:
+            file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise MerError(
+                f"{self.path}: is truncated or not HDF5 ({error}); delete it and run dvc checkout or dvc repro"
+            ) from None
+        with file:
+            yield file
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+class CacheWriter:
+    """Writes one product in one pass, in the order of `append`; `close()` (or the end of `with`) renames it into place.
+
+    Every clip brings `data` ((T, ...) if ragged, else the item) and the same extras. Left by an exception, nothing
+    stands at `path`. Memory: one clip.
+    """
+
+    def __init__(self, path: str | Path, *, kind: str, ragged: bool, params: dict, scratch: str | Path | None = None):
+        self.path = Path(path)
+        self.ragged = ragged
+        self._part = Path(scratch or self.path.parent) / (self.path.name + ".tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._part, "w", libver="v110", track_order=False)
+        self._file.attrs.update(
+            {"schema": SCHEMA, "kind": kind, "ragged": ragged, "parameters": json.dumps(params, sort_keys=True)}
+        )
+        self._ids: list[str] = []
+        self._keys: list[str] = []
+        self._offsets = [0]
+        self._data: h5py.Dataset | None = None
+        self._extras: dict[str, list[np.ndarray]] = {}
+
+    def append(self, clip_id: str, data: np.ndarray, *, key: str = "", **extras) -> None:
+        rows = np.asarray(data) if self.ragged else np.asarray(data)[None]
+        if self._data is None:
+            self._data = self._file.create_dataset(
+                "data", shape=(0, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]), dtype=rows.dtype,
+                chunks=(1, *rows.shape[1:]) if rows.ndim > 1 else (1024,), track_times=False,
+            )  # fmt: skip
+            self._extras = {name: [] for name in extras}
+        if rows.shape[1:] != self._data.shape[1:] or rows.dtype != self._data.dtype:
+            raise MerError(
+                f"{self.path}: clip {clip_id} is {rows.shape[1:]} {rows.dtype}, the clips before it "
+                f"{self._data.shape[1:]} {self._data.dtype}; one product holds one shape"
+            )
+        start = len(self._data)
+        self._data.resize(start + len(rows), axis=0)
+        self._data[start:] = rows
+        self._ids.append(clip_id)
+        self._keys.append(key)
+        self._offsets.append(start + len(rows))
+        for name in self._extras:
+            self._extras[name].append(np.asarray(extras[name]))
+
+    def finish(self) -> Path:
+        """Write what belongs to the whole file; returns the finished scratch file, not yet in place."""
+        if self._data is None:
+            self._file.close()
+            raise MerError(f"{self.path}: there is no clip to write; check the index and what was excluded")
+        options = {"track_times": False}
+        self._file.create_dataset("ids", data=np.array([i.encode() for i in self._ids]), **options)
+        self._file.create_dataset("keys", data=np.array([k.encode() for k in self._keys], dtype="S64"), **options)
+        if self.ragged:
+            self._file.create_dataset("offsets", data=np.asarray(self._offsets, dtype=np.int64), **options)
+        for name, values in self._extras.items():
+            self._file.create_dataset(f"extra/{name}", data=np.stack(values), **options)
+        self._file.close()
+        return self._part
+
+    def close(self) -> None:
+        self.finish().replace(self.path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+
+# -------------------------------------------------------------------------------------------------- spool
+
+
+class Spool:
+    """A locked folder with one block a finished item, named by its key.
+
+    The lock ends with the process that holds it, however that ends. A second writer waits `patience` seconds and then
+    raises MerError naming the first.
+    """
+
+    def __init__(self, folder: str | Path, patience: float = 5.0):
+        self.folder = Path(folder)
+        self.patience = patience
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "a+")  # held until __exit__
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self._lock.seek(0)
+                    owner = self._lock.read().strip() or "another process"
+                    self._lock.close()
+                    raise MerError(
+                        f"{self.folder}: is being written by {owner}; wait for it, or stop it and run dvc repro"
+                    ) from None
+                time.sleep(0.2)
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+        for part in self.folder.glob("*.tmp"):  # half-written blocks of a killed run
+            part.unlink()
+        return self
+
+    def __exit__(self, *exception):
+        self._lock.close()
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.npz"
+
+    def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write a block so that it is there whole or not at all."""
+        part = self.folder / f"{key}.{os.getpid()}.tmp"
+        with open(part, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path(key))
+
+    def get(self, key: str) -> dict[str, np.ndarray]:
+        with np.load(self.path(key)) as block:
+            return {name: block[name] for name in block.files}
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).exists()
+
+    def __getstate__(self):
+        return {"folder": self.folder, "patience": self.patience}  # workers write blocks, they do not hold the lock
+
+    def clear(self) -> None:
+        for block in self.folder.glob("*.npz"):
+            block.unlink()
+
+
+def build_product(
+    path: str | Path,
+    clips: Sequence,
+    compute: Callable[..., dict[str, np.ndarray]],
+    fingerprint: Callable[..., str],
+    *,
+    kind: str,
+    ragged: bool,
+    params: dict,
+    code: str,
+    spool: str | Path,
+    engine: Engine = SERIAL,
+    label: str = "clips",
+) -> None:
+    """Compute one array a clip, resumably, and write the product at `path` in the order of `clips`.
+
+    compute(clip) -> {"data": array, and extras}; fingerprint(clip) -> digest of the content that compute reads. A
+    clip's key also covers `params` and `code` (a digest of the code that makes the numbers), so a block is reused only
+    if computing it again would give the same. Killed anywhere, the next call goes on after the last finished clips.
+    Raises what compute raises; blocks finished before it stay.
+    """
+    path = Path(path)
+    with Spool(spool) as work:
+        previous = _previous(work)
+        kept = {key: clip_id for clip_id, key in zip(previous.ids, previous.keys, strict=True)} if previous else {}
+        one = functools.partial(
+            _one, compute=compute, fingerprint=fingerprint, common=digest(SCHEMA, kind, params, code), spool=work,
+            kept=frozenset(kept),
+        )  # fmt: skip
+        keys = map_clips(one, clips, engine, label)
+        writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, scratch=work.folder)
+        for clip, key in zip(clips, keys, strict=True):
+            if key in work:
+                arrays = work.get(key)
+            else:
+                arrays = {"data": previous[kept[key]], **_extras(previous, kept[key])}
+            writer.append(clip.id, arrays.pop("data"), key=key, **arrays)
+        finished = writer.finish()
+        _keep(finished, work.folder / "previous.h5")
+        finished.replace(path)
+        work.clear()
+
+
+def _one(clip, *, compute, fingerprint, common, spool: Spool, kept: frozenset) -> str:
+    key = digest(common, clip.id, fingerprint(clip))
+    if key not in spool and key not in kept:
+        spool.put(key, compute(clip))
+    return key
+
+
+def _previous(spool: Spool) -> ClipCache | None:
+    """The product of the last finished run, if it can still be read; it is only a shortcut."""
+    path = spool.folder / "previous.h5"
+    if not path.exists():
+        return None
+    try:
+        return ClipCache(path)
+    except MerError:
+        path.unlink()
+        return None
+
+
+def _extras(cache: ClipCache, clip_id: str) -> dict[str, np.ndarray]:
+    with cache._open() as file:
+        names = list(file["extra"]) if "extra" in file else []
+    return {name: cache.extra(name, clip_id) for name in names}
+
+
+def _keep(finished: Path, link: Path) -> None:
+    fresh = link.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    try:
+        os.link(finished, fresh)
+    except OSError:  # a file system without hard links: a later run then computes every clip again
+        link.unlink(missing_ok=True)
+        return
+    fresh.replace(link)
+
+
+def check_same_clips(ids: Sequence[str], cache: ClipCache, index: str | Path) -> None:
+    """Raise MerError unless the product holds every clip of the index."""
+    missing = [i for i in ids if i not in cache]
+    if missing:
+        raise MerError(
+            f"{cache.path}: {len(missing)} of the {len(ids)} clips of {index} are missing: {listed(missing)}; "
+            "run dvc repro"
+        )

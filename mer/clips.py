@@ -1,0 +1,129 @@
+"""The Clip record and the index table that every stage shares.
+
+Frame numbers are the label sheet's own; `frames` counts from onset to offset, both included.
+A clip's id is `<corpus>/<subject>/<clip>`, so clips and subjects of different corpora never collide.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mer.errors import MerError, listed
+
+COLUMNS = (
+    "id",
+    "corpus",
+    "subject",
+    "clip",
+    "emotion",
+    "aus",
+    "onset",
+    "apex",
+    "offset",
+    "apex_source",
+    "fps",
+    "frame",
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of the index. `frame` is the path of a frame with `{}` (or `{:05d}`) for its number."""
+
+    id: str
+    corpus: str
+    subject: str
+    clip: str
+    emotion: str
+    aus: str
+    onset: int
+    apex: int
+    offset: int
+    apex_source: str
+    fps: float
+    frame: str
+
+    @property
+    def n_frames(self) -> int:
+        return self.offset - self.onset + 1
+
+    def path(self, number: int) -> Path:
+        return Path(self.frame.format(number))
+
+    def paths(self) -> list[Path]:
+        """The frames onset..offset, in order."""
+        return [self.path(n) for n in range(self.onset, self.offset + 1)]
+
+
+def write_index(path: Path, table: pd.DataFrame) -> None:
+    """Write the index in the order of `id`, replacing `path` in one step. Raises MerError on a repeated id."""
+    repeated = table["id"][table["id"].duplicated()]
+    if len(repeated):
+        raise MerError(f"{path}: clip ids occur twice: {listed(repeated)}; a label sheet must name every clip once")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".tmp")
+    table.sort_values("id")[list(COLUMNS)].to_csv(part, index=False, lineterminator="\n")
+    part.replace(path)
+
+
+def read_index(path: Path) -> pd.DataFrame:
+    """The index table, ids and subjects as text."""
+    try:
+        table = pd.read_csv(path, dtype={"subject": str, "clip": str, "aus": str, "frame": str}, keep_default_na=False)
+    except FileNotFoundError:
+        raise MerError(f"{path}: there is no such index; run dvc repro, or correct the path in params.yaml") from None
+    missing = [c for c in COLUMNS if c not in table]
+    if missing:
+        raise MerError(f"{path}: columns {listed(missing)} are missing; run dvc repro to make the index again")
+    return table
+
+
+def clips(table: pd.DataFrame) -> list[Clip]:
+    """The rows of an index as records."""
+    return [
+        Clip(**{**row, "onset": int(row["onset"]), "apex": int(row["apex"]), "offset": int(row["offset"])})
+        for row in table[list(COLUMNS)].to_dict("records")
+    ]
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 RGB; grey images are repeated over the channels."""
+    import cv2
+
+    try:
+        raw = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError:
+        raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
+    image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if raw.size else None
+    if image is None:
+        raise MerError(f"{path}: cannot be read as an image ({raw.size} bytes); replace the file")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_clip(clip: Clip) -> np.ndarray:
+    """All frames onset..offset as (T, H, W, 3) uint8 RGB. Raises MerError when their sizes differ."""
+    frames = [read_frame(p) for p in clip.paths()]
+    for path, frame in zip(clip.paths(), frames, strict=True):
+        if frame.shape != frames[0].shape:
+            raise MerError(
+                f"{path}: is {frame.shape[1]}x{frame.shape[0]}, the clip's first frame "
+                f"{frames[0].shape[1]}x{frames[0].shape[0]}; all frames of a clip must have one size"
+            )
+    return np.stack(frames)
+
+
+def files_digest(paths) -> str:
+    """SHA-256 over the bytes of the files, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()

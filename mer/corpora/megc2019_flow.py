@@ -1,0 +1,110 @@
+"""The public flow release of the MEGC2019 composite: 442 real clips of 68 subjects as 28x28 (u, v, strain) images.
+
+First released by the authors of STSTNet (Liong et al. 2019); a copy lies in github.com/wangzhifengharrison/HTNet.
+Each image is an 8-bit PNG whose channels, read as RGB, are u, v and strain, each stretched to 0..255 by itself. So
+magnitudes are lost and zero motion has no fixed grey level; mirroring is still exact (255 - u is the image of -u).
+"""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mer.errors import MerError, listed
+
+LABELS = "combined_3_class2_for_optical_flow.csv"
+IMAGES = "STSNet_whole_norm_u_v_os"
+SIZE = 28
+CLASSES = ("negative", "positive", "surprise")
+N_CLIPS, N_SUBJECTS, COUNTS = 442, 68, (250, 109, 83)
+_REV = "91cf4bda0a2db50d638d46c04c5d7cf3b602d446"
+_REPOSITORY = "https://github.com/wangzhifengharrison/HTNet"
+HOW = tuple(
+    f"dvc get --rev {_REV} {_REPOSITORY} {path} -o data/raw/megc2019_flow/{Path(path).name}"
+    for path in (f"datasets/{IMAGES}", LABELS)
+)
+
+
+def image_folder(root: str | Path) -> Path:
+    """The folder with the images below `root`, named as released or simply `images`."""
+    for name in (IMAGES, "images"):
+        if (Path(root) / name).is_dir():
+            return Path(root) / name
+    raise MerError(f"{root}: has no folder {IMAGES} (or images); bring it with: {HOW[0]}")
+
+
+def read_labels(root: str | Path) -> pd.DataFrame:
+    """The released label csv as an index: one row a clip, with mer.clips.COLUMNS and `image`, its file.
+
+    Raises MerError when the csv or the images are missing, changed, or do not count 442/68/(250, 109, 83).
+    """
+    root = Path(root)
+    if not (root / LABELS).is_file():
+        raise MerError(f"{root / LABELS}: is missing; bring it with: {HOW[1]}")
+    folder = image_folder(root)
+    released = pd.read_csv(root / LABELS, dtype={"sub": str, "filename_o": str})
+    images = released["sub"] + "_" + released["filename_o"] + " .png"
+    missing = [name for name in images if not (folder / name).is_file()]
+    if missing:
+        raise MerError(f"{folder}: {len(missing)} of {len(images)} images are missing: {listed(missing)}; {HOW[0]}")
+    table = pd.DataFrame(
+        {
+            "id": released["dataset"] + "/" + released["sub"] + "/" + released["filename_o"],
+            "corpus": released["dataset"],
+            "subject": released["sub"],
+            "clip": released["filename_o"],
+            "emotion": released["label"].map(dict(enumerate(CLASSES))),
+            "aus": "",
+            "onset": 0,  # the release has no frames, only the flow between onset and apex
+            "apex": 0,
+            "offset": 0,
+            "apex_source": "released",
+            "fps": released["dataset"].map({"casme2": 200.0, "samm": 200.0, "smic": 100.0}),
+            "frame": "",
+            "image": [str(folder / name) for name in images],
+        }
+    )
+    counts = (
+        len(table),
+        len(table[["corpus", "subject"]].drop_duplicates()),
+        tuple(int((released["label"] == i).sum()) for i in range(3)),
+    )
+    if counts != (N_CLIPS, N_SUBJECTS, COUNTS):
+        raise MerError(
+            f"{root / LABELS}: counts {counts[0]} clips, {counts[1]} subjects, classes {counts[2]}; the release has "
+            f"{N_CLIPS}, {N_SUBJECTS}, {COUNTS}; bring it anew with: {HOW[1]}"
+        )
+    _check_bytes(root, folder)
+    return table
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """One released image as a flow image: (3, 28, 28) float32 (u, v, strain).
+
+    u and v in grey levels about the middle one (-127.5..127.5), so that a mirrored u is -u; strain 0..255.
+    """
+    from mer.clips import read_frame
+
+    image = read_frame(Path(path))
+    if image.shape != (SIZE, SIZE, 3):
+        raise MerError(f"{path}: is {image.shape}, the release has ({SIZE}, {SIZE}, 3); {HOW[0]}")
+    flow = image.transpose(2, 0, 1).astype(np.float32)
+    flow[:2] -= 127.5
+    return flow
+
+
+def _check_bytes(root: Path, folder: Path) -> None:
+    """Every file against the release's SHA-256."""
+    listing = resources.files("mer.corpora").joinpath("megc2019_flow.sha256").read_text()
+    changed = []
+    for line in listing.splitlines():
+        wanted, name = line.split("  ", 1)
+        path = root / name if "/" not in name else folder / name.split("/", 1)[1]
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            changed.append(name)
+    if changed:
+        raise MerError(
+            f"{root}: {len(changed)} files differ from the release: {listed(changed)}; bring them anew: {HOW[0]}"
+        )

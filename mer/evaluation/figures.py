@@ -1,0 +1,134 @@
+"""Pictures of what the pipeline sees. Drawing never recomputes: everything comes from finished products."""
+
+import numpy as np
+
+
+def flow_colours(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """Flow as the usual colour wheel: hue is direction, saturation is magnitude.
+
+    Args:
+        flow: (2, H, W) pixels.
+        largest: magnitude of full saturation; default the 99th percentile of this flow.
+
+    Returns:
+        (H, W, 3) uint8 RGB; white where nothing moves, red to the right, hue growing clockwise.
+    """
+    import cv2
+
+    u, v = np.asarray(flow, dtype=np.float32)
+    magnitude = np.hypot(u, v)
+    if largest is None:
+        largest = float(np.quantile(magnitude, 0.99))
+    angle = np.rad2deg(np.arctan2(v, u)) % 360
+    saturation = np.clip(magnitude / largest, 0, 1) if largest > 0 else np.zeros_like(magnitude)
+    hsv = np.stack([angle, saturation, np.ones_like(angle)], axis=-1).astype(np.float32)
+    return np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+
+
+def colour_wheel(size: int = 96) -> np.ndarray:
+    """The legend of flow_colours: (size, size, 3) uint8, an arrow from the centre has the colour of its place."""
+    axis = np.linspace(-1, 1, size)
+    u, v = np.meshgrid(axis, axis)
+    wheel = flow_colours(np.stack([u, v]), largest=1.0)
+    wheel[np.hypot(u, v) > 1] = 255
+    return wheel
+
+
+def gallery(rows: list[dict], path, title: str) -> None:
+    """One clip a row: onset with landmarks, apex, their difference, flow, strain.
+
+    Args:
+        rows: each {name, onset, apex (H, W, 3) uint8 RGB, points (68, 2) px of the crop, flow (3, H, W)}; without
+            frames only flow and strain are drawn.
+        path: the PNG to write.
+    """
+    columns = ["onset and landmarks", "apex", "apex - onset, x8", "flow", "strain"]
+    if "onset" not in rows[0]:
+        columns = ["u", "v", "flow", "strain"]
+    with _figure(len(rows), len(columns)) as (figure, axes):
+        for ax, row in zip(axes, rows, strict=True):
+            flow = row["flow"]
+            largest = float(np.quantile(np.hypot(*flow[:2]), 0.99))
+            pictures = {
+                "flow": lambda a, f=flow, m=largest: a.imshow(flow_colours(f[:2], m)),
+                "strain": lambda a, f=flow: a.imshow(f[2], cmap="magma", vmin=0, vmax=np.quantile(f[2], 0.995)),
+                "u": lambda a, f=flow: a.imshow(f[0], cmap="RdBu_r", vmin=-127.5, vmax=127.5),
+                "v": lambda a, f=flow: a.imshow(f[1], cmap="RdBu_r", vmin=-127.5, vmax=127.5),
+            }
+            if "onset" in row:
+                difference = np.clip(128 + 8 * (row["apex"].astype(int) - row["onset"]), 0, 255).astype(np.uint8)
+                pictures["onset and landmarks"] = lambda a, r=row: (
+                    a.imshow(r["onset"]),
+                    a.scatter(*r["points"].T, s=3, c="#00e5ff", linewidths=0),
+                )
+                pictures["apex"] = lambda a, r=row: a.imshow(r["apex"])
+                pictures["apex - onset, x8"] = lambda a, d=difference: a.imshow(d)
+            for a, column in zip(ax, columns, strict=True):
+                pictures[column](a)
+            ax[0].set_ylabel(row["name"], fontsize=9)
+            if "onset" in row:
+                label = f"full colour: {largest:.2f} px"
+                ax[columns.index("flow")].set_xlabel(label, fontsize=7)
+        for a, column in zip(axes[0], columns, strict=True):
+            a.set_title(column, fontsize=9)
+        _legend(figure)
+        figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+        _save(figure, path)
+
+
+def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
+    """Mean flow image of each class: flow above, strain below, one scale for all.
+
+    Args:
+        means: class name -> (3, H, W).
+        path: the PNG to write.
+    """
+    largest = max(float(np.quantile(np.hypot(*m[:2]), 0.99)) for m in means.values())
+    strain = max(float(np.quantile(m[2], 0.995)) for m in means.values())
+    with _figure(2, len(means)) as (figure, axes):
+        for i, (name, mean) in enumerate(means.items()):
+            axes[0][i].imshow(flow_colours(mean[:2], largest))
+            axes[1][i].imshow(mean[2], cmap="magma", vmin=0, vmax=strain)
+            axes[0][i].set_title(name, fontsize=9)
+        axes[0][0].set_ylabel("flow", fontsize=9)
+        axes[1][0].set_ylabel("strain", fontsize=9)
+        _legend(figure)
+        figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+        _save(figure, path)
+
+
+class _figure:
+    """A grid of pictures without ticks, closed when done. Agg: no display is needed."""
+
+    def __init__(self, rows: int, columns: int):
+        self.shape = rows, columns
+
+    def __enter__(self):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        rows, columns = self.shape
+        height = 1.75 * rows + 0.6
+        figure = Figure(figsize=(1.7 * columns + 0.5, height), layout="constrained")
+        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.5 / height))  # a band on top for title and legend
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for a in axes.flat:
+            a.set_xticks([])
+            a.set_yticks([])
+        return figure, axes
+
+    def __exit__(self, *exception):
+        return False
+
+
+def _legend(figure) -> None:
+    width, height = figure.get_size_inches()
+    a = figure.add_axes((1 - 0.55 / width, 1 - 0.5 / height, 0.5 / width, 0.45 / height))
+    a.imshow(colour_wheel())
+    a.axis("off")
+
+
+def _save(figure, path) -> None:
+    # No date and no version in the file: equal pictures are equal bytes.
+    figure.savefig(path, dpi=110, metadata={"Software": None})

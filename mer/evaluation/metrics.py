@@ -1,0 +1,166 @@
+"""Metrics of the field, computed once from pooled out-of-fold predictions (fidelity 0.2).
+
+Pure functions over a fixed class list. What is undefined is None (null in JSON) with a reason, never 0: a class that
+nobody predicted has F1 0, a class without any clip has no recall.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mer.errors import MerError
+
+
+def confusion_matrix(y_true, y_pred, n_classes: int) -> np.ndarray:
+    """(n_classes, n_classes) int64 counts, rows true, columns predicted."""
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    if y_true.shape != y_pred.shape or y_true.ndim != 1 or not len(y_true):
+        raise MerError(f"labels are {y_true.shape}, predictions {y_pred.shape}; needed are two equal lists, not empty")
+    both = np.concatenate([y_true, y_pred])
+    if not np.issubdtype(both.dtype, np.integer) or both.min() < 0 or both.max() >= n_classes:
+        raise MerError(f"labels must be integers 0..{n_classes - 1}, found {both.min()} to {both.max()}")
+    return np.bincount(y_true * n_classes + y_pred, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def score(y_true, y_pred, class_names: Sequence[str]) -> dict:
+    """Accuracy, unweighted F1 and unweighted average recall of pooled predictions.
+
+    uf1: class mean of 2 TP / (2 TP + FP + FN); uar: class mean of TP / (TP + FN) (MEGC2019; MSMMT eqs. 22-24 and DCMA
+    eqs. 11-14 in their standard form, fidelity S-21, D-18).
+
+    Args:
+        y_true, y_pred: (N,) integers, positions in `class_names`.
+        class_names: the full class list, whether or not each occurs.
+
+    Returns:
+        {uf1, uar, acc, n_clips, per_class: {name: {f1, recall, precision, n, predicted}}, confusion: rows true,
+        class_counts, undefined: {metric: reason}}; floats in 0..1, or None where undefined.
+
+    Raises:
+        MerError: lengths differ, nothing to score, or a label outside the list.
+    """
+    confusion = confusion_matrix(y_true, y_pred, len(class_names))
+    hits, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    undefined: dict[str, str] = {}
+    per_class = {}
+    for i, name in enumerate(class_names):
+        touched = true[i] + predicted[i]
+        per_class[name] = {
+            "f1": 2 * hits[i] / touched if touched else None,
+            "recall": hits[i] / true[i] if true[i] else None,
+            "precision": hits[i] / predicted[i] if predicted[i] else None,
+            "n": int(true[i]),
+            "predicted": int(predicted[i]),
+        }
+    empty = [name for name, row in per_class.items() if row["n"] == 0]
+    if empty:
+        undefined["uar"] = f"no clip of {', '.join(empty)}"
+    untouched = [name for name, row in per_class.items() if row["f1"] is None]
+    if untouched:
+        undefined["uf1"] = f"{', '.join(untouched)} neither occurs nor is predicted"
+    return {
+        "uf1": None if untouched else float(np.mean([row["f1"] for row in per_class.values()])),
+        "uar": None if empty else float(np.mean([row["recall"] for row in per_class.values()])),
+        "acc": float(hits.sum() / confusion.sum()),
+        "n_clips": int(confusion.sum()),
+        "per_class": {n: {k: v if v is None or isinstance(v, int) else float(v) for k, v in row.items()}
+                      for n, row in per_class.items()},
+        "confusion": confusion.tolist(),
+        "class_counts": dict(zip(class_names, true.tolist(), strict=True)),
+        "undefined": undefined,
+    }  # fmt: skip
+
+
+def bootstrap_ci95(
+    y_true, y_pred, subjects, class_names: Sequence[str], *, replicates: int = 2000, seed: int = 0
+) -> dict:
+    """Percentile intervals of uf1, uar and acc when subjects (not clips) are drawn with replacement.
+
+    Clips of one subject are alike, so clips drawn singly would make the interval too narrow.
+
+    Returns:
+        {uf1: [low, high], uar: …, acc: …, replicates, undefined_replicates}. A replicate in which a class has no clip
+        has no UAR and is left out of that metric; with none left the interval is None.
+    """
+    y_true, y_pred, subjects = np.asarray(y_true), np.asarray(y_pred), np.asarray(subjects)
+    k = len(class_names)
+    names = np.unique(subjects)
+    # One confusion matrix a subject: a replicate is a weighted sum of them.
+    parts = np.stack([confusion_matrix(y_true[subjects == s], y_pred[subjects == s], k) for s in names])
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
+    total = np.einsum("rs,sij->rij", draws, parts).astype(float)
+    hits, true, predicted = np.einsum("rii->ri", total), total.sum(2), total.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = {
+            "uf1": (2 * hits / (true + predicted)).mean(1),
+            "uar": (hits / true).mean(1),
+            "acc": hits.sum(1) / total.sum((1, 2)),
+        }
+    intervals = {}
+    for name, value in values.items():
+        value = value[np.isfinite(value)]
+        intervals[name] = [float(q) for q in np.quantile(value, [0.025, 0.975])] if len(value) else None
+    return {
+        **intervals,
+        "replicates": replicates,
+        "undefined_replicates": {n: int((~np.isfinite(v)).sum()) for n, v in values.items()},
+    }
+
+
+def subject_accuracy(y_true, y_pred, subjects) -> pd.DataFrame:
+    """One row a subject: subject, correct, n, accuracy; the mean of `accuracy` is the fold mean (U-17, S-16)."""
+    table = pd.DataFrame({"subject": subjects, "correct": np.asarray(y_true) == np.asarray(y_pred)})
+    grouped = table.groupby("subject")["correct"].agg(correct="sum", n="size").reset_index()
+    return grouped.assign(accuracy=grouped["correct"] / grouped["n"])
+
+
+def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int) -> tuple[dict, dict]:
+    """The metric of an experiment and its details (design: metric JSON).
+
+    Args:
+        predictions: as mer.training.loso.run returns them; one row a clip.
+        run: what the training stage wrote beside them: class_names, protocol, environment.
+
+    Returns:
+        (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite).
+
+    Raises:
+        MerError: a clip predicted twice, or probabilities that are none.
+    """
+    names = run["class_names"]
+    twice = predictions["id"][predictions["id"].duplicated()]
+    if len(twice):
+        raise MerError(f"predictions: {len(twice)} clips occur twice, such as {twice.iloc[0]}; train again")
+    probability = predictions[[f"p{c}" for c in range(len(names))]].to_numpy()
+    if not np.allclose(probability.sum(1), 1, atol=1e-6):  # a softmax in float32 is off by less than 1e-6
+        raise MerError("predictions: probabilities of a clip do not add up to 1; train again")
+    predictions = predictions.assign(
+        predicted=probability.argmax(1), who=predictions["corpus"] + "/" + predictions["subject"].astype(str)
+    )
+
+    def pooled(rows):
+        return score(rows["label"].to_numpy(), rows["predicted"].to_numpy(), names)
+
+    whole = pooled(predictions)
+    corpora = sorted(predictions["corpus"].unique())
+    parts = {c: pooled(predictions[predictions["corpus"] == c]) for c in corpora} if len(corpora) > 1 else {}
+    kept = ("uf1", "uar", "acc")
+    metric = {
+        **{k: whole[k] for k in kept},
+        "n_clips": whole["n_clips"],
+        "n_subjects": int(predictions["who"].nunique()),
+        "parts": {c: {k: part[k] for k in kept} for c, part in parts.items()},
+    }
+    truth, guess, who = (predictions[c].to_numpy() for c in ("label", "predicted", "who"))
+    details = {
+        "ci95": bootstrap_ci95(truth, guess, who, names, replicates=replicates, seed=seed),
+        **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined")},
+        "subject_mean": float(subject_accuracy(truth, guess, who)["accuracy"].mean()),
+        "parts": {
+            c: {k: part[k] for k in ("n_clips", "class_counts", "confusion", "undefined")} for c, part in parts.items()
+        },
+        "protocol": run["protocol"],
+        "environment": run["environment"],
+    }
+    return metric, details

@@ -1,0 +1,74 @@
+"""The models. A model is one file here, found by its name; the registry needs no entry.
+
+What the file declares:
+
+    PRODUCTS            kinds of the products it reads, e.g. ("flow",); `prepare` takes their arrays in this order
+    RECIPE              how it is trained: fields of mer.training.recipe.Recipe; None for a scikit-learn estimator
+    build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; never the network
+    prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
+    mirror(inputs)      optional: the same inputs for the mirrored face (flow changes the sign of u)
+
+A model's knobs are the keyword arguments of its `build`; their annotations say which values are valid.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin
+
+from mer.errors import MerError, suggestion
+
+
+def names() -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The model's module. Raises MerError naming what it lacks."""
+    if name not in names():
+        raise MerError(f"model {name!r} is unknown; {suggestion(name, names())}")
+    module = importlib.import_module(f"mer.models.{name}")
+    for needed in ("PRODUCTS", "RECIPE", "build", "prepare"):
+        if not hasattr(module, needed):
+            raise MerError(
+                f"mer/models/{name}.py declares no {needed}; see mer/models/__init__.py for what a model needs"
+            )
+    return module
+
+
+def build(name: str, classes: int, **hyper):
+    """A model for `classes` classes, of the paper's size unless `hyper` says otherwise, randomly initialised.
+
+    Returns an nn.Module (or, for `linear`, a scikit-learn estimator). Raises MerError for an unknown model or knob.
+    """
+    check_knobs(name, hyper)
+    return load(name).build(classes, **hyper)
+
+
+def knobs(name: str) -> dict[str, inspect.Parameter]:
+    """The model's knobs by name."""
+    parameters = inspect.signature(load(name).build).parameters
+    return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def check_knobs(name: str, values: dict[str, Any], where: str | None = None) -> None:
+    """Raise MerError for a knob that the model does not have, or a value of another type or outside its list."""
+    where = where or name
+    valid = knobs(name)
+    for knob, value in values.items():
+        if knob not in valid:
+            raise MerError(f"{where}.{knob} is unknown; {suggestion(knob, valid)}")
+        check_value(f"{where}.{knob}", value, valid[knob].annotation)
+
+
+def check_value(where: str, value: Any, annotation: Any) -> None:
+    """Raise MerError unless `value` is what a plain annotation (bool, int, float, str, Literal) allows."""
+    if get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            raise MerError(f"{where} is {value!r}; valid: {', '.join(map(str, get_args(annotation)))}")
+        return
+    allowed = {float: (float, int)}.get(annotation, annotation)
+    right = isinstance(value, allowed) and (annotation is bool or not isinstance(value, bool))
+    if not right:
+        raise MerError(f"{where} is {value!r}; needed is a value of type {annotation.__name__}")

@@ -1,0 +1,110 @@
+"""The one seam for fan-out over clips and folds.
+
+Every worker computes on one thread: the machine is filled by processes, and a result does not
+depend on how many there are (floating-point sums would change with the number of threads).
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How work is fanned out. `workers` processes on this machine; 0 means one per core."""
+
+    workers: int = 1
+    progress: bool = False
+
+    def count(self, n_items: int) -> int:
+        return max(1, min(self.workers or os.cpu_count() or 1, n_items))
+
+
+SERIAL = Engine()
+
+
+def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str = "clips") -> list:
+    """[fn(item) for item in items], fanned out; results in the order of `items`.
+
+    The first exception of a worker is raised here, unchanged; items that finished before it have finished.
+    """
+    items = list(items)
+    workers = engine.count(len(items))
+    bar = tqdm(total=len(items), desc=label, unit="", disable=not engine.progress, mininterval=0.5, smoothing=0.1)
+    with bar:
+        if workers == 1:
+            results = []
+            with single_threaded():
+                for item in items:
+                    results.append(fn(item))
+                    bar.update()
+            return results
+
+        import joblib
+        from joblib.externals.loky import get_reusable_executor
+
+        with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+            # One item a task and no batching ahead: a kill loses at most one item per worker.
+            pool = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="2*n_jobs")
+            results = []
+            try:
+                for result in pool(joblib.delayed(_in_worker)(fn, item, os.getpid()) for item in items):
+                    results.append(result)
+                    bar.update()
+            finally:
+                # Workers are not handed on to the next call: loky takes the growth by another module's imports for a
+                # memory leak, stops the worker and warns from a thread.
+                get_reusable_executor().shutdown(wait=True)
+        return results
+
+
+@contextlib.contextmanager
+def single_threaded():
+    """One thread for BLAS, OpenMP, OpenCV and (when it is loaded) torch, in this process."""
+    import sys
+
+    import threadpoolctl
+
+    torch, cv2 = sys.modules.get("torch"), sys.modules.get("cv2")
+    before = torch.get_num_threads() if torch else 1
+    if torch:
+        torch.set_num_threads(1)
+    if cv2:
+        cv2.setNumThreads(1)
+    try:
+        with threadpoolctl.threadpool_limits(1):
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+        if cv2:
+            cv2.setNumThreads(-1)
+
+
+def _in_worker(fn, item, parent: int):
+    _die_with(parent)
+    with single_threaded():
+        return fn(item)
+
+
+_watched: set[int] = set()
+
+
+def _die_with(parent: int) -> None:
+    """End this worker when its parent is gone (killed -9, it could not say goodbye)."""
+    if parent in _watched:
+        return
+    _watched.add(parent)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()

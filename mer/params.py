@@ -1,0 +1,272 @@
+"""The typed form of params.yaml: one class a stage, refusing at load what cannot work.
+
+A section is named as its stage. `runs` names the stage's instances (`align@synthetic-box224`); the other keys hold for
+all of them. Sections that are no stage hold the knobs of a model (`ststnet:`); an experiment names its own under
+`knobs`. Knobs and recipes are declared by the model files and checked against them (mer.models, mer.training).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mer.errors import MerError, suggestion
+
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+ExperimentKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+Seed = Annotated[int, Field(ge=0)]
+Product = Annotated[str, StringConstraints(pattern=r"^data/.*\.h5$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SynthesizeRun(Section):
+    """Size of an embedded corpus; at most CASME II's."""
+
+    subjects: int = Field(ge=2, le=26)
+    clips: int = Field(ge=15, le=246)
+    pool_subjects: int = Field(ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _enough(self):
+        if self.clips < 3 * self.subjects:
+            raise ValueError(f"clips is {self.clips}, but every one of the {self.subjects} subjects needs at least 3")
+        return self
+
+
+class Synthesize(Section):
+    runs: dict[Key, SynthesizeRun]
+    seed: Seed
+
+
+class Expected(Section):
+    """Counts that a corpus is known to have; null: not checked."""
+
+    clips: int | None = Field(default=None, ge=1)
+    subjects: int | None = Field(default=None, ge=1)
+
+
+class IndexRun(Section):
+    reader: Literal["casme2"]
+    raw: str
+    expect: Expected = Expected()
+
+
+class Index(Section):
+    runs: dict[Key, IndexRun]
+    apex: Literal["middle"]
+
+
+class Landmarks(Section):
+    backend: Literal["dlib"]
+    upsample: int = Field(ge=0, le=2)
+
+
+class AlignRun(Section):
+    corpus: Key
+    crop: Literal["box224"]
+
+
+class Align(Section):
+    runs: dict[Key, AlignRun]
+    top_margin: float = Field(ge=0, le=1)
+
+
+class FlowRun(Section):
+    corpus: Key
+    chain: Key
+
+
+class Flow(Section):
+    runs: dict[Key, FlowRun]
+    attachment: float = Field(gt=0)
+    tightness: float = Field(gt=0)
+    warps: int = Field(ge=1)
+
+
+class ImportFlowRun(Section):
+    raw: str
+
+
+class ImportFlow(Section):
+    runs: dict[Key, ImportFlowRun]
+
+
+class Experiment(Section):
+    """One cell of a table: a model on a corpus. `inputs` has three slots; an unused one repeats the first."""
+
+    index: str
+    inputs: Annotated[list[Product], Field(min_length=3, max_length=3)]
+    corpus: Key
+    classes: Literal[3, 4, 5, 7]
+    model: Key
+    knobs: Key
+    overrides: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+
+
+class Train(Section):
+    seed: Seed
+    selection: Literal["last_epoch"]
+
+
+class Evaluate(Section):
+    bootstrap: int = Field(ge=100, le=100_000)
+    seed: Seed
+
+
+class FiguresRun(Section):
+    """What the pictures of a corpus are drawn from; a corpus released as flow repeats `flow` under `frames`."""
+
+    corpus: Key
+    flow: Product
+    frames: Product
+    landmarks: Product
+    classes: Literal[3, 4, 5, 7]
+
+
+class Figures(Section):
+    runs: dict[Key, FiguresRun]
+    clips_per_class: int = Field(ge=1, le=8)
+
+
+class Runtime(Section):
+    """How, not what: declared by no stage, and may change no byte of a result on one kind of device."""
+
+    workers: int = Field(ge=0)
+    device: Literal["cpu", "cuda", "auto"]
+
+
+class Params(Section):
+    preset: Key
+    synthesize: Synthesize
+    index: Index
+    landmarks: Landmarks
+    align: Align
+    flow: Flow
+    import_flow: ImportFlow
+    train: Train
+    experiments: dict[ExperimentKey, Experiment]
+    evaluate: Evaluate
+    figures: Figures
+    runtime: Runtime
+    knobs: dict[Key, dict[str, Any]] = {}  # the sections of models, gathered by load()
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self):
+        corpora = {*self.index.runs, *self.import_flow.runs}
+        products = self.products()
+        for section, name, run in self._runs_with_corpus():
+            if run.corpus not in corpora:
+                raise ValueError(
+                    f"{section}.{name}.corpus {run.corpus!r} has no index; {suggestion(run.corpus, corpora)}"
+                )
+        for key, run in self.align.runs.items():
+            self._named(f"align.runs.{key}", key, f"{run.corpus}-{run.crop}")
+        for key, run in self.flow.runs.items():
+            self._named(f"flow.runs.{key}", key, f"{run.corpus}-{run.chain}")
+            self._made(f"flow.runs.{key}.chain", f"data/cache/{run.corpus}/{run.chain}/frames.h5", products)
+        for name, item in self.experiments.items():
+            where = f"experiments.{name}"
+            if item.index != f"data/index/{item.corpus}.csv":
+                raise ValueError(
+                    f"{where}.index is {item.index}, the index of its corpus is data/index/{item.corpus}.csv"
+                )
+            for path in item.inputs:
+                self._made(f"{where}.inputs", path, products)
+            if item.knobs not in self.knobs:
+                raise ValueError(f"{where}.knobs {item.knobs!r} is no section; {suggestion(item.knobs, self.knobs)}")
+        for name, run in self.figures.runs.items():
+            for path in (run.flow, run.frames, run.landmarks):
+                self._made(f"figures.runs.{name}", path, products)
+        return self
+
+    def _runs_with_corpus(self):
+        for section in ("align", "flow", "figures"):
+            for name, run in getattr(self, section).runs.items():
+                yield f"{section}.runs", name, run
+        for name, run in self.experiments.items():
+            yield "experiments", name, run
+
+    @staticmethod
+    def _named(where: str, key: str, wanted: str):
+        if key != wanted:
+            raise ValueError(f"{where} must be named {wanted} after its corpus and what it reads")
+
+    @staticmethod
+    def _made(where: str, path: str, products: set[str]):
+        if path not in products:
+            raise ValueError(f"{where}: no stage makes {path}; {suggestion(path, products)}")
+
+    def products(self) -> set[str]:
+        """Every product that the graph makes."""
+        made = {f"data/cache/{c}/landmarks.h5" for c in self.index.runs}
+        made |= {f"data/cache/{r.corpus}/{r.crop}/frames.h5" for r in self.align.runs.values()}
+        made |= {f"data/cache/{r.corpus}/{r.chain}/flow.h5" for r in self.flow.runs.values()}
+        made |= {f"data/cache/{c}/released/flow.h5" for c in self.import_flow.runs}
+        return made
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check all parameters. Raises MerError naming the first wrong one, with the nearest valid name."""
+    try:
+        raw = YAML(typ="safe", pure=True).load(Path(path).read_text())
+    except FileNotFoundError:
+        raise MerError(
+            f"{path}: there is no such file here; run from the project's root, or make preset P=demo"
+        ) from None
+    except YAMLError as error:
+        raise MerError(f"{path}: is not valid YAML: {error}; correct it, or write it anew with make preset") from None
+    return parse(raw, str(path))
+
+
+def parse(raw: Any, source: str = "params.yaml") -> Params:
+    """The same for a mapping that was read already."""
+    if not isinstance(raw, dict):
+        raise MerError(f"{source}: is not a mapping of sections; write it anew with make preset P=demo")
+    stages = {name for name in Params.model_fields if name != "knobs"}
+    sections = {name: value for name, value in raw.items() if name in stages}
+    knobs = {name: value if value is not None else {} for name, value in raw.items() if name not in stages}
+    used = {e.get("knobs") for e in (raw.get("experiments") or {}).values() if isinstance(e, dict)}
+    for name, value in knobs.items():
+        if not isinstance(value, dict):
+            raise MerError(f"{source}: {name} is no section; {suggestion(name, stages)}")
+        near = suggestion(name, stages)
+        if name not in used and near.startswith("did you mean"):
+            raise MerError(f"{source}: section {name!r} is unknown; {near}")
+    try:
+        return Params(**sections, knobs=knobs)
+    except ValidationError as error:
+        raise MerError(f"{source}: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem as one line, unknown names first: they usually explain a missing one."""
+    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    problem = problems[0]
+    where = [str(part) for part in problem["loc"] if part != "[key]"]
+    name = ".".join(where)
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is unknown; {suggestion(where[-1], _fields(where[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{name} is missing; copy it from conf/base.yaml"
+    if problem["type"] == "value_error":
+        return f"{name + ': ' if name else ''}{problem['ctx']['error']}"
+    return f"{name} is {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def _fields(path: list[str]) -> list[str]:
+    """Valid names at a place in the tree of sections."""
+    model: Any = Params
+    for part in path:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is not None:
+            model = field.annotation
+            values = getattr(model, "__args__", None)
+            if getattr(model, "__origin__", None) is dict and hasattr(values[1], "model_fields"):
+                model = values[1]  # the next part is the name of a run
+    return [n for n in getattr(model, "model_fields", {}) if n != "knobs" or model is not Params]

@@ -1,0 +1,1 @@
+"""Training and leave-one-subject-out evaluation."""

@@ -1,0 +1,131 @@
+"""What every stage shares: its parameters, one line for bad input, and dying with the process that started it.
+
+    python -m stages.align synthetic-box224
+
+A stage module is a `main(stage)` and `run("align", main)` at its end.
+"""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from ruamel.yaml import YAML
+
+from mer.errors import MerError, suggestion
+from mer.parallel import Engine
+from mer.params import Params, load
+
+BAD_INPUT = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage at work. `key` is the part behind the @ in DVC's name (empty without foreach)."""
+
+    name: str
+    key: str
+    params: Params
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name}@{self.key}" if self.key else self.name
+
+    @property
+    def section(self):
+        return getattr(self.params, self.name)
+
+    @property
+    def item(self):
+        """This run's entry of the section's `runs`."""
+        return self.entry(self.section.runs, f"{self.name}.runs")
+
+    def entry(self, entries: dict, where: str):
+        if self.key not in entries:
+            raise MerError(f"params.yaml: {where} has no {self.key!r}; {suggestion(self.key, entries)}")
+        return entries[self.key]
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(workers=self.params.runtime.workers, progress=True)
+
+    @property
+    def spool(self) -> Path:
+        return Path("data/.partial") / self.full_name
+
+    def code(self) -> str:
+        """Digest of the code that DVC knows this stage to depend on: a resumed run never mixes two versions."""
+        stage = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][self.name]
+        deps = (stage.get("do") or stage)["deps"]
+        values = {"item.model": getattr(self.params.experiments.get(self.key), "model", "")}
+        files = [re.sub(r"\$\{(.*?)\}", lambda m: values.get(m[1], m[0]), d) for d in deps]
+        digest = hashlib.sha256()
+        for name in sorted(f for f in files if f.endswith(".py")):
+            digest.update(Path(name).read_bytes())
+        return digest.hexdigest()
+
+
+def run(name: str, main) -> None:
+    """Run a stage's `main(stage)`; bad input prints one line and exits 2."""
+    key = sys.argv[1] if len(sys.argv) > 1 else ""
+    label = f"{name}@{key}" if key else name
+    warnings.simplefilter("default")
+    _die_with_parent()
+    start = time.perf_counter()
+    try:
+        main(Stage(name, key, load("params.yaml")))
+    except MerError as error:
+        print(f"{label}: {error}", file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print(f"{label}: interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
+        sys.exit(130)
+    _note_time(label, time.perf_counter() - start)
+
+
+def _note_time(label: str, seconds: float) -> None:
+    """Timings stay out of DVC's outputs, which must not differ between equal runs."""
+    folder = Path("data/timings")
+    folder.mkdir(parents=True, exist_ok=True)
+    peak = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    record = {"seconds": round(seconds, 2), "peak_mb": peak[0], "peak_mb_of_a_worker": peak[1]}
+    (folder / f"{label}.json").write_text(json.dumps(record) + "\n")
+
+
+def _die_with_parent() -> None:
+    """A killed DVC must not leave a stage behind that writes where the next one does.
+
+    DVC starts a stage through a shell, so every process from here up to DVC is watched.
+    """
+    watched = []
+    for process in psutil.Process().parents():
+        watched.append(process)
+        try:
+            if any("dvc" in Path(part).name for part in process.cmdline()[:3]):
+                break
+        except psutil.Error:
+            break
+    else:
+        watched = watched[:1]  # started by hand: the shell that did
+
+    def watch():
+        while all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in watched):
+            time.sleep(0.3)
+        os._exit(1)
+
+    def guarded():
+        try:
+            watch()
+        except psutil.NoSuchProcess:
+            os._exit(1)
+
+    if watched:
+        threading.Thread(target=guarded, daemon=True).start()

@@ -1,0 +1,52 @@
+"""Scores the predictions of an experiment; writes metrics/<experiment>.json, its details and the data of its plots.
+
+    python -m stages.evaluate synthetic-ststnet
+
+A pure function of data/predictions/<experiment>/.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mer.errors import MerError
+from mer.evaluation import metrics
+from stages._run import run
+
+
+def main(stage):
+    predictions, run_info = read(Path("data/predictions") / stage.key)
+    section = stage.section
+    metric, details = metrics.evaluate(predictions, run_info, replicates=section.bootstrap, seed=section.seed)
+    write_json(Path("metrics") / f"{stage.key}.json", metric)
+    write_json(Path("metrics/details") / f"{stage.key}.json", details)
+
+    names = np.array(run_info["class_names"])
+    guess = predictions[[f"p{c}" for c in range(len(names))]].to_numpy().argmax(1)
+    plots = Path("metrics/plots") / stage.key
+    plots.mkdir(parents=True, exist_ok=True)
+    confusion = pd.DataFrame({"actual": names[predictions["label"]], "predicted": names[guess]})
+    confusion.to_csv(plots / "confusion.csv", index=False, lineterminator="\n")
+    who = predictions["corpus"] + "/" + predictions["subject"].astype(str)
+    metrics.subject_accuracy(predictions["label"], guess, who).to_csv(
+        plots / "subjects.csv", index=False, lineterminator="\n", float_format="%.6g"
+    )
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, dict]:
+    try:
+        predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str, "corpus": str, "subject": str})
+        return predictions, json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MerError(f"{folder}: predictions cannot be read ({error}); run dvc repro") from None
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run("evaluate", main)

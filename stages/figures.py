@@ -1,0 +1,61 @@
+"""Draws a corpus as the pipeline sees it: metrics/figures/<name>/{clips,classes}.png.
+
+    python -m stages.figures synthetic
+
+Nothing is computed here that a product does not hold already.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mer import corpora
+from mer.cache import ClipCache, check_same_clips
+from mer.clips import Clip, clips, read_index
+from mer.evaluation import figures
+from stages._run import run
+
+
+def main(stage):
+    item = stage.item
+    table = corpora.select(read_index(f"data/index/{item.corpus}.csv"), item.corpus, item.classes)
+    names = table.attrs["class_names"]
+    flow = ClipCache(item.flow, "flow")
+    check_same_clips(table["id"], flow, f"data/index/{item.corpus}.csv")
+    folder = Path("metrics/figures") / stage.key
+    folder.mkdir(parents=True, exist_ok=True)
+
+    rows = []
+    for label, name in enumerate(names):
+        for clip in clips(spread(table[table["label"] == label], stage.section.clips_per_class)):
+            rows.append({"name": f"{name}\n{clip.subject} {clip.clip}", "flow": flow[clip.id], **faces(item, clip)})
+    figures.gallery(rows, folder / "clips.png", f"{item.corpus}: clips of each class")
+
+    means = {}
+    for label, name in enumerate(names):
+        means[name] = np.mean([flow[i] for i in table["id"][table["label"] == label]], axis=0)
+    figures.class_means(means, folder / "classes.png", f"{item.corpus}: mean flow and strain of each class")
+
+
+def spread(rows, count: int):
+    """`count` rows from evenly over the subjects, always the same ones."""
+    rows = rows.sort_values("id")
+    return rows.iloc[np.linspace(0, len(rows) - 1, min(count, len(rows)) + 2).astype(int)[1:-1]]
+
+
+def faces(item, clip: Clip) -> dict:
+    """Onset, apex and landmarks in the crop; empty for a corpus released without frames."""
+    if item.frames == item.flow:
+        return {}
+    frames = ClipCache(item.frames, "frames")
+    points = ClipCache(item.landmarks, "landmarks")[clip.id]
+    transform = frames.extra("transform", clip.id)
+    return {
+        "onset": frames.frame(clip.id, 0),
+        "apex": frames.frame(clip.id, clip.apex - clip.onset),
+        "points": points @ transform[:, :2].T + transform[:, 2],
+    }
+
+
+if __name__ == "__main__":
+    run("figures", main)

@@ -1,0 +1,30 @@
+"""Reads a corpus's label sheet and checks it against the frames on disk; writes data/index/<corpus>.csv, a row a clip.
+
+    python -m stages.index synthetic
+
+Every row of the sheet is kept; an experiment selects its classes later. What does not fit together stops here.
+"""
+
+from pathlib import Path
+
+from mer import corpora
+from mer.clips import write_index
+from mer.errors import MerError
+from stages._run import run
+
+
+def main(stage):
+    item = stage.item
+    table = corpora.reader(item.reader).read_corpus(item.raw, stage.key)
+    found = {"clips": len(table), "subjects": table["subject"].nunique()}
+    for what, wanted in item.expect.model_dump().items():
+        if wanted is not None and found[what] != wanted:
+            raise MerError(
+                f"{item.raw}: has {found[what]} {what}, index.runs.{stage.key}.expect.{what} says {wanted}; "
+                "complete the corpus or correct the number"
+            )
+    write_index(Path("data/index") / f"{stage.key}.csv", table)
+
+
+if __name__ == "__main__":
+    run("index", main)

@@ -1,0 +1,108 @@
+"""Trains a model with each subject left out once; writes data/predictions/<experiment>/.
+
+    python -m stages.train synthetic-ststnet
+
+predictions.csv has one row a clip, predicted by the model that has not seen its subject; run.json says under which
+protocol. Finished folds survive a kill.
+"""
+
+import json
+import platform
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from mer import corpora, models
+from mer.cache import ClipCache, Spool, check_same_clips
+from mer.clips import read_index
+from mer.errors import MerError, listed
+from mer.training import loso
+from stages._run import run
+
+
+def main(stage):
+    item = stage.entry(stage.params.experiments, "experiments")
+    table = corpora.select(read_index(item.index), item.corpus, item.classes)
+    hyper = {**stage.params.knobs[item.knobs], **item.overrides}
+    device = pick_device(stage.params.runtime.device)
+    with Spool(stage.spool) as spool:
+        predictions = loso.run(
+            read_products(item, table), table, model=item.model, classes=item.classes, hyper=hyper,
+            recipe=item.recipe, seed=stage.params.train.seed, device=device, engine=stage.engine, spool=spool,
+            code=stage.code(),
+        )  # fmt: skip
+        write(Path("data/predictions") / stage.key, predictions, about(stage, item, table, device))
+        spool.clear()
+
+
+def read_products(item, table) -> list[np.ndarray]:
+    """The arrays that the model reads, rows as in `table`."""
+    caches = [ClipCache(path) for path in dict.fromkeys(item.inputs)]
+    found = {cache.kind: cache for cache in caches}
+    needed = models.load(item.model).PRODUCTS
+    missing = [kind for kind in needed if kind not in found]
+    if missing:
+        raise MerError(f"model {item.model} reads {listed(needed)}; inputs hold {listed(found)}: add {listed(missing)}")
+    for cache in caches:
+        check_same_clips(table["id"], cache, item.index)
+    return [found[kind].load(list(table["id"])) for kind in needed]
+
+
+def pick_device(wanted: str) -> str:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise MerError("runtime.device is cuda, but torch sees no GPU; set it to cpu or auto")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def about(stage, item, table, device: str) -> dict:
+    """What a reader must know to trust the numbers. No times: equal runs write equal files."""
+    import sklearn
+    import torch
+
+    module = models.load(item.model)
+    recipe = None if module.RECIPE is None else {**module.RECIPE, **item.recipe}
+    return {
+        "experiment": stage.key,
+        "model": item.model,
+        "knobs": {**{n: p.default for n, p in models.knobs(item.model).items()}, **stage.params.knobs[item.knobs],
+                  **item.overrides},
+        "recipe": recipe,
+        "class_names": table.attrs["class_names"],
+        "inputs": list(dict.fromkeys(item.inputs)),
+        "protocol": {
+            "evaluation": "leave-one-subject-out",
+            "selection": stage.params.train.selection,
+            "seeds": [stage.params.train.seed],
+            "weights": "random" if recipe else None,
+            "leaky": False,
+            "transductive": False,
+            "n_excluded": 0,
+        },
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+            "device": device if device == "cpu" else torch.cuda.get_device_name(),
+            "machine": platform.machine(),
+        },
+    }  # fmt: skip
+
+
+def write(folder: Path, predictions, run_info: dict) -> None:
+    """Both files in one rename, so that the folder is there whole or not at all."""
+    part = Path("data/.partial") / f"predictions-{folder.name}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    predictions.to_csv(part / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
+    (part / "run.json").write_text(json.dumps(run_info, indent=1, sort_keys=True) + "\n")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+if __name__ == "__main__":
+    run("train", main)

@@ -1,0 +1,206 @@
+"""Folds that cannot leak, depend on nothing but themselves, and survive a kill."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mer import models
+from mer.cache import Spool
+from mer.errors import MerError
+from mer.parallel import Engine
+from mer.training import loso
+
+
+def table(n=24, subjects=4, corpus="c", seed=0):
+    rng = np.random.default_rng(seed)
+    who = np.arange(n) % subjects  # interleaved
+    return pd.DataFrame(
+        {"id": [f"{corpus}/s{w}/{i:02d}" for i, w in enumerate(who)], "corpus": corpus,
+         "subject": [f"s{w}" for w in who], "label": rng.integers(0, 3, n)}
+    )  # fmt: skip
+
+
+def flow(n=24, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 3, 28, 28)).astype(np.float32)
+
+
+SHORT = {"epochs": 3, "batch_size": 8, "lr": 1e-3}
+
+
+def run(rows, x, **changes):
+    options = {"model": "ststnet", "classes": 3, "recipe": SHORT, **changes}
+    return loso.run([x], rows, **options)
+
+
+def probabilities(p):
+    return p[["p0", "p1", "p2"]].to_numpy()
+
+
+def test_one_fold_a_corpus_and_subject():
+    both = pd.concat([table(), table(corpus="d")], ignore_index=True)
+    todo = loso.folds(both)
+    assert [f.name for f in todo] == [f"{c}/s{i}" for c in "cd" for i in range(4)]
+    tested = sorted(i for f in todo for i in f.test)
+    assert tested == list(range(48))  # every clip once
+    for fold in todo:
+        assert set(both.iloc[list(fold.test)]["corpus"]) == {fold.corpus}
+
+
+def test_one_subject_is_refused():
+    with pytest.raises(MerError, match="two subjects"):
+        loso.folds(table(subjects=1))
+
+
+def test_shuffled_rows_change_nothing():
+    rows, x = table(), flow()
+    order = np.random.default_rng(9).permutation(24)
+    a = run(rows, x)
+    b = run(rows.iloc[order].reset_index(drop=True), x[order])
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_a_fold_does_not_depend_on_the_test_clips_or_on_other_folds():
+    """Changing the test subject's own clips and labels leaves its model as it was: nothing leaks from them."""
+    rows, x = table(), flow()
+    mine = (rows["subject"] == "s1").to_numpy()
+    probe = flow(seed=5)[mine]
+
+    def model_of_s1(x, label):
+        x = x.copy()
+        x[mine] = probe  # what is asked of the model; it must not have learned from it
+        changed = rows.assign(label=label)
+        p = run(changed, x)
+        return probabilities(p[p["subject"] == "s1"])
+
+    label = rows["label"].to_numpy()
+    other_label = np.where(mine, (label + 1) % 3, label)
+    np.testing.assert_array_equal(model_of_s1(x, label), model_of_s1(x, other_label))
+    learned = np.where(mine, label, (label + 1) % 3)
+    assert np.abs(model_of_s1(x, label) - model_of_s1(x, learned)).max() > 1e-3  # the training labels do matter
+
+
+def test_the_label_as_input_is_learned_and_the_subject_as_input_is_not():
+    rows = table(n=60, subjects=6, seed=2)
+    label = rows["label"].to_numpy()
+    x = np.zeros((60, 3, 28, 28), np.float32)
+    x[np.arange(60), label] = 1
+    p = run(rows, x, model="linear", recipe=None)
+    assert (probabilities(p).argmax(1) == p["label"]).all()
+    # Each subject has one class of its own, and the input says only which subject it is: nothing can be learned
+    # about a subject that was never seen.
+    rows["label"] = rows["subject"].str[1:].astype(int) % 3
+    who = rows["subject"].str[1:].astype(int).to_numpy()
+    x = np.zeros((60, 3, 28, 28), np.float32)
+    x[np.arange(60), 0, who * 4] = 1
+    p = run(rows, x, model="linear", recipe=None)
+    assert (probabilities(p).argmax(1) == p["label"]).mean() <= 1 / 3
+
+
+def test_subjects_with_one_clip_and_classes_in_one_subject_work():
+    rows, x = table(n=13, subjects=4), flow(13)
+    rows["label"] = [2 if s == "s0" else i % 2 for i, s in enumerate(rows["subject"])]
+    rows.loc[rows.index[-1], "subject"] = "alone"
+    for model in ("linear", "ststnet"):
+        p = run(rows, x, model=model, recipe=SHORT if model == "ststnet" else None)
+        np.testing.assert_allclose(probabilities(p).sum(1), 1, atol=1e-6)
+        assert len(p) == 13
+
+
+def test_equal_seeds_equal_predictions_whatever_the_workers():
+    rows, x = table(), flow()
+    torch.manual_seed(1)
+    a = run(rows, x)
+    torch.manual_seed(2)  # the global stream must not matter
+    b = run(rows, x, engine=Engine(workers=2))
+    pd.testing.assert_frame_equal(a, b)
+    assert not np.array_equal(probabilities(a), probabilities(run(rows, x, seed=1)))
+
+
+def test_mirroring_is_used_when_asked_for():
+    rows, x = table(), flow()
+    assert not np.array_equal(
+        probabilities(run(rows, x)), probabilities(run(rows, x, recipe={**SHORT, "mirror": True}))
+    )
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_finished_folds_survive_and_changed_parameters_never_reuse_them(tmp_path, monkeypatch):
+    rows, x = table(), flow()
+    whole = run(rows, x)
+    real, seen = loso._run_fold, []
+
+    def fragile(fold, **options):
+        if len(seen) == 2:
+            raise Interrupted
+        seen.append(fold.name)
+        return real(fold, **options)
+
+    monkeypatch.setattr(loso, "_run_fold", fragile)
+    with Spool(tmp_path) as spool, pytest.raises(Interrupted):
+        run(rows, x, spool=spool)
+
+    def counted(fold, **options):
+        seen.append(fold.name)
+        return real(fold, **options)
+
+    monkeypatch.setattr(loso, "_run_fold", counted)
+    with Spool(tmp_path) as spool:
+        resumed = run(rows, x, spool=spool)
+        assert seen == ["c/s0", "c/s1", "c/s2", "c/s3"]
+        pd.testing.assert_frame_equal(resumed, whole)
+        changes = [{"seed": 1}, {"recipe": {**SHORT, "lr": 2e-3}}, {"hyper": {"dropout": 0.1}}, {"code": "v2"}]
+        for change in changes:
+            seen.clear()
+            run(rows, x, spool=spool, **change)
+            assert len(seen) == 4, change
+        seen.clear()
+        x[3] += 1
+        run(rows, x, spool=spool)
+        assert len(seen) == 4
+
+
+def test_a_loss_that_is_not_finite_names_fold_epoch_and_clips():
+    rows, x = table(), flow()
+    with pytest.raises(MerError, match=r"fold c/s0, epoch \d, *.*|fold c/s0, epoch \d+: loss is (nan|inf).*c/s"):
+        run(rows, x, recipe={**SHORT, "lr": 1e30})
+
+
+def test_inputs_that_are_not_finite_name_their_clips():
+    rows, x = table(), flow()
+    x[7, 1, 2, 3] = np.nan
+    with pytest.raises(MerError, match=r"not finite in clips c/s3/07"):
+        run(rows, x)
+
+
+def test_a_last_batch_of_one_joins_its_neighbour():
+    assert [len(b) for b in loso._batches(np.arange(17), 8)] == [8, 9]
+    assert [len(b) for b in loso._batches(np.arange(18), 8)] == [8, 8, 2]
+    assert [len(b) for b in loso._batches(np.arange(1), 8)] == [1]
+
+
+def test_the_prediction_of_a_fold_is_the_plain_loop():
+    """Without dropout: the same network trained by ten lines of plain PyTorch."""
+    rows, x = table(), flow()
+    p = run(rows, x, hyper={"dropout": 0.0}, recipe={**SHORT, "batch_size": 100})
+    from mer.cache import digest
+    from mer.models.ststnet import prepare
+
+    inputs, label = torch.from_numpy(prepare(x)), torch.tensor(rows["label"].to_numpy())
+    test = (rows["subject"] == "s2").to_numpy()
+    # rows of `table` are not in the order of ids; the engine sorts them
+    order = np.argsort(rows["id"].to_numpy(), kind="stable")
+    inputs, label, test = inputs[order], label[order], torch.from_numpy(test[order])
+    torch.manual_seed(int(digest(0, "c/s2")[:15], 16))
+    net = models.build("ststnet", 3, dropout=0.0)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for _ in range(3):
+        adam.zero_grad()
+        torch.nn.functional.cross_entropy(net(inputs[~test]), label[~test]).backward()
+        adam.step()
+    expected = net.eval()(inputs[test]).softmax(1).detach().numpy()
+    # One batch, so only the order of its rows differs: rounding of float32 sums, through three steps of Adam.
+    np.testing.assert_allclose(probabilities(p[p["subject"] == "s2"]), expected, atol=1e-3)

@@ -1,0 +1,129 @@
+"""Metrics against scikit-learn, printed confusion matrices and slow definitions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mer.errors import MerError
+from mer.evaluation import metrics
+
+THREE = ["negative", "positive", "surprise"]
+
+
+def expand(confusion):
+    """Label lists with this confusion matrix."""
+    pairs = [(i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) for _ in range(n)]
+    return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+
+
+# DCMA's full model on two parts of its composite (fidelity 4.8): the printed scores fix these matrices.
+@pytest.mark.parametrize(
+    ("confusion", "acc", "uf1", "uar"),
+    [
+        ([[89, 0, 1], [2, 29, 1], [4, 0, 24]], 142 / 150, 0.9340, 0.9174),
+        ([[70, 0, 1], [0, 49, 2], [0, 4, 39]], 158 / 165, 0.9510, 0.9512),
+    ],
+)
+def test_score_of_dcmas_confusion_matrices(confusion, acc, uf1, uar):
+    result = metrics.score(*expand(confusion), THREE)
+    assert result["confusion"] == confusion
+    assert result["acc"] == pytest.approx(acc, abs=1e-12)
+    assert result["uf1"] == pytest.approx(uf1, abs=5.1e-5)  # half a unit of the last printed digit
+    assert result["uar"] == pytest.approx(uar, abs=5.1e-5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_score_is_scikit_learns(pairs):
+    y_true, y_pred = map(np.array, zip(*pairs, strict=True))
+    names = list("abcd")
+    result = metrics.score(y_true, y_pred, names)
+    f1 = sklearn.metrics.f1_score(y_true, y_pred, labels=range(4), average=None, zero_division=np.nan)
+    recall = sklearn.metrics.recall_score(y_true, y_pred, labels=range(4), average=None, zero_division=np.nan)
+    for i, name in enumerate(names):
+        ours = result["per_class"][name]
+        assert (
+            ours["recall"] == pytest.approx(recall[i], nan_ok=True) if (y_true == i).any() else ours["recall"] is None
+        )
+        touched = ((y_true == i) | (y_pred == i)).any()
+        assert ours["f1"] == pytest.approx(f1[i]) if touched else ours["f1"] is None
+    if result["uar"] is not None:
+        assert result["uar"] == pytest.approx(recall.mean())
+
+
+def test_a_class_never_predicted_has_f1_0_and_an_absent_class_is_undefined():
+    result = metrics.score([0, 0, 1], [0, 0, 0], THREE[:2])
+    assert result["per_class"]["positive"]["f1"] == 0
+    assert result["uf1"] == pytest.approx(0.4)  # (0.8 + 0) / 2
+    result = metrics.score([0, 0, 1], [0, 0, 1], THREE)
+    assert result["uar"] is None
+    assert "surprise" in result["undefined"]["uar"]
+    assert result["uf1"] is None
+    assert metrics.score([0, 1], [0, 2], THREE)["uf1"] == pytest.approx(1 / 3)  # predicted but absent: F1 0, defined
+
+
+@pytest.mark.parametrize(("y", "p"), [([0, 3], [0, 1]), ([], []), ([0, 1], [0]), ([0, 1], [0, -1])])
+def test_wrong_labels_are_refused(y, p):
+    with pytest.raises(MerError):
+        metrics.score(np.array(y, dtype=int), np.array(p, dtype=int), THREE)
+
+
+def test_bootstrap_is_the_slow_loops():
+    rng = np.random.default_rng(3)
+    y, p, who = rng.integers(0, 3, 60), rng.integers(0, 3, 60), rng.integers(0, 6, 60)
+    ours = metrics.bootstrap_ci95(y, p, who, THREE, replicates=300, seed=5)
+    draws = np.random.default_rng(5).multinomial(6, np.full(6, 1 / 6), size=300)
+    uar = []
+    for draw in draws:
+        rows = np.concatenate([np.repeat(np.flatnonzero(who == s), n) for s, n in enumerate(draw)])
+        uar.append(sklearn.metrics.recall_score(y[rows], p[rows], average="macro"))
+    assert ours["uar"] == pytest.approx(list(np.quantile(uar, [0.025, 0.975])), abs=1e-12)
+
+
+def test_bootstrap_over_subjects_is_wider_than_over_clips():
+    """Ten subjects, each wholly right or wholly wrong: clips drawn singly would hide that."""
+    who = np.repeat(np.arange(10), 20)
+    y = np.tile([0, 1], 100)
+    p = np.where(who < 6, y, 1 - y)
+    low, high = metrics.bootstrap_ci95(y, p, who, THREE[:2])["acc"]
+    low1, high1 = metrics.bootstrap_ci95(y, p, np.arange(200), THREE[:2])["acc"]
+    assert high - low > 3 * (high1 - low1)  # theory: sqrt(20) = 4.5 times
+
+
+def frame(y, p, who, corpus="a"):
+    table = pd.DataFrame({"id": [f"{corpus}/{w}/{i}" for i, w in enumerate(who)], "corpus": corpus, "subject": who})
+    one_hot = np.eye(3)[p]
+    return table.assign(label=y, p0=one_hot[:, 0], p1=one_hot[:, 1], p2=one_hot[:, 2])
+
+
+RUN = {"class_names": THREE, "protocol": {}, "environment": {}}
+
+
+def test_a_perfect_classifier_scores_1_in_any_order_of_rows():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 90)
+    who = rng.permutation(np.repeat(list("abcdefghi"), 10))  # interleaved subjects
+    rows = frame(y, y, who)
+    for shuffled in (rows, rows.sample(frac=1, random_state=1)):
+        metric, details = metrics.evaluate(shuffled, RUN, replicates=100, seed=0)
+        assert (metric["uf1"], metric["uar"], metric["acc"]) == (1, 1, 1)
+        assert details["subject_mean"] == 1
+
+
+def test_parts_add_up_and_equal_subjects_of_two_corpora_are_two():
+    rng = np.random.default_rng(1)
+    both = pd.concat(
+        [frame(rng.integers(0, 3, 40), rng.integers(0, 3, 40), np.tile(["01", "02"], 20), c) for c in ("a", "b")]
+    )
+    metric, details = metrics.evaluate(both, RUN, replicates=100, seed=0)
+    assert metric["n_subjects"] == 4
+    whole = np.array(details["confusion"])
+    assert (sum(np.array(p["confusion"]) for p in details["parts"].values()) == whole).all()
+
+
+def test_a_clip_predicted_twice_is_refused():
+    rows = frame([0, 1, 2], [0, 1, 2], list("abc"))
+    with pytest.raises(MerError, match="occur twice"):
+        metrics.evaluate(pd.concat([rows, rows]), RUN, replicates=100, seed=0)

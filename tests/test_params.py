@@ -1,0 +1,147 @@
+"""Parameters: every preset composes, and what cannot work is refused in one line that names the remedy."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from mer import params
+from mer.errors import MerError
+from tools import preset, validate
+
+
+@pytest.fixture(autouse=True)
+def _in_project(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+@pytest.fixture
+def raw() -> dict:
+    return YAML(typ="safe").load(preset.compose("demo"))
+
+
+def test_there_are_presets():
+    assert {"demo", "synthetic_full", "megc2019_flow"} <= set(preset.presets())
+
+
+@pytest.mark.parametrize("name", preset.presets())
+def test_every_preset_composes_and_validates(name):
+    parsed = params.parse(YAML(typ="safe").load(preset.compose(name)))
+    assert parsed.preset == name
+    validate.check(parsed)
+
+
+def test_the_committed_parameters_are_the_demos(root):
+    assert (root / "params.yaml").read_text() == preset.compose("demo")
+
+
+@pytest.mark.parametrize("name", preset.presets())
+def test_a_preset_keeps_every_comment_of_the_base(name):
+    def comments(text):
+        return {line.split("#", 1)[1].strip() for line in text.splitlines() if "#" in line}
+
+    assert comments(Path("conf/base.yaml").read_text()) <= comments(preset.compose(name))
+
+
+def change(raw: dict, path: str, value) -> dict:
+    raw = copy.deepcopy(raw)
+    *parents, last = path.split("/")
+    node = raw
+    for part in parents:
+        node = node[part]
+    node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("flow/atachment", 15.0, "flow.atachment is unknown; did you mean 'attachment'?"),
+        ("algin", {}, "section 'algin' is unknown; did you mean 'align'?"),
+        ("synthesize/runs/synthetic/clip", 3, "synthesize.runs.synthetic.clip is unknown; did you mean 'clips'?"),
+        (
+            "experiments/synthetic-linear/modle",
+            "x",
+            "experiments.synthetic-linear.modle is unknown; did you mean 'model'?",
+        ),
+        ("experiments/synthetic-linear/knobs", "liner", "'liner' is no section; did you mean 'linear'?"),
+        ("flow/attachment", -1.0, "flow.attachment is -1.0: input should be greater than 0"),
+        ("train/seed", "0", "train.seed is '0': input should be a valid integer"),
+        ("train/selection", "test_best", "train.selection is 'test_best'"),
+        ("synthesize/runs/synthetic/clips", 20, "needs at least 3"),
+        ("align/runs/synthetic-box224/corpus", "synthetik", "has no index; did you mean 'synthetic'?"),
+        ("flow/runs/synthetic-box224/chain", "box112", "must be named synthetic-box112"),
+        (
+            "experiments/synthetic-linear/index",
+            "data/index/x.csv",
+            "the index of its corpus is data/index/synthetic.csv",
+        ),
+        (
+            "experiments/synthetic-linear/inputs",
+            ["data/cache/synthetic/box224/flwo.h5"] * 3,
+            "no stage makes data/cache/synthetic/box224/flwo.h5; did you mean 'data/cache/synthetic/box224/flow.h5'?",
+        ),
+        ("experiments/Bad.Name", {}, "Bad.Name"),
+    ],
+)
+def test_the_impossible_is_refused_in_one_line(raw, path, value, message):
+    with pytest.raises(MerError) as error:
+        params.parse(change(raw, path, value))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("params.yaml: ")
+
+
+def test_a_missing_section_and_a_missing_key_are_named(raw):
+    for path, name in (("flow", "flow"), ("flow/warps", "flow.warps")):
+        broken = copy.deepcopy(raw)
+        *parents, last = path.split("/")
+        node = broken
+        for part in parents:
+            node = node[part]
+        del node[last]
+        with pytest.raises(MerError, match=rf"{name} is missing; copy it from conf/base.yaml"):
+            params.parse(broken)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("linear/gird", 7, "linear.gird is unknown; did you mean 'grid'?"),
+        ("linear/grid", 7.5, "linear.grid is 7.5; needed is a value of type int"),
+        (
+            "experiments/synthetic-ststnet/overrides",
+            {"dropuot": 0.1},
+            "overrides.dropuot is unknown; did you mean 'dropout'?",
+        ),
+        ("experiments/synthetic-ststnet/recipe", {"epoch": 3}, "recipe.epoch is unknown; did you mean 'epochs'?"),
+        ("experiments/synthetic-ststnet/recipe", {"optimizer": "sgd"}, "recipe.optimizer is 'sgd'; valid: adam, adamw"),
+        ("experiments/synthetic-linear/recipe", {"epochs": 3}, "model linear is no network"),
+        ("experiments/synthetic-linear/model", "liner", "model 'liner' is unknown; did you mean 'linear'?"),
+        ("experiments/synthetic-linear/classes", 7, "synthetic has [3, 5]"),
+    ],
+)
+def test_knobs_recipes_and_classes_are_checked_before_anything_runs(raw, path, value, message):
+    with pytest.raises(MerError) as error:
+        validate.check(params.parse(change(raw, path, value)))
+    assert message in str(error.value)
+
+
+def test_a_missing_corpus_is_named_with_the_commands_that_bring_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preset, "CONF", Path(params.__file__).parent.parent / "conf")
+    parsed = params.parse(YAML(typ="safe").load(preset.compose("megc2019_flow")))
+    with pytest.raises(MerError, match=r"data/raw/megc2019_flow: is missing; .*dvc get --rev 91cf4bda"):
+        validate.check_raw(parsed)
+
+
+def test_unknown_preset():
+    with pytest.raises(MerError, match="did you mean 'demo'"):
+        preset.compose("dmeo")
+
+
+def test_broken_yaml(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: [1\n")
+    with pytest.raises(MerError, match="is not valid YAML"):
+        params.load(tmp_path / "params.yaml")

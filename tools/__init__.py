@@ -1,0 +1,1 @@
+"""What the Makefile calls: presets, the check of all parameters, the closing table, publishing."""

@@ -1,0 +1,61 @@
+"""Lays conf/<preset>.yaml over conf/base.yaml and writes params.yaml, comments kept.
+
+python -m tools.preset demo
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from mer.errors import MerError, suggestion
+from mer.params import parse
+
+CONF = Path("conf")
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.width = 4096  # never rewrap: a diff of params.yaml shows what was changed and nothing else
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def presets() -> list[str]:
+    return sorted(p.stem for p in CONF.glob("*.yaml") if p.stem != "base")
+
+
+def compose(name: str) -> str:
+    """The text of params.yaml for a preset. Raises MerError for an unknown one, or one that does not validate."""
+    if name not in presets():
+        raise MerError(f"preset {name!r} is unknown; {suggestion(name, presets())} (make preset P=<name>)")
+    base = _yaml().load(CONF / "base.yaml")
+    overlay = _yaml().load(CONF / f"{name}.yaml")
+    _lay(base, overlay)
+    text = io.StringIO()
+    _yaml().dump(base, text)
+    parse(YAML(typ="safe", pure=True).load(text.getvalue()), f"conf/{name}.yaml")
+    return text.getvalue()
+
+
+def _lay(base, overlay) -> None:
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict) and base[key]:
+            _lay(base[key], value)
+        else:
+            base[key] = value
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    try:
+        text = compose(name)
+    except MerError as error:
+        sys.exit(f"preset: {error}")
+    Path("params.yaml").write_text(text)
+    print(f"params.yaml is now preset {name}; next: dvc repro (or make repro)")
+
+
+if __name__ == "__main__":
+    main()

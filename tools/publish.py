@@ -1,0 +1,56 @@
+"""Copies the present results to results/<preset>/, to be committed.
+
+    python -m tools.publish
+
+Each experiment's metric, its details and run.json, and the params.yaml that made them. Refused while anything is out
+of date, and for a result whose epoch was chosen on the test subject.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from mer.errors import MerError, listed
+from mer.params import load
+
+
+def publish(root: Path = Path()) -> Path:
+    params = load(root / "params.yaml")
+    status = subprocess.run(["dvc", "status", "--json"], cwd=root, capture_output=True, text=True, check=False)
+    if status.returncode:
+        raise MerError(f"dvc status failed: {status.stderr.strip()}")
+    stale = json.loads(status.stdout or "{}")
+    if stale:
+        raise MerError(f"stages are out of date: {listed(stale)}; run dvc repro first")
+    leaky = [
+        name
+        for name in params.experiments
+        if json.loads((root / f"data/predictions/{name}/run.json").read_text())["protocol"]["leaky"]
+    ]
+    if leaky:
+        raise MerError(
+            f"{listed(leaky)}: the epoch was chosen on the test subject; that is never published as a metric"
+        )
+    target = root / "results" / params.preset
+    shutil.rmtree(target, ignore_errors=True)
+    for part in ("details", "runs"):
+        (target / part).mkdir(parents=True)
+    for name in params.experiments:
+        shutil.copyfile(root / f"metrics/{name}.json", target / f"{name}.json")
+        shutil.copyfile(root / f"metrics/details/{name}.json", target / f"details/{name}.json")
+        shutil.copyfile(root / f"data/predictions/{name}/run.json", target / f"runs/{name}.json")
+    shutil.copyfile(root / "params.yaml", target / "params.yaml")
+    return target
+
+
+def main() -> None:
+    try:
+        print(f"published in {publish()}; now: git add results")
+    except MerError as error:
+        sys.exit(f"publish: {error}")
+
+
+if __name__ == "__main__":
+    main()

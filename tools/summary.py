@@ -1,0 +1,51 @@
+"""Prints the table of metrics of the present graph, and where the pictures are.
+
+python -m tools.summary
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from mer.errors import MerError
+from mer.params import load
+
+
+def table(names, folder: Path = Path("metrics")) -> str:
+    """One line an experiment: UF1 and UAR with their 95 % intervals, accuracy, counts."""
+    width = max((len(n) for n in names), default=10)
+    lines = [f"{'experiment':<{width}}  {'UF1':<22}{'UAR':<22}{'acc':<8}{'clips':>6}{'subjects':>10}"]
+    for name in names:
+        metric = json.loads((folder / f"{name}.json").read_text())
+        details = json.loads((folder / "details" / f"{name}.json").read_text())
+        cells = [_cell(metric[k], details["ci95"][k]) for k in ("uf1", "uar")]
+        stamp = "  LEAKY" if details["protocol"]["leaky"] else ""
+        lines.append(
+            f"{name:<{width}}  {cells[0]:<22}{cells[1]:<22}{metric['acc']:<8.4f}{metric['n_clips']:>6}"
+            f"{metric['n_subjects']:>10}{stamp}"
+        )
+    return "\n".join(lines)
+
+
+def _cell(value, interval) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else f"{value:.4f}"
+
+
+def main() -> None:
+    try:
+        params = load("params.yaml")
+        print(f"\nPreset {params.preset}: leave-one-subject-out, pooled; in brackets 95 % over subjects\n")
+        print(table(list(params.experiments)))
+    except MerError as error:
+        sys.exit(f"summary: {error}")
+    except FileNotFoundError as error:
+        sys.exit(f"summary: {error.filename} is missing; run dvc repro")
+    pictures = sorted(p for run in params.figures.runs for p in Path("metrics/figures", run).glob("*.png"))
+    print("\nPictures: " + "  ".join(map(str, pictures)))
+    print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
+
+
+if __name__ == "__main__":
+    main()
