@@ -14,24 +14,18 @@ import pandas as pd
 from mer.errors import MerError, listed
 
 COLUMNS = (
-    "id",
-    "corpus",
-    "subject",
-    "clip",
-    "emotion",
-    "aus",
-    "onset",
-    "apex",
-    "offset",
-    "apex_source",
-    "fps",
-    "frame",
+    *("id", "corpus", "subject", "clip", "emotion", "aus"),
+    *("onset", "apex", "offset", "apex_source", "fps", "frame", "digest"),
 )
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One row of the index. `frame` is the path of a frame with `{}` (or `{:05d}`) for its number."""
+    """One row of the index.
+
+    `frame` is the path of a frame with `{}` (or `{:05d}`) for its number. `digest` is that of the bytes of the frames
+    onset..offset: through it a replaced frame changes the index, and with it all that was computed from the clip.
+    """
 
     id: str
     corpus: str
@@ -45,6 +39,7 @@ class Clip:
     apex_source: str
     fps: float
     frame: str
+    digest: str
 
     @property
     def n_frames(self) -> int:

@@ -5,7 +5,10 @@ depend on how many there are (floating-point sums would change with the number o
 """
 
 import contextlib
+import functools
 import os
+import pickle
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -46,14 +49,22 @@ def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str
             return results
 
         import joblib
+        from joblib.externals import cloudpickle
         from joblib.externals.loky import get_reusable_executor
 
-        with joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+        with (
+            tempfile.TemporaryDirectory(prefix="mer-") as folder,
+            joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1),
+        ):
+            # `fn` may hold arrays and long lists of clips: it travels to a worker once, not with every item.
+            path = os.path.join(folder, "fn")
+            with open(path, "wb") as file:
+                cloudpickle.dump(fn, file)
             # One item a task and no batching ahead: a kill loses at most one item per worker.
             pool = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="2*n_jobs")
             results = []
             try:
-                for result in pool(joblib.delayed(_in_worker)(fn, item, os.getpid()) for item in items):
+                for result in pool(joblib.delayed(_in_worker)(path, item, os.getpid()) for item in items):
                     results.append(result)
                     bar.update()
             finally:
@@ -86,10 +97,16 @@ def single_threaded():
             cv2.setNumThreads(-1)
 
 
-def _in_worker(fn, item, parent: int):
+def _in_worker(path: str, item, parent: int):
     _die_with(parent)
     with single_threaded():
-        return fn(item)
+        return _function(path)(item)
+
+
+@functools.lru_cache(maxsize=1)
+def _function(path: str) -> Callable:
+    with open(path, "rb") as file:
+        return pickle.load(file)
 
 
 _watched: set[int] = set()

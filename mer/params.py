@@ -27,7 +27,7 @@ class Section(BaseModel):
 class SynthesizeRun(Section):
     """Size of an embedded corpus; at most CASME II's."""
 
-    subjects: int = Field(ge=2, le=26)
+    subjects: int = Field(ge=3, le=26)
     clips: int = Field(ge=15, le=246)
     pool_subjects: int = Field(ge=0, le=100)
 
@@ -58,7 +58,6 @@ class IndexRun(Section):
 
 class Index(Section):
     runs: dict[Key, IndexRun]
-    apex: Literal["middle"]
 
 
 class Landmarks(Section):

@@ -8,7 +8,7 @@ Frames before onset and after offset are left out. The transform of each crop is
 import functools
 
 from mer.cache import ClipCache, build_product, check_same_clips, digest
-from mer.clips import Clip, clips, files_digest, read_clip, read_index
+from mer.clips import Clip, clips, read_clip, read_index
 from mer.faces import align_clip, crop_transform
 from stages._run import run
 
@@ -22,7 +22,7 @@ def compute(clip: Clip, *, landmarks: ClipCache, crop: str, top_margin: float) -
 
 
 def fingerprint(clip: Clip, *, landmarks: ClipCache) -> str:
-    return digest(files_digest(clip.paths()), landmarks[clip.id].tolist())
+    return digest(clip.digest, landmarks[clip.id].tolist())
 
 
 def main(stage):

@@ -8,8 +8,9 @@ Every row of the sheet is kept; an experiment selects its classes later. What do
 from pathlib import Path
 
 from mer import corpora
-from mer.clips import write_index
+from mer.clips import files_digest, write_index
 from mer.errors import MerError
+from mer.parallel import map_clips
 from stages._run import run
 
 
@@ -23,6 +24,8 @@ def main(stage):
                 f"{item.raw}: has {found[what]} {what}, index.runs.{stage.key}.expect.{what} says {wanted}; "
                 "complete the corpus or correct the number"
             )
+    paths = [[row.frame.format(n) for n in range(row.onset, row.offset + 1)] for row in table.itertuples()]
+    table["digest"] = map_clips(files_digest, paths, stage.engine, "clips")
     write_index(Path("data/index") / f"{stage.key}.csv", table)
 
 

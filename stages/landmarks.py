@@ -6,7 +6,7 @@ python -m stages.landmarks synthetic
 import functools
 
 from mer.cache import build_product
-from mer.clips import Clip, clips, files_digest, read_frame, read_index
+from mer.clips import Clip, clips, read_frame, read_index
 from mer.errors import MerError
 from mer.faces import detect_landmarks
 from stages._run import run
@@ -21,7 +21,7 @@ def compute(clip: Clip, *, backend: str, upsample: int) -> dict:
 
 
 def fingerprint(clip: Clip) -> str:
-    return files_digest([clip.path(clip.onset)])
+    return clip.digest
 
 
 def main(stage):

@@ -30,8 +30,8 @@ def test_against_the_steps_written_out(flow):
     )
     expected = (model.predict_proba((x[:40] - mean) / std) + model.predict_proba((x[40:] - mean) / std)) / 2
     ours = models.build("linear", 3).fit(flow, LABEL).predict_proba(flow)
-    # lbfgs stops at gradient 1e-4; with C 0.01 the curvature is at least 100, so weights are within 1e-6 of the optimum,
-    # and a probability, over 147 standardised features, within 1e-4.
+    # lbfgs stops at gradient 1e-4; with C 0.01 the curvature is at least 100, so weights are within 1e-6 of the
+    # optimum, and a probability, over 147 standardised features, within 1e-4.
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 

@@ -1,0 +1,42 @@
+"""A project of its own in a temporary folder, with a corpus so small that every stage takes seconds."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+TINY = {"subjects": 3, "clips": 15, "pool_subjects": 1}
+
+
+def make_project(root: Path, folder: Path) -> Path:
+    """The repository's own files, as they are in the working tree, with the demo made tiny and git initialised."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        source = root / name
+        if source.is_file() and not name.startswith(("tests/", "results/", "metrics/")) and name != "dvc.lock":
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic=TINY))
+    edit(folder, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4}))
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True, capture_output=True
+        )
+    return folder
+
+
+def edit(folder: Path, change) -> None:
+    """Change params.yaml, comments kept."""
+    yaml = YAML()
+    yaml.width = 4096
+    params = yaml.load(folder / "params.yaml")
+    change(params)
+    yaml.dump(params, folder / "params.yaml")
