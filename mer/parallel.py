@@ -48,8 +48,8 @@ def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str
                     bar.update()
             return results
 
+        import cloudpickle
         import joblib
-        from joblib.externals import cloudpickle
         from joblib.externals.loky import get_reusable_executor
 
         with (

@@ -19,7 +19,7 @@ RECIPE = None
 
 def build(classes: int, *, grid: int = 7, c: float = 0.01) -> "MirroredLogisticRegression":
     """grid: cells a side of the averaged map; c: inverse strength of the ridge penalty."""
-    return MirroredLogisticRegression(classes=classes, grid=grid, c=c)
+    return MirroredLogisticRegression(grid=grid, c=c)
 
 
 def prepare(flow: np.ndarray) -> np.ndarray:
@@ -37,35 +37,29 @@ def mirror(flow: np.ndarray) -> np.ndarray:
 class MirroredLogisticRegression(ClassifierMixin, BaseEstimator):
     """Class-balanced logistic regression on flow images (N, 3, H, W); standardised on what it is fitted to."""
 
-    def __init__(self, classes: int = 3, grid: int = 7, c: float = 0.01):
-        self.classes = classes
+    def __init__(self, grid: int = 7, c: float = 0.01):
         self.grid = grid
         self.c = c
 
     def fit(self, flow: np.ndarray, label: np.ndarray):
         features = np.concatenate([self._features(flow), self._features(mirror(flow))])
         label = np.concatenate([label, label])
-        self.classes_ = np.arange(self.classes)
         # lbfgs stops where the gradient is small; 147 standardised features reach that in well under 1000 steps.
         regression = LogisticRegression(C=self.c, class_weight="balanced", max_iter=1000)
-        self.present_ = np.unique(label)
-        self.model_ = (
-            make_pipeline(StandardScaler(), regression).fit(features, label) if len(self.present_) > 1 else None
-        )
+        self.classes_ = np.unique(label)
+        self.model_ = make_pipeline(StandardScaler(), regression)
+        if len(self.classes_) > 1:  # with one class there is nothing to fit
+            self.model_.fit(features, label)
         return self
 
     def predict_proba(self, flow: np.ndarray) -> np.ndarray:
-        """(N, classes): classes absent from the training clips have probability 0."""
-        out = np.zeros((len(flow), self.classes))
-        if self.model_ is None:
-            out[:, self.present_[0]] = 1
-            return out
-        both = [self.model_.predict_proba(self._features(x)) for x in (flow, mirror(flow))]
-        out[:, self.present_] = np.mean(both, axis=0)
-        return out
+        """(N, len(classes_)), columns as in `classes_`: the classes that were seen in training."""
+        if len(self.classes_) == 1:
+            return np.ones((len(flow), 1))
+        return np.mean([self.model_.predict_proba(self._features(x)) for x in (flow, mirror(flow))], axis=0)
 
     def predict(self, flow: np.ndarray) -> np.ndarray:
-        return self.predict_proba(flow).argmax(1)
+        return self.classes_[self.predict_proba(flow).argmax(1)]
 
     def _features(self, flow: np.ndarray) -> np.ndarray:
         n, channels, height, width = flow.shape

@@ -133,7 +133,10 @@ def _run_fold(fold: Fold, *, inputs, labels, ids, model, classes, hyper, recipe,
     if recipe is None:
         estimator = models.build(model, classes, **hyper)
         estimator.fit(inputs[train], labels[train])
-        return estimator.predict_proba(inputs[test])
+        # An estimator speaks only of the classes it was shown; the others have probability 0.
+        probability = np.zeros((len(test), classes))
+        probability[:, estimator.classes_] = estimator.predict_proba(inputs[test])
+        return probability
     return _train_network(fold, inputs, labels, ids, train, test, model, classes, hyper, recipe, seed, device)
 
 
