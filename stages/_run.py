@@ -45,10 +45,11 @@ class Stage:
 
     @property
     def item(self):
-        """This run's entry of the section's `runs`."""
-        return self.entry(self.section.runs, f"{self.name}.runs")
-
-    def entry(self, entries: dict, where: str):
+        """This run's entry: of `experiments`, or of the section's `runs`."""
+        experiment = self.name in ("train", "evaluate")
+        entries, where = (
+            (self.params.experiments, "experiments") if experiment else (self.section.runs, f"{self.name}.runs")
+        )
         if self.key not in entries:
             raise MerError(f"params.yaml: {where} has no {self.key!r}; {suggestion(self.key, entries)}")
         return entries[self.key]
@@ -65,8 +66,7 @@ class Stage:
         """Digest of the code that DVC knows this stage to depend on: a resumed run never mixes two versions."""
         stage = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][self.name]
         deps = (stage.get("do") or stage)["deps"]
-        values = {"item.model": getattr(self.params.experiments.get(self.key), "model", "")}
-        files = [re.sub(r"\$\{(.*?)\}", lambda m: values.get(m[1], m[0]), d) for d in deps]
+        files = [re.sub(r"\$\{item\.(\w+)\}", lambda m: str(getattr(self.item, m[1])), d) for d in deps]
         digest = hashlib.sha256()
         for name in sorted(f for f in files if f.endswith(".py")):
             digest.update(Path(name).read_bytes())

@@ -22,8 +22,9 @@ from stages._run import run
 
 
 def main(stage):
-    item = stage.entry(stage.params.experiments, "experiments")
-    table = corpora.select(read_index(item.index), item.corpus, item.classes)
+    item = stage.item
+    index = read_index(item.index)
+    table = corpora.select(index, item.corpus, item.classes)
     hyper = {**stage.params.knobs[item.knobs], **item.overrides}
     device = pick_device(stage.params.runtime.device)
     with Spool(stage.spool) as spool:
@@ -32,7 +33,7 @@ def main(stage):
             recipe=item.recipe, seed=stage.params.train.seed, device=device, engine=stage.engine, spool=spool,
             code=stage.code(),
         )  # fmt: skip
-        write(Path("data/predictions") / stage.key, predictions, about(stage, item, table, device))
+        write(Path("data/predictions") / stage.key, predictions, about(stage, index, table, len(predictions), device))
         spool.clear()
 
 
@@ -57,11 +58,12 @@ def pick_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def about(stage, item, table, device: str) -> dict:
+def about(stage, index, table, n_predicted: int, device: str) -> dict:
     """What a reader must know to trust the numbers. No times: equal runs write equal files."""
     import sklearn
     import torch
 
+    item = stage.item
     module = models.load(item.model)
     recipe = None if module.RECIPE is None else {**module.RECIPE, **item.recipe}
     return {
@@ -79,7 +81,8 @@ def about(stage, item, table, device: str) -> dict:
             "weights": "random" if recipe else None,
             "leaky": False,
             "transductive": False,
-            "n_excluded": 0,
+            "n_excluded": len(table) - n_predicted,
+            "n_of_other_classes": len(index) - len(table),
         },
         "environment": {
             "python": platform.python_version(),
