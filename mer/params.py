@@ -21,7 +21,7 @@ Product = Annotated[str, StringConstraints(pattern=r"^data/.*\.h5$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SynthesizeRun(Section):
@@ -101,6 +101,7 @@ class Experiment(Section):
     index: str
     inputs: Annotated[list[Product], Field(min_length=3, max_length=3)]
     corpus: Key
+    labels: Key
     classes: Literal[3, 4, 5, 7]
     model: Key
     knobs: Key
@@ -125,6 +126,7 @@ class FiguresRun(Section):
     flow: Product
     frames: Product
     landmarks: Product
+    labels: Key
     classes: Literal[3, 4, 5, 7]
 
 
@@ -213,7 +215,9 @@ class Params(Section):
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and check all parameters. Raises MerError naming the first wrong one, with the nearest valid name."""
     try:
-        raw = YAML(typ="safe", pure=True).load(Path(path).read_text())
+        raw = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise MerError(f"{path}: is not UTF-8 text; save it as UTF-8, or write it anew with make preset") from None
     except FileNotFoundError:
         raise MerError(
             f"{path}: there is no such file here; run from the project's root, or make preset P=demo"
@@ -230,7 +234,9 @@ def parse(raw: Any, source: str = "params.yaml") -> Params:
     stages = {name for name in Params.model_fields if name != "knobs"}
     sections = {name: value for name, value in raw.items() if name in stages}
     knobs = {name: value if value is not None else {} for name, value in raw.items() if name not in stages}
-    used = {e.get("knobs") for e in (raw.get("experiments") or {}).values() if isinstance(e, dict)}
+    entries = raw.get("experiments")
+    entries = entries.values() if isinstance(entries, dict) else []
+    used = {str(entry.get("knobs")) for entry in entries if isinstance(entry, dict)}
     for name, value in knobs.items():
         if not isinstance(value, dict):
             raise MerError(f"{source}: {name} is no section; {suggestion(name, stages)}")

@@ -18,7 +18,7 @@ from stages._run import run
 
 def main(stage):
     item = stage.item
-    table = corpora.select(read_index(f"data/index/{item.corpus}.csv"), item.corpus, item.classes)
+    table = corpora.select(read_index(f"data/index/{item.corpus}.csv"), item.labels, item.classes)
     names = table.attrs["class_names"]
     flow = ClipCache(item.flow, "flow")
     check_same_clips(table["id"], flow, f"data/index/{item.corpus}.csv")

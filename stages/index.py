@@ -16,7 +16,7 @@ from stages._run import run
 
 def main(stage):
     item = stage.item
-    table = corpora.reader(item.reader).read_corpus(item.raw, stage.key)
+    table = corpora.load(item.reader).read_corpus(item.raw, stage.key)
     found = {"clips": len(table), "subjects": table["subject"].nunique()}
     for what, wanted in item.expect.model_dump().items():
         if wanted is not None and found[what] != wanted:

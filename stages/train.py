@@ -24,7 +24,7 @@ from stages._run import run
 def main(stage):
     item = stage.item
     index = read_index(item.index)
-    table = corpora.select(index, item.corpus, item.classes)
+    table = corpora.select(index, item.labels, item.classes)
     hyper = {**stage.params.knobs[item.knobs], **item.overrides}
     device = pick_device(stage.params.runtime.device)
     with Spool(stage.spool) as spool:

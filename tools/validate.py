@@ -6,28 +6,52 @@ python -m tools.validate
 import sys
 from pathlib import Path
 
-from mer import models
-from mer.corpora import SELECTIONS, megc2019_flow
-from mer.errors import MerError, suggestion
+from mer import corpora, models
+from mer.corpora import megc2019_flow
+from mer.errors import MerError, listed, suggestion
 from mer.params import Params, load
 from mer.training.recipe import Recipe
 
 
 def check(params: Params) -> None:
     """Raise MerError for the first thing that cannot work."""
+    used = {item.knobs for item in params.experiments.values()}
+    for section in params.knobs:
+        if section not in {*used, *models.names(), "none"}:
+            valid = [*used, *models.names(), *(f for f in Params.model_fields if f != "knobs")]
+            raise MerError(f"params.yaml: section {section!r} is unknown; {suggestion(section, valid)}")
     for name, item in params.experiments.items():
-        where = f"params.yaml: experiments.{name}"
-        models.check_knobs(item.model, params.knobs[item.knobs], f"params.yaml: {item.knobs}")
-        models.check_knobs(item.model, item.overrides, f"{where}.overrides")
-        declared = models.load(item.model).RECIPE
-        if declared is None and item.recipe:
-            raise MerError(f"{where}.recipe: model {item.model} is no network and has no recipe; remove it")
-        if declared is not None:
-            Recipe.of(declared, item.recipe, f"{where}.recipe")
-        if item.corpus not in SELECTIONS:
-            raise MerError(f"{where}.corpus {item.corpus!r} has no class lists; {suggestion(item.corpus, SELECTIONS)}")
-        if item.classes not in SELECTIONS[item.corpus]:
-            raise MerError(f"{where}.classes is {item.classes}; {item.corpus} has {sorted(SELECTIONS[item.corpus])}")
+        check_experiment(params, name, item)
+    for name, run in params.figures.runs.items():
+        class_lists(f"figures.runs.{name}", run.labels, run.classes)
+
+
+def check_experiment(params: Params, name: str, item) -> None:
+    where = f"params.yaml: experiments.{name}"
+    module = models.load(item.model)
+    hyper = {**params.knobs[item.knobs], **item.overrides}
+    models.check_knobs(item.model, params.knobs[item.knobs], f"params.yaml: {item.knobs}")
+    models.check_knobs(item.model, item.overrides, f"{where}.overrides")
+    try:
+        models.build(item.model, item.classes, **hyper)
+    except (ValueError, RuntimeError) as error:
+        raise MerError(f"{where}: model {item.model} cannot be built with {hyper}: {error}") from None
+    if module.RECIPE is None and item.recipe:
+        raise MerError(f"{where}.recipe: model {item.model} is no network and has no recipe; remove it")
+    if module.RECIPE is not None:
+        Recipe.of(module.RECIPE, item.recipe, f"{where}.recipe")
+    class_lists(f"experiments.{name}", item.labels, item.classes)
+    kinds = {Path(path).stem for path in item.inputs}
+    missing = set(module.PRODUCTS) - kinds
+    if missing:
+        raise MerError(f"{where}.inputs: model {item.model} also reads {listed(sorted(missing))}; add its product")
+
+
+def class_lists(where: str, labels: str, classes: int) -> None:
+    try:
+        corpora.class_lists(labels, classes)
+    except MerError as error:
+        raise MerError(f"params.yaml: {where}: {error}") from None
 
 
 def check_raw(params: Params) -> None:
@@ -38,7 +62,7 @@ def check_raw(params: Params) -> None:
             raise MerError(f"{run.raw}: is missing; unpack the corpus there, or correct index.runs.{name}.raw")
     for run in params.import_flow.runs.values():
         if not Path(run.raw).is_dir():
-            how = " && ".join(megc2019_flow.HOW)
+            how = " && ".join(megc2019_flow.how(run.raw))
             raise MerError(f"{run.raw}: is missing; bring the release with: mkdir -p {run.raw} && {how}")
 
 

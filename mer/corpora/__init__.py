@@ -1,24 +1,40 @@
-"""Corpora: what their label sheets say, where their frames lie, and which clips a class count selects."""
+"""Corpora: what their label sheets say, where their frames lie, and which clips a class count selects.
+
+A corpus is one module here, found by its name. It declares `CLASSES`: for every class count the classes in label
+order, each with the emotions of the sheet that it takes. A module that reads a layout also has
+`read_annotations(path)` and `read_corpus(root, corpus)`.
+"""
 
 import importlib
+import pkgutil
+from types import ModuleType
 
 import pandas as pd
 
 from mer.errors import MerError, suggestion
 
-# Classes in label order and the emotions of the sheet that each takes. Emotions are compared in lower case, and always
-# within one corpus: CASME II's `sadness` is dropped where SAMM's is negative (fidelity 0.1, D-15).
-_CASME2 = {
-    3: {"negative": {"disgust", "repression"}, "positive": {"happiness"}, "surprise": {"surprise"}},
-    5: {name: {name} for name in ("happiness", "disgust", "repression", "surprise", "others")},
-}
-_THREE = {3: {name: {name} for name in ("negative", "positive", "surprise")}}
-SELECTIONS = {"casme2": _CASME2, "synthetic": _CASME2, "megc2019_flow": _THREE}
+ALIASES = {"composite": "megc2019"}  # the literature's short name for the MEGC2019 composite
 
 
-def reader(name: str):
-    """The module that reads corpora of this layout: it has `read_annotations(path)` and `read_corpus(root, …)`."""
+def names() -> list[str]:
+    """The corpora that have class lists."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("synthetic"))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a corpus. Raises MerError for an unknown one."""
+    name = ALIASES.get(name, name)
+    if name not in names():
+        raise MerError(f"corpus {name!r} has no class lists; {suggestion(name, [*names(), *ALIASES])}")
     return importlib.import_module(f"mer.corpora.{name}")
+
+
+def class_lists(corpus: str, classes: int) -> dict[str, set[str]]:
+    """Class name -> emotions, in label order. Raises MerError for an unknown corpus or selection."""
+    selections = load(corpus).CLASSES
+    if classes not in selections:
+        raise MerError(f"classes is {classes}: corpus {corpus} has selections of {sorted(selections)} classes")
+    return selections[classes]
 
 
 def select(table: pd.DataFrame, corpus: str, classes: int) -> pd.DataFrame:
@@ -36,17 +52,12 @@ def select(table: pd.DataFrame, corpus: str, classes: int) -> pd.DataFrame:
     Raises:
         MerError: no such corpus or selection, or a class without a clip.
     """
-    if corpus not in SELECTIONS:
-        raise MerError(f"corpus {corpus!r} has no class lists; {suggestion(corpus, SELECTIONS)}")
-    selections = SELECTIONS[corpus]
-    if classes not in selections:
-        raise MerError(f"classes is {classes}: corpus {corpus} has selections of {sorted(selections)} classes")
-    label_of = {e: i for i, emotions in enumerate(selections[classes].values()) for e in emotions}
-    label = table["emotion"].str.strip().str.lower().map(label_of)
+    lists = class_lists(corpus, classes)
+    label_of = {e: i for i, emotions in enumerate(lists.values()) for e in emotions}
+    label = table["emotion"].astype(str).str.strip().str.lower().map(label_of)
     rows = table[label.notna()].assign(label=label[label.notna()].astype(int))
-    names = list(selections[classes])
-    rows.attrs["class_names"] = names
-    absent = [name for i, name in enumerate(names) if not (rows["label"] == i).any()]
+    rows.attrs["class_names"] = list(lists)
+    absent = [name for i, name in enumerate(lists) if not (rows["label"] == i).any()]
     if absent:
         raise MerError(f"{corpus}, {classes} classes: no clip of {', '.join(absent)}; check the label sheet's emotions")
     return rows

@@ -8,6 +8,11 @@ import pandas as pd
 from mer.errors import MerError, listed
 
 FPS = 200.0
+# Sadness and fear (7 and 2 clips) are in no selection (fidelity 0.1, D-15).
+CLASSES = {
+    3: {"negative": {"disgust", "repression"}, "positive": {"happiness"}, "surprise": {"surprise"}},
+    5: {name: {name} for name in ("happiness", "disgust", "repression", "surprise", "others")},
+}
 _COLUMNS = {
     "subject": "Subject",
     "clip": "Filename",
@@ -54,12 +59,13 @@ def _row(path: Path, line: dict) -> dict:
     clip = f"subject {line['subject']} clip {line['clip']}"
 
     def number(name: str) -> int:
-        try:
-            return int(float(line[name]))
-        except ValueError:
-            raise MerError(f"{path}: {clip}: {_COLUMNS[name]} is {line[name]!r}, needed is a frame number") from None
+        if not re.fullmatch(r"\d+(\.0+)?", line[name]):  # spreadsheets write 46 as 46.0
+            raise MerError(f"{path}: {clip}: {_COLUMNS[name]} is {line[name]!r}, needed is a frame number")
+        return int(float(line[name]))
 
-    subject = f"sub{int(re.sub(r'^sub', '', line['subject'])):02d}" if line["subject"] else ""
+    # "1", "01" and "sub01" are one subject; any other text is the name of its folder.
+    plain = re.fullmatch(r"(?:sub)?(\d+)(?:\.0+)?", line["subject"])
+    subject = f"sub{int(plain[1]):02d}" if plain else line["subject"]
     if not subject or not line["clip"]:
         raise MerError(f"{path}: a row has no subject or no file name ({clip}); complete the row")
     onset, offset = number("onset"), number("offset")

@@ -17,14 +17,19 @@ from mer.errors import MerError, listed
 LABELS = "combined_3_class2_for_optical_flow.csv"
 IMAGES = "STSNet_whole_norm_u_v_os"
 SIZE = 28
-CLASSES = ("negative", "positive", "surprise")
+NAMES = ("negative", "positive", "surprise")
+CLASSES = {3: {name: {name} for name in NAMES}}
 N_CLIPS, N_SUBJECTS, COUNTS = 442, 68, (250, 109, 83)
-_REV = "91cf4bda0a2db50d638d46c04c5d7cf3b602d446"
-_REPOSITORY = "https://github.com/wangzhifengharrison/HTNet"
-HOW = tuple(
-    f"dvc get --rev {_REV} {_REPOSITORY} {path} -o data/raw/megc2019_flow/{Path(path).name}"
-    for path in (f"datasets/{IMAGES}", LABELS)
-)
+REPOSITORY = "https://github.com/wangzhifengharrison/HTNet"
+REVISION = "91cf4bda0a2db50d638d46c04c5d7cf3b602d446"
+
+
+def how(root: str | Path) -> tuple[str, str]:
+    """The commands that bring images and labels to `root`."""
+    return tuple(
+        f"dvc get --rev {REVISION} {REPOSITORY} {path} -o {(Path(root) / Path(path).name).as_posix()}"
+        for path in (f"datasets/{IMAGES}", LABELS)
+    )
 
 
 def image_folder(root: str | Path) -> Path:
@@ -32,7 +37,7 @@ def image_folder(root: str | Path) -> Path:
     for name in (IMAGES, "images"):
         if (Path(root) / name).is_dir():
             return Path(root) / name
-    raise MerError(f"{root}: has no folder {IMAGES} (or images); bring it with: {HOW[0]}")
+    raise MerError(f"{root}: has no folder {IMAGES} (or images); bring it with: {how(root)[0]}")
 
 
 def read_labels(root: str | Path) -> pd.DataFrame:
@@ -42,20 +47,23 @@ def read_labels(root: str | Path) -> pd.DataFrame:
     """
     root = Path(root)
     if not (root / LABELS).is_file():
-        raise MerError(f"{root / LABELS}: is missing; bring it with: {HOW[1]}")
+        raise MerError(f"{root / LABELS}: is missing; bring it with: {how(root)[1]}")
     folder = image_folder(root)
+    hashes = _released_hashes()
+    if _sha256(root / LABELS) != hashes.pop(LABELS):
+        raise MerError(f"{root / LABELS}: differs from the release; bring it anew with: {how(root)[1]}")
     released = pd.read_csv(root / LABELS, dtype={"sub": str, "filename_o": str})
     images = released["sub"] + "_" + released["filename_o"] + " .png"
     missing = [name for name in images if not (folder / name).is_file()]
     if missing:
-        raise MerError(f"{folder}: {len(missing)} of {len(images)} images are missing: {listed(missing)}; {HOW[0]}")
+        raise MerError(f"{folder}: {len(missing)} of {len(images)} images are missing: {listed(missing)}; {how(root)[0]}")
     table = pd.DataFrame(
         {
             "id": released["dataset"] + "/" + released["sub"] + "/" + released["filename_o"],
             "corpus": released["dataset"],
             "subject": released["sub"],
             "clip": released["filename_o"],
-            "emotion": released["label"].map(dict(enumerate(CLASSES))),
+            "emotion": released["label"].map(dict(enumerate(NAMES))),
             "aus": "",
             "onset": 0,  # the release has no frames, only the flow between onset and apex
             "apex": 0,
@@ -75,9 +83,13 @@ def read_labels(root: str | Path) -> pd.DataFrame:
     if counts != (N_CLIPS, N_SUBJECTS, COUNTS):
         raise MerError(
             f"{root / LABELS}: counts {counts[0]} clips, {counts[1]} subjects, classes {counts[2]}; the release has "
-            f"{N_CLIPS}, {N_SUBJECTS}, {COUNTS}; bring it anew with: {HOW[1]}"
+            f"{N_CLIPS}, {N_SUBJECTS}, {COUNTS}; bring it anew with: {how(root)[1]}"
         )
-    _check_bytes(root, folder)
+    changed = [name for name, wanted in hashes.items() if _sha256(folder / name) != wanted]
+    if changed:
+        raise MerError(
+            f"{folder}: {len(changed)} images differ from the release: {listed(changed)}; bring them: {how(root)[0]}"
+        )
     return table
 
 
@@ -90,22 +102,17 @@ def read_image(path: str | Path) -> np.ndarray:
 
     image = read_frame(Path(path))
     if image.shape != (SIZE, SIZE, 3):
-        raise MerError(f"{path}: is {image.shape}, the release has ({SIZE}, {SIZE}, 3); {HOW[0]}")
+        raise MerError(f"{path}: is {image.shape}, the release has ({SIZE}, {SIZE}, 3); bring it anew")
     flow = image.transpose(2, 0, 1).astype(np.float32)
     flow[:2] -= 127.5
     return flow
 
 
-def _check_bytes(root: Path, folder: Path) -> None:
-    """Every file against the release's SHA-256."""
-    listing = resources.files("mer.corpora").joinpath("megc2019_flow.sha256").read_text()
-    changed = []
-    for line in listing.splitlines():
-        wanted, name = line.split("  ", 1)
-        path = root / name if "/" not in name else folder / name.split("/", 1)[1]
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-            changed.append(name)
-    if changed:
-        raise MerError(
-            f"{root}: {len(changed)} files differ from the release: {listed(changed)}; bring them anew: {HOW[0]}"
-        )
+def _released_hashes() -> dict[str, str]:
+    """File name -> SHA-256, of the label csv and of every image."""
+    lines = resources.files("mer.corpora").joinpath("megc2019_flow.sha256").read_text().splitlines()
+    return {line[66:].removeprefix(f"{IMAGES}/"): line[:64] for line in lines}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

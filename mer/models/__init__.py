@@ -8,7 +8,8 @@ What the file declares:
     prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
     mirror(inputs)      optional: the same inputs for the mirrored face (flow changes the sign of u)
 
-A model's knobs are the keyword arguments of its `build`; their annotations say which values are valid.
+A model's knobs are the keyword arguments of its `build`, annotated bool, int, float, str or Literal; a value that `build`
+cannot use is a ValueError or a MerError.
 """
 
 import importlib
@@ -48,7 +49,7 @@ def build(name: str, classes: int, **hyper):
 
 def knobs(name: str) -> dict[str, inspect.Parameter]:
     """The model's knobs by name."""
-    parameters = inspect.signature(load(name).build).parameters
+    parameters = inspect.signature(load(name).build, eval_str=True).parameters
     return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
@@ -68,6 +69,8 @@ def check_value(where: str, value: Any, annotation: Any) -> None:
         if value not in get_args(annotation):
             raise MerError(f"{where} is {value!r}; valid: {', '.join(map(str, get_args(annotation)))}")
         return
+    if annotation not in (bool, int, float, str):
+        raise MerError(f"{where}: its annotation {annotation} is none of bool, int, float, str, Literal; change the model")
     allowed = {float: (float, int)}.get(annotation, annotation)
     right = isinstance(value, allowed) and (annotation is bool or not isinstance(value, bool))
     if not right:

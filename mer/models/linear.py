@@ -5,6 +5,9 @@ The flow image (u, v, strain) is averaged over a 7x7 grid: 147 numbers a clip. E
 the same class as a smile to the right.
 """
 
+import math
+from typing import Literal
+
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
@@ -15,16 +18,23 @@ from mer.errors import MerError
 
 PRODUCTS = ("flow",)
 RECIPE = None
+SIZE = 28
 
 
-def build(classes: int, *, grid: int = 7, c: float = 0.01) -> "MirroredLogisticRegression":
-    """grid: cells a side of the averaged map; c: inverse strength of the ridge penalty."""
+def build(classes: int, *, grid: Literal[4, 7, 14, 28] = 7, c: float = 0.01) -> "MirroredLogisticRegression":
+    """grid: cells a side of the averaged map; c: inverse strength of the ridge penalty, above 0."""
+    if not 0 < c < math.inf:
+        raise MerError(f"linear.c is {c}; it must be above 0 and finite")
     return MirroredLogisticRegression(grid=grid, c=c)
 
 
 def prepare(flow: np.ndarray) -> np.ndarray:
-    """Flow images (N, 3, H, W) as they are."""
-    return flow
+    """Flow images (N, 3, H, W) averaged down to (N, 3, 28, 28): finer than any grid, and small however large the crop."""
+    n, channels, height, width = flow.shape
+    if height % SIZE or width % SIZE:
+        raise MerError(f"linear reads flow images whose sides are multiples of {SIZE}, these are {height}x{width}")
+    blocks = flow.reshape(n, channels, SIZE, height // SIZE, SIZE, width // SIZE)
+    return blocks.mean((3, 5), dtype=np.float64)
 
 
 def mirror(flow: np.ndarray) -> np.ndarray:
@@ -35,7 +45,7 @@ def mirror(flow: np.ndarray) -> np.ndarray:
 
 
 class MirroredLogisticRegression(ClassifierMixin, BaseEstimator):
-    """Class-balanced logistic regression on flow images (N, 3, H, W); standardised on what it is fitted to."""
+    """Class-balanced logistic regression on flow images (N, 3, 28, 28); standardised on what it is fitted to."""
 
     def __init__(self, grid: int = 7, c: float = 0.01):
         self.grid = grid
@@ -62,8 +72,6 @@ class MirroredLogisticRegression(ClassifierMixin, BaseEstimator):
         return self.classes_[self.predict_proba(flow).argmax(1)]
 
     def _features(self, flow: np.ndarray) -> np.ndarray:
-        n, channels, height, width = flow.shape
-        if height % self.grid or width % self.grid:
-            raise MerError(f"linear.grid is {self.grid}: it must divide the flow image, which is {height}x{width}")
-        cells = flow.reshape(n, channels, self.grid, height // self.grid, self.grid, width // self.grid)
-        return cells.mean((3, 5), dtype=np.float64).reshape(n, -1)
+        n, channels, size, _ = flow.shape
+        step = size // self.grid
+        return flow.reshape(n, channels, self.grid, step, self.grid, step).mean((3, 5), dtype=np.float64).reshape(n, -1)

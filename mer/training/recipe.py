@@ -1,5 +1,6 @@
 """How a network is trained. A model file declares its own; an experiment may change single fields."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -21,8 +22,10 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("lr", "epochs", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise MerError(f"recipe.{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise MerError(f"recipe.{name} is {getattr(self, name)}; it must be above 0 and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise MerError(f"recipe.weight_decay is {self.weight_decay}; it must be 0 or above and finite")
 
     @classmethod
     def of(cls, declared: dict[str, Any], changes: dict[str, Any], where: str = "recipe") -> "Recipe":

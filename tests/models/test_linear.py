@@ -50,6 +50,15 @@ def test_it_speaks_of_the_classes_it_was_shown(flow):
     assert (models.build("linear", 3).fit(flow[LABEL == 2], LABEL[LABEL == 2]).predict(flow) == 2).all()
 
 
-def test_a_grid_that_does_not_divide_the_image_is_refused(flow):
-    with pytest.raises(MerError, match=r"linear.grid is 5: it must divide the flow image, which is 28x28"):
-        models.build("linear", 3, grid=5).fit(flow, LABEL)
+def test_the_crop_may_be_any_multiple_of_28():
+    flow = np.random.default_rng(3).normal(size=(2, 3, 112, 56)).astype(np.float32)
+    expected = [[[[flow[n, c, 4 * i : 4 * i + 4, 2 * j : 2 * j + 2].mean() for j in range(28)] for i in range(28)]
+                 for c in range(3)] for n in range(2)]  # fmt: skip
+    np.testing.assert_allclose(linear.prepare(flow), expected, atol=1e-6)  # float32 means against float64
+    with pytest.raises(MerError, match="multiples of 28, these are 30x28"):
+        linear.prepare(np.zeros((1, 3, 30, 28)))
+
+
+def test_an_impossible_penalty_is_refused():
+    with pytest.raises(MerError, match="linear.c is -1; it must be above 0"):
+        models.build("linear", 3, c=-1)
