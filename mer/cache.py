@@ -21,8 +21,10 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -38,6 +40,15 @@ def digest(*parts) -> str:
     """SHA-256 of JSON-able parts, the same on every machine."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def replace_file(path: str | Path, data: bytes) -> None:
+    """Put `data` at `path` by a rename: the old file may be a hard link into DVC's cache, which must stay as it is."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".tmp")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -98,8 +109,10 @@ class ClipCache:
         with self._open() as file:
             if self.ragged:
                 return [self._read(file, i) for i in rows]
-            data = file["data"][:]
-        return data if ids is None else data[list(rows)]
+            data = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            for place, i in enumerate(rows):
+                file["data"].read_direct(data, np.s_[i], np.s_[place])
+            return data
 
     def _read(self, file: h5py.File, i: int) -> np.ndarray:
         if self.ragged:
@@ -121,7 +134,16 @@ class ClipCache:
         if not self.path.exists():
             raise MerError(f"{self.path}: there is no such product; run dvc repro, or correct the path in params.yaml")
         try:
+            with open(self.path, "rb"):  # what is wrong with the file itself, before HDF5 says it in its own way
+                pass
+        except OSError as error:
+            raise MerError(
+                f"{self.path}: cannot be opened ({error.strerror}); correct the path or its rights"
+            ) from None
+        try:
             file = h5py.File(self.path, "r")
+        except BlockingIOError:
+            raise MerError(f"{self.path}: is being written by another process; wait for it") from None
         except OSError as error:
             raise MerError(
                 f"{self.path}: is truncated or not HDF5 ({error}); delete it and run dvc checkout or dvc repro"
@@ -266,14 +288,18 @@ class Spool:
             return {name: block[name] for name in block.files}
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).exists()
+        """Whether the block is there and whole; a damaged one (a full disk, a crashed machine) counts as absent."""
+        return zipfile.is_zipfile(self.path(key))
 
     def __getstate__(self):
         return {"folder": self.folder, "patience": self.patience}  # workers write blocks, they do not hold the lock
 
-    def clear(self) -> None:
+    def clear(self, but: Iterable[str] = ()) -> None:
+        """Remove all blocks, or all but these keys."""
+        kept = {self.path(key) for key in but}
         for block in self.folder.glob("*.npz"):
-            block.unlink()
+            if block not in kept:
+                block.unlink()
 
 
 def build_product(
@@ -305,7 +331,9 @@ def build_product(
             _one, compute=compute, fingerprint=fingerprint, common=digest(SCHEMA, kind, params, code), spool=work,
             kept=frozenset(kept),
         )  # fmt: skip
-        keys = map_clips(one, clips, engine, label)
+        done = map_clips(one, clips, engine, label)
+        keys = [key for key, _ in done]
+        report_reused(sum(reused for _, reused in done), len(done), label, engine)
         writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, scratch=work.folder)
         for clip, key in zip(clips, keys, strict=True):
             if key in work:
@@ -319,11 +347,19 @@ def build_product(
         work.clear()
 
 
-def _one(clip, *, compute, fingerprint, common, spool: Spool, kept: frozenset) -> str:
+def _one(clip, *, compute, fingerprint, common, spool: Spool, kept: frozenset) -> tuple[str, bool]:
+    """The clip's key, and whether it was finished by an earlier run."""
     key = digest(common, clip.id, fingerprint(clip))
-    if key not in spool and key not in kept:
-        spool.put(key, compute(clip))
-    return key
+    if key in spool or key in kept:
+        return key, True
+    spool.put(key, compute(clip))
+    return key, False
+
+
+def report_reused(reused: int, total: int, label: str, engine: Engine) -> None:
+    """Tell whoever watches how much of an interrupted or corrected run did not have to run again."""
+    if engine.progress and reused:
+        print(f"{reused} of {total} {label} were finished earlier", file=sys.stderr)
 
 
 def _previous(spool: Spool) -> ClipCache | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mer.cache import replace_file
 from mer.errors import MerError, listed
 
 COLUMNS = (
@@ -58,19 +59,21 @@ def write_index(path: Path, table: pd.DataFrame) -> None:
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
         raise MerError(f"{path}: clip ids occur twice: {listed(repeated)}; a label sheet must name every clip once")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".tmp")
-    table.sort_values("id")[list(COLUMNS)].to_csv(part, index=False, lineterminator="\n")
-    part.replace(path)
+    text = table.sort_values("id")[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+    replace_file(path, text.encode())
 
 
 def read_index(path: Path) -> pd.DataFrame:
     """The index table, ids and subjects as text."""
     try:
-        table = pd.read_csv(path, dtype={"subject": str, "clip": str, "aus": str, "frame": str}, keep_default_na=False)
+        text = dict.fromkeys(
+            ("id", "corpus", "subject", "clip", "emotion", "aus", "apex_source", "frame", "digest"), str
+        )
+        table = pd.read_csv(path, dtype=text, keep_default_na=False)
     except FileNotFoundError:
         raise MerError(f"{path}: there is no such index; run dvc repro, or correct the path in params.yaml") from None
+    except ValueError as error:  # pandas' parser and decoding errors are ValueErrors
+        raise MerError(f"{path}: cannot be read as an index ({error}); delete it and run dvc repro") from None
     missing = [c for c in COLUMNS if c not in table]
     if missing:
         raise MerError(f"{path}: columns {listed(missing)} are missing; run dvc repro to make the index again")
@@ -89,10 +92,7 @@ def read_frame(path: Path) -> np.ndarray:
     """An image file as (H, W, 3) uint8 RGB; grey images are repeated over the channels."""
     import cv2
 
-    try:
-        raw = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
+    raw = np.frombuffer(_read_bytes(path), dtype=np.uint8)
     image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if raw.size else None
     if image is None:
         raise MerError(f"{path}: cannot be read as an image ({raw.size} bytes); replace the file")
@@ -115,10 +115,16 @@ def files_digest(paths) -> str:
     """SHA-256 over the bytes of the files, in order."""
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            data = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
+        data = _read_bytes(path)
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
+    except OSError as error:
+        raise MerError(f"{path}: cannot be read ({error.strerror}); unpack the corpus again") from None

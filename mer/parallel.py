@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import joblib
 from tqdm import tqdm
 
 
@@ -25,7 +26,7 @@ class Engine:
     progress: bool = False
 
     def count(self, n_items: int) -> int:
-        return max(1, min(self.workers or os.cpu_count() or 1, n_items))
+        return max(1, min(self.workers or joblib.cpu_count(), n_items))  # heeds affinity and container limits
 
 
 SERIAL = Engine()
@@ -49,7 +50,6 @@ def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str
             return results
 
         import cloudpickle
-        import joblib
         from joblib.externals.loky import get_reusable_executor
 
         with (
@@ -79,28 +79,28 @@ def single_threaded():
     """One thread for BLAS, OpenMP, OpenCV and (when it is loaded) torch, in this process."""
     import sys
 
+    import cv2  # also when `fn` has not asked for it yet: it would come with threads
     import threadpoolctl
 
-    torch, cv2 = sys.modules.get("torch"), sys.modules.get("cv2")
+    torch = sys.modules.get("torch")  # loaded later, it finds OMP_NUM_THREADS=1 in a worker
     before = torch.get_num_threads() if torch else 1
     if torch:
         torch.set_num_threads(1)
-    if cv2:
-        cv2.setNumThreads(1)
+    cv2.setNumThreads(1)
     try:
         with threadpoolctl.threadpool_limits(1):
             yield
     finally:
         if torch:
             torch.set_num_threads(before)
-        if cv2:
-            cv2.setNumThreads(-1)
+        cv2.setNumThreads(-1)
 
 
 def _in_worker(path: str, item, parent: int):
     _die_with(parent)
+    fn = _function(path)  # first, so that the modules it brings are there to be limited
     with single_threaded():
-        return _function(path)(item)
+        return fn(item)
 
 
 @functools.lru_cache(maxsize=1)

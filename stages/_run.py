@@ -7,24 +7,24 @@ A stage module is a `main(stage)` and `run("align", main)` at its end.
 
 import hashlib
 import json
-import os
 import re
 import resource
 import sys
-import threading
 import time
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-import psutil
 from ruamel.yaml import YAML
 
+from mer.cache import Spool
 from mer.errors import MerError, suggestion
 from mer.parallel import Engine
 from mer.params import Params, load
 
 BAD_INPUT = 2
+NUMERIC_PACKAGES = ("dlib-bin", "numpy", "opencv-python", "scikit-image", "scikit-learn", "scipy", "torch")
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,18 @@ class Stage:
         return Path("data/.partial") / self.full_name
 
     def code(self) -> str:
-        """Digest of the code that DVC knows this stage to depend on: a resumed run never mixes two versions."""
+        """Digest of the code that DVC knows this stage to depend on, and of the libraries that make numbers.
+
+        So a resumed run never mixes two versions of either.
+        """
         stage = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][self.name]
         deps = (stage.get("do") or stage)["deps"]
         files = [re.sub(r"\$\{item\.(\w+)\}", lambda m: str(getattr(self.item, m[1])), d) for d in deps]
         digest = hashlib.sha256()
         for name in sorted(f for f in files if f.endswith(".py")):
             digest.update(Path(name).read_bytes())
+        for package in NUMERIC_PACKAGES:
+            digest.update(f"{package} {metadata.version(package)}".encode())
         return digest.hexdigest()
 
 
@@ -78,10 +83,11 @@ def run(name: str, main) -> None:
     key = sys.argv[1] if len(sys.argv) > 1 else ""
     label = f"{name}@{key}" if key else name
     warnings.simplefilter("default")
-    _die_with_parent()
     start = time.perf_counter()
     try:
-        main(Stage(name, key, load("params.yaml")))
+        # Also a stage that keeps no spool must not be run twice at a time.
+        with Spool(Path("data/.partial/locks") / label):
+            main(Stage(name, key, load("params.yaml")))
     except MerError as error:
         print(f"{label}: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
@@ -98,34 +104,3 @@ def _note_time(label: str, seconds: float) -> None:
     peak = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     record = {"seconds": round(seconds, 2), "peak_mb": peak[0], "peak_mb_of_a_worker": peak[1]}
     (folder / f"{label}.json").write_text(json.dumps(record) + "\n")
-
-
-def _die_with_parent() -> None:
-    """A killed DVC must not leave a stage behind that writes where the next one does.
-
-    DVC starts a stage through a shell, so every process from here up to DVC is watched.
-    """
-    watched = []
-    for process in psutil.Process().parents():
-        watched.append(process)
-        try:
-            if any("dvc" in Path(part).name for part in process.cmdline()[:3]):
-                break
-        except psutil.Error:
-            break
-    else:
-        watched = watched[:1]  # started by hand: the shell that did
-
-    def watch():
-        while all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in watched):
-            time.sleep(0.3)
-        os._exit(1)
-
-    def guarded():
-        try:
-            watch()
-        except psutil.NoSuchProcess:
-            os._exit(1)
-
-    if watched:
-        threading.Thread(target=guarded, daemon=True).start()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mer.cache import replace_file
 from mer.errors import MerError
 from mer.evaluation import metrics
 from stages._run import run
@@ -26,13 +27,10 @@ def main(stage):
     names = np.array(run_info["class_names"])
     guess = predictions[[f"p{c}" for c in range(len(names))]].to_numpy().argmax(1)
     plots = Path("metrics/plots") / stage.key
-    plots.mkdir(parents=True, exist_ok=True)
     confusion = pd.DataFrame({"actual": names[predictions["label"]], "predicted": names[guess]})
-    confusion.to_csv(plots / "confusion.csv", index=False, lineterminator="\n")
+    write_csv(plots / "confusion.csv", confusion)
     who = predictions["corpus"] + "/" + predictions["subject"].astype(str)
-    metrics.subject_accuracy(predictions["label"], guess, who).to_csv(
-        plots / "subjects.csv", index=False, lineterminator="\n", float_format="%.6g"
-    )
+    write_csv(plots / "subjects.csv", metrics.subject_accuracy(predictions["label"], guess, who))
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, dict]:
@@ -44,8 +42,11 @@ def read(folder: Path) -> tuple[pd.DataFrame, dict]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    replace_file(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ def main(stage):
     flow = ClipCache(item.flow, "flow")
     check_same_clips(table["id"], flow, f"data/index/{item.corpus}.csv")
     folder = Path("metrics/figures") / stage.key
-    folder.mkdir(parents=True, exist_ok=True)
 
     rows = []
     for label, name in enumerate(names):
@@ -33,14 +32,15 @@ def main(stage):
 
     means = {}
     for label, name in enumerate(names):
-        means[name] = np.mean([flow[i] for i in table["id"][table["label"] == label]], axis=0)
+        ids = table["id"][table["label"] == label]
+        means[name] = sum(flow[i].astype(np.float64) for i in ids) / len(ids)
     figures.class_means(means, folder / "classes.png", f"{item.corpus}: mean flow and strain of each class")
 
 
 def spread(rows, count: int):
-    """`count` rows from evenly over the subjects, always the same ones."""
-    rows = rows.sort_values("id")
-    return rows.iloc[np.linspace(0, len(rows) - 1, min(count, len(rows)) + 2).astype(int)[1:-1]]
+    """`count` rows evenly over the subjects, always the same ones."""
+    count = min(count, len(rows))
+    return rows.sort_values("id").iloc[((np.arange(count) + 0.5) * len(rows) / count).astype(int)]
 
 
 def faces(item, clip: Clip) -> dict:

@@ -9,6 +9,7 @@ protocol. Finished folds survive a kill.
 import json
 import platform
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mer.cache import ClipCache, Spool, check_same_clips
 from mer.clips import read_index
 from mer.errors import MerError, listed
 from mer.training import loso
+from mer.training.recipe import Recipe
 from stages._run import run
 
 
@@ -33,21 +35,25 @@ def main(stage):
             recipe=item.recipe, seed=stage.params.train.seed, device=device, engine=stage.engine, spool=spool,
             code=stage.code(),
         )  # fmt: skip
+        # The folds stay in the spool: DVC has not recorded the folder yet, and a kill before it has must not cost them.
         write(Path("data/predictions") / stage.key, predictions, about(stage, index, table, len(predictions), device))
-        spool.clear()
 
 
-def read_products(item, table) -> list[np.ndarray]:
-    """The arrays that the model reads, rows as in `table`."""
+def read_products(item, table) -> list[ClipCache]:
+    """The products that the model reads, in its order; each holds every clip of `table`."""
     caches = [ClipCache(path) for path in dict.fromkeys(item.inputs)]
     found = {cache.kind: cache for cache in caches}
+    if len(found) != len(caches):
+        raise MerError(
+            f"experiments.{item.model}: inputs {listed(item.inputs)} hold one kind twice; name each kind once"
+        )
     needed = models.load(item.model).PRODUCTS
     missing = [kind for kind in needed if kind not in found]
     if missing:
         raise MerError(f"model {item.model} reads {listed(needed)}; inputs hold {listed(found)}: add {listed(missing)}")
     for cache in caches:
         check_same_clips(table["id"], cache, item.index)
-    return [found[kind].load(list(table["id"])) for kind in needed]
+    return [found[kind] for kind in needed]
 
 
 def pick_device(wanted: str) -> str:
@@ -65,7 +71,7 @@ def about(stage, index, table, n_predicted: int, device: str) -> dict:
 
     item = stage.item
     module = models.load(item.model)
-    recipe = None if module.RECIPE is None else {**module.RECIPE, **item.recipe}
+    recipe = None if module.RECIPE is None else asdict(Recipe.of(module.RECIPE, item.recipe))
     return {
         "experiment": stage.key,
         "model": item.model,
@@ -78,7 +84,7 @@ def about(stage, index, table, n_predicted: int, device: str) -> dict:
             "evaluation": "leave-one-subject-out",
             "selection": stage.params.train.selection,
             "seeds": [stage.params.train.seed],
-            "weights": "random" if recipe else None,
+            "weights": None if recipe is None else "random",
             "leaky": False,
             "transductive": False,
             "n_excluded": len(table) - n_predicted,

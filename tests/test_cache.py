@@ -199,3 +199,30 @@ def test_one_product_holds_one_shape(tmp_path):
 def test_no_clip_at_all(tmp_path):
     with pytest.raises(MerError, match="no clip to write"):
         build(tmp_path / "a.h5", [])
+
+
+def test_a_damaged_block_is_computed_again(tmp_path):
+    path = tmp_path / "a.h5"
+    with pytest.raises(MerError):
+        build(path, work=Counting(fail=6))
+    victim = sorted((tmp_path / ".partial").glob("*.npz"))[0]
+    victim.write_bytes(b"")
+    work = Counting()
+    build(path, work=work)
+    assert len(work.seen) == 4  # 6, 7, 8 and the damaged one
+
+
+def test_what_cannot_be_opened_is_not_called_truncated(tmp_path):
+    (tmp_path / "a.h5").mkdir()
+    with pytest.raises(MerError, match="cannot be opened"):
+        ClipCache(tmp_path / "a.h5")
+
+
+def test_a_hard_linked_output_is_replaced_not_written_through(tmp_path):
+    from mer.cache import replace_file
+
+    (tmp_path / "cached").write_text("old")
+    os.link(tmp_path / "cached", tmp_path / "out")
+    replace_file(tmp_path / "out", b"new")
+    assert (tmp_path / "cached").read_text() == "old"
+    assert (tmp_path / "out").read_text() == "new"

@@ -80,7 +80,8 @@ def test_code_dependencies_are_the_modules_that_can_change_numbers(stage):
     assert declared - dynamic - plotting == needed
     # and what is imported by name: readers and models
     source = (Path(__file__).parent.parent / f"stages/{stage}.py").read_text()
-    assert ("corpora.reader(" in source) == ("mer/corpora/${item.reader}.py" in dynamic)
+    assert ("corpora.load(" in source) == ("mer/corpora/${item.reader}.py" in dynamic)
+    assert ("corpora.select(" in source) == ("mer/corpora/${item.labels}.py" in dynamic)
     assert ("models." in source) == ("mer/models/${item.model}.py" in dynamic)
 
 

@@ -96,6 +96,11 @@ def change(raw: dict, path: str, value) -> dict:
             "no stage makes data/cache/synthetic/box224/flwo.h5; did you mean 'data/cache/synthetic/box224/flow.h5'?",
         ),
         ("experiments/Bad.Name", {}, "Bad.Name"),
+        ("experiments", [1], "experiments is [1]: input should be a valid dictionary"),
+        ("experiments/synthetic-linear/knobs", ["a"], "experiments.synthetic-linear.knobs is ['a']"),
+        ("flow/attachment", float("inf"), "flow.attachment is inf: input should be a finite number"),
+        ("align/runs", None, "align.runs is None: input should be a valid dictionary"),
+        ("flow", None, "flow is None"),
     ],
 )
 def test_the_impossible_is_refused_in_one_line(raw, path, value, message):
@@ -122,7 +127,15 @@ def test_a_missing_section_and_a_missing_key_are_named(raw):
     ("path", "value", "message"),
     [
         ("linear/gird", 7, "linear.gird is unknown; did you mean 'grid'?"),
-        ("linear/grid", 7.5, "linear.grid is 7.5; needed is a value of type int"),
+        ("linear/grid", 7.5, "linear.grid is 7.5; valid: 4, 7, 14, 28"),
+        ("linear/c", -1.0, "linear.c is -1.0; it must be above 0"),
+        ("ststnet/dropout", 5.0, "model ststnet cannot be built"),
+        ("ststnt", {"dropout": 0.1}, "section 'ststnt' is unknown; did you mean 'ststnet'?"),
+        ("figures/runs/synthetic/classes", 7, "figures.runs.synthetic: classes is 7"),
+        ("figures/runs/synthetic/labels", "casm2", "did you mean 'casme2'?"),
+        ("experiments/synthetic-linear/inputs", ["data/cache/synthetic/landmarks.h5"] * 3, "also reads flow"),
+        ("experiments/synthetic-ststnet/recipe", {"weight_decay": -1.0}, "recipe.weight_decay is -1.0"),
+        ("experiments/synthetic-ststnet/recipe", {"lr": float("nan")}, "recipe.lr is nan"),
         (
             "experiments/synthetic-ststnet/overrides",
             {"dropuot": 0.1},
@@ -132,7 +145,7 @@ def test_a_missing_section_and_a_missing_key_are_named(raw):
         ("experiments/synthetic-ststnet/recipe", {"optimizer": "sgd"}, "recipe.optimizer is 'sgd'; valid: adam, adamw"),
         ("experiments/synthetic-linear/recipe", {"epochs": 3}, "model linear is no network"),
         ("experiments/synthetic-linear/model", "liner", "model 'liner' is unknown; did you mean 'linear'?"),
-        ("experiments/synthetic-linear/classes", 7, "synthetic has [3, 5]"),
+        ("experiments/synthetic-linear/classes", 7, "corpus casme2 has selections of [3, 5] classes"),
     ],
 )
 def test_knobs_recipes_and_classes_are_checked_before_anything_runs(raw, path, value, message):
@@ -158,3 +171,18 @@ def test_broken_yaml(tmp_path):
     (tmp_path / "params.yaml").write_text("a: [1\n")
     with pytest.raises(MerError, match="is not valid YAML"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+    (tmp_path / "params.yaml").write_bytes(b"preset: \xff\n")
+    with pytest.raises(MerError, match="is not UTF-8 text"):
+        params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is not a mapping"), ("a: [1", "is not valid YAML")])
+def test_a_broken_overlay(tmp_path, monkeypatch, text, message):
+    (tmp_path / "base.yaml").write_text(Path("conf/base.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr(preset, "CONF", tmp_path)
+    with pytest.raises(MerError, match=f"conf/mine.yaml: {message}"):
+        preset.compose("mine")

@@ -83,6 +83,10 @@ def test_what_is_missing_or_changed_is_named(copy):
     (copy / "images" / name).write_bytes(data)
     with pytest.raises(MerError, match=r"counts 441 clips, 68 subjects, classes \(250, 108, 83\)"):
         megc2019_flow.read_labels(copy)
+    for content in (b"", b"<html>404</html>", b"\xff\xfe\x00", b"a,b\n1,2,3\n"):
+        labels.write_bytes(content)
+        with pytest.raises(MerError, match=r"is not the release's csv .*dvc get"):
+            megc2019_flow.read_labels(copy)
     labels.unlink()
     with pytest.raises(MerError, match=r"combined_3_class2_for_optical_flow.csv: is missing; bring it with: dvc get"):
         megc2019_flow.read_labels(copy)

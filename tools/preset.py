@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from mer.errors import MerError, suggestion
 from mer.params import parse
@@ -31,7 +32,12 @@ def compose(name: str) -> str:
     if name not in presets():
         raise MerError(f"preset {name!r} is unknown; {suggestion(name, presets())} (make preset P=<name>)")
     base = _yaml().load(CONF / "base.yaml")
-    overlay = _yaml().load(CONF / f"{name}.yaml")
+    try:
+        overlay = _yaml().load(CONF / f"{name}.yaml")
+    except YAMLError as error:
+        raise MerError(f"conf/{name}.yaml: is not valid YAML: {error}") from None
+    if not isinstance(overlay, dict):
+        raise MerError(f"conf/{name}.yaml: is not a mapping of sections; see conf/demo.yaml")
     _lay(base, overlay)
     text = io.StringIO()
     _yaml().dump(base, text)

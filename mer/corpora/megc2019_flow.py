@@ -49,14 +49,17 @@ def read_labels(root: str | Path) -> pd.DataFrame:
     if not (root / LABELS).is_file():
         raise MerError(f"{root / LABELS}: is missing; bring it with: {how(root)[1]}")
     folder = image_folder(root)
-    hashes = _released_hashes()
-    if _sha256(root / LABELS) != hashes.pop(LABELS):
-        raise MerError(f"{root / LABELS}: differs from the release; bring it anew with: {how(root)[1]}")
-    released = pd.read_csv(root / LABELS, dtype={"sub": str, "filename_o": str})
+    try:
+        released = pd.read_csv(root / LABELS, dtype={"sub": str, "filename_o": str})
+        released = released[["dataset", "sub", "filename_o", "label"]]
+    except (ValueError, KeyError) as error:  # pandas' parser and decoding errors are ValueErrors
+        raise MerError(f"{root / LABELS}: is not the release's csv ({error}); bring it anew: {how(root)[1]}") from None
     images = released["sub"] + "_" + released["filename_o"] + " .png"
     missing = [name for name in images if not (folder / name).is_file()]
     if missing:
-        raise MerError(f"{folder}: {len(missing)} of {len(images)} images are missing: {listed(missing)}; {how(root)[0]}")
+        raise MerError(
+            f"{folder}: {len(missing)} of {len(images)} images are missing: {listed(missing)}; {how(root)[0]}"
+        )
     table = pd.DataFrame(
         {
             "id": released["dataset"] + "/" + released["sub"] + "/" + released["filename_o"],
@@ -85,11 +88,11 @@ def read_labels(root: str | Path) -> pd.DataFrame:
             f"{root / LABELS}: counts {counts[0]} clips, {counts[1]} subjects, classes {counts[2]}; the release has "
             f"{N_CLIPS}, {N_SUBJECTS}, {COUNTS}; bring it anew with: {how(root)[1]}"
         )
-    changed = [name for name, wanted in hashes.items() if _sha256(folder / name) != wanted]
+    place = {name: root if name == LABELS else folder for name in _released_hashes()}
+    changed = [name for name, wanted in _released_hashes().items() if _sha256(place[name] / name) != wanted]
     if changed:
-        raise MerError(
-            f"{folder}: {len(changed)} images differ from the release: {listed(changed)}; bring them: {how(root)[0]}"
-        )
+        remedy = how(root)[1 if changed == [LABELS] else 0]
+        raise MerError(f"{root}: {len(changed)} files differ from the release: {listed(changed)}; bring anew: {remedy}")
     return table
 
 

@@ -1,6 +1,10 @@
 """Pictures of what the pipeline sees. Drawing never recomputes: everything comes from finished products."""
 
+import io
+
 import numpy as np
+
+from mer.cache import replace_file
 
 
 def flow_colours(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
@@ -131,4 +135,6 @@ def _legend(figure) -> None:
 
 def _save(figure, path) -> None:
     # No date and no version in the file: equal pictures are equal bytes.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, metadata={"Software": None})
+    replace_file(path, png.getvalue())

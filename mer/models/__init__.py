@@ -4,12 +4,12 @@ What the file declares:
 
     PRODUCTS            kinds of the products it reads, e.g. ("flow",); `prepare` takes their arrays in this order
     RECIPE              how it is trained: fields of mer.training.recipe.Recipe; None for a scikit-learn estimator
-    build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; never the network
+    build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; nothing is downloaded
     prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
     mirror(inputs)      optional: the same inputs for the mirrored face (flow changes the sign of u)
 
-A model's knobs are the keyword arguments of its `build`, annotated bool, int, float, str or Literal; a value that `build`
-cannot use is a ValueError or a MerError.
+A model's knobs are the keyword arguments of its `build`, annotated bool, int, float, str or Literal; a value that
+`build` cannot use is a ValueError or a MerError.
 """
 
 import importlib
@@ -70,7 +70,9 @@ def check_value(where: str, value: Any, annotation: Any) -> None:
             raise MerError(f"{where} is {value!r}; valid: {', '.join(map(str, get_args(annotation)))}")
         return
     if annotation not in (bool, int, float, str):
-        raise MerError(f"{where}: its annotation {annotation} is none of bool, int, float, str, Literal; change the model")
+        raise MerError(
+            f"{where}: its annotation {annotation} is none of bool, int, float, str, Literal; change the model"
+        )
     allowed = {float: (float, int)}.get(annotation, annotation)
     right = isinstance(value, allowed) and (annotation is bool or not isinstance(value, bool))
     if not right:

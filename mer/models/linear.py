@@ -29,7 +29,7 @@ def build(classes: int, *, grid: Literal[4, 7, 14, 28] = 7, c: float = 0.01) -> 
 
 
 def prepare(flow: np.ndarray) -> np.ndarray:
-    """Flow images (N, 3, H, W) averaged down to (N, 3, 28, 28): finer than any grid, and small however large the crop."""
+    """Flow images (N, 3, H, W) averaged down to (N, 3, 28, 28), the finest grid there is."""
     n, channels, height, width = flow.shape
     if height % SIZE or width % SIZE:
         raise MerError(f"linear reads flow images whose sides are multiples of {SIZE}, these are {height}x{width}")

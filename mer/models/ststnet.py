@@ -4,6 +4,8 @@ Shapes: B clips; input (B, 3, 28, 28), grey levels 0..255 in the release's chann
 order in which OpenCV reads its PNGs. Three parallel streams of 3, 5 and 8 filters; 16 maps of 5x5; one linear layer.
 """
 
+import pickle
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -75,10 +77,10 @@ def mirror(grey: Tensor) -> Tensor:
 
 def load_released(path) -> STSTNet:
     """One of the released weight files (`<subject>.pth`), in evaluation mode."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model = STSTNet(classes=len(state.get("fc.bias", ())) or 3)
     try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model = STSTNet(classes=len(state.get("fc.bias", ())) or 3)
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
         raise MerError(f"{path}: is not an STSTNet weight file: {error}") from None
     return model.eval()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mer import models
-from mer.cache import Spool, digest
+from mer.cache import ClipCache, Spool, digest, report_reused
 from mer.errors import MerError, listed
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.training.recipe import Recipe
@@ -42,7 +42,7 @@ def folds(table: pd.DataFrame) -> list[Fold]:
 
 
 def run(
-    arrays: Sequence[np.ndarray],
+    arrays: Sequence[np.ndarray | ClipCache],
     table: pd.DataFrame,
     *,
     model: str,
@@ -58,12 +58,14 @@ def run(
     """Train and test a model in every fold.
 
     Args:
-        arrays: the products that the model reads, in the order of its PRODUCTS, rows as in `table`.
+        arrays: the products that the model reads, in the order of its PRODUCTS: product files, or arrays with rows as
+            in `table`. Read a few clips at a time; only what the model's `prepare` makes of them is held.
         table: one row a clip with id, corpus, subject and integer label (see mer.corpora.select).
         model, classes, hyper: what mer.models.build takes.
         recipe: changes to the model's own recipe.
         seed: from which every fold's streams are derived.
-        spool, code: where finished folds are kept, and a digest of the code they depend on; without, nothing is kept.
+        spool, code: where finished folds are kept, also after the end (those of other parameters are removed), and a
+            digest of the code they depend on. Without, nothing is kept.
 
     Returns:
         Predictions, one row a clip in the order of `id`: seed, selection, id, corpus, subject, fold, label and one
@@ -78,7 +80,9 @@ def run(
     hyper = dict(hyper or {})
     models.check_knobs(model, hyper)
     plan = Recipe.of(module.RECIPE, recipe or {}) if module.RECIPE is not None else None
-    inputs = module.prepare(*[a[order] for a in arrays])
+    if plan is not None:
+        import torch  # noqa: F401 - before any fold, so that map_clips can limit its threads in this process too
+    inputs = _prepare(module, arrays, order, table["id"].tolist())
     _check_finite(inputs, table)
     labels = table["label"].to_numpy(dtype=np.int64)
     content = hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest()
@@ -96,11 +100,11 @@ def run(
     if spool is None:
         results = map_clips(work, todo, engine, "folds")
     else:
-        map_clips(
-            functools.partial(_keep_fold, work=work, spool=spool),
-            [(fold, key(fold)) for fold in todo if key(fold) not in spool], engine, "folds",
-        )  # fmt: skip
+        missing = [(fold, key(fold)) for fold in todo if key(fold) not in spool]
+        report_reused(len(todo) - len(missing), len(todo), "folds", engine)
+        map_clips(functools.partial(_keep_fold, work=work, spool=spool), missing, engine, "folds")
         results = [spool.get(key(fold))["probability"] for fold in todo]
+        spool.clear(but=[key(fold) for fold in todo])
 
     probability = np.zeros((len(table), classes))
     fold_name = np.empty(len(table), dtype=object)
@@ -113,6 +117,17 @@ def run(
     return predictions[
         ["seed", "selection", "id", "corpus", "subject", "fold", "label", *(f"p{c}" for c in range(classes))]
     ]
+
+
+def _prepare(module, arrays, order, ids: list[str], at_once: int = 16) -> np.ndarray:
+    """The model's inputs, rows in the order of `ids`."""
+    parts = []
+    for start in range(0, len(ids), at_once):
+        rows = slice(start, start + at_once)
+        parts.append(
+            module.prepare(*[a.load(ids[rows]) if isinstance(a, ClipCache) else a[order[rows]] for a in arrays])
+        )
+    return np.concatenate(parts)
 
 
 def _check_finite(inputs: np.ndarray, table: pd.DataFrame) -> None:
