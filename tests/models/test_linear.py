@@ -60,5 +60,5 @@ def test_the_crop_may_be_any_multiple_of_28():
 
 
 def test_an_impossible_penalty_is_refused():
-    with pytest.raises(MerError, match="linear.c is -1; it must be above 0"):
+    with pytest.raises(MerError, match=r"linear\.c is -1; it must be above 0"):
         models.build("linear", 3, c=-1)
