@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow lint format preset publish clean
+.PHONY: help repro test test-slow lint format preset manifest publish clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ format: $(BIN)/.installed  ## let ruff rewrite what `make lint` complains about
 
 preset: $(BIN)/.installed  ## write params.yaml from conf/: make preset P=megc2019_flow
 	@python -m tools.preset "$(P)"
+
+manifest: $(BIN)/.installed  ## list a raw corpus for DVC, after unpacking or changing it: make manifest C=casme2
+	@python -m tools.manifest "$(C)"
 
 publish: $(BIN)/.installed  ## copy the present results into results/<preset>/ for git
 	@python -m tools.publish

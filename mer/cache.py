@@ -7,7 +7,7 @@ A product holds one array a clip. Layout of the file:
     ids       (N,) clip ids, in index order
     keys      (N,) digest of everything clip i was computed from
     extra/x   (N, ...) small per-clip values, such as the transform of a crop
-    attributes: schema, kind, ragged, parameters (JSON)
+    attributes: schema, kind, ragged, parameters (JSON), excluded (JSON: clip id -> reason, where `on_error` allowed it)
 
 No time stands in it, so equal work gives equal bytes. A finished HDF5 file that is reopened and appended to would not,
 and DVC deletes outputs before it runs a stage: so unfinished work is a *spool*, a folder outside the graph with one
@@ -26,6 +26,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -67,6 +68,7 @@ class ClipCache:
             try:
                 self.schema, self.kind = int(file.attrs["schema"]), str(file.attrs["kind"])
                 self.ragged, self.params = bool(file.attrs["ragged"]), json.loads(file.attrs["parameters"])
+                self.excluded: dict[str, str] = json.loads(file.attrs.get("excluded", "{}"))
                 self.ids = [i.decode() for i in file["ids"][:]]
                 self.keys = [k.decode() for k in file["keys"][:]]
                 self._offsets = file["offsets"][:] if self.ragged else None
@@ -102,6 +104,12 @@ class ClipCache:
         """A small value kept beside the clip (e.g. `transform`)."""
         with self._open() as file:
             return file["extra"][name][self._index(clip_id)]
+
+    def extras(self, clip_id: str) -> dict[str, np.ndarray]:
+        """All small values kept beside the clip."""
+        with self._open() as file:
+            row = self._index(clip_id)
+            return {name: values[row] for name, values in file["extra"].items()} if "extra" in file else {}
 
     def load(self, ids: Sequence[str] | None = None) -> np.ndarray | list[np.ndarray]:
         """The clips `ids` (default: all), in that order: (N, ...), or a list of (T, ...) when ragged."""
@@ -162,7 +170,16 @@ class CacheWriter:
     stands at `path`. Memory: one clip.
     """
 
-    def __init__(self, path: str | Path, *, kind: str, ragged: bool, params: dict, scratch: str | Path | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        kind: str,
+        ragged: bool,
+        params: dict,
+        excluded: dict[str, str] | None = None,
+        scratch: str | Path | None = None,
+    ):
         self.path = Path(path)
         self.ragged = ragged
         self._part = Path(scratch or self.path.parent) / (self.path.name + ".tmp")
@@ -172,6 +189,7 @@ class CacheWriter:
         self._file.attrs.update(
             {"schema": SCHEMA, "kind": kind, "ragged": ragged, "parameters": json.dumps(params, sort_keys=True)}
         )
+        self._file.attrs["excluded"] = json.dumps(excluded or {}, sort_keys=True)
         self._ids: list[str] = []
         self._keys: list[str] = []
         self._offsets = [0]
@@ -315,13 +333,16 @@ def build_product(
     spool: str | Path,
     engine: Engine = SERIAL,
     label: str = "clips",
+    on_error: Literal["stop", "exclude"] = "stop",
+    excluded: dict[str, str] | None = None,
 ) -> None:
     """Compute one array a clip, resumably, and write the product at `path` in the order of `clips`.
 
     compute(clip) -> {"data": array, and extras}; fingerprint(clip) -> digest of the content that compute reads. A
     clip's key also covers `params` and `code` (a digest of the code that makes the numbers), so a block is reused only
     if computing it again would give the same. Killed anywhere, the next call goes on after the last finished clips.
-    Raises what compute raises; blocks finished before it stay.
+    Raises what compute raises; blocks finished before it stay. With `on_error` "exclude" a clip whose compute raises
+    MerError is left out instead and listed with its reason, beside those that `excluded` hands on from the inputs.
     """
     path = Path(path)
     with Spool(spool) as work:
@@ -329,17 +350,23 @@ def build_product(
         kept = {key: clip_id for clip_id, key in zip(previous.ids, previous.keys, strict=True)} if previous else {}
         one = functools.partial(
             _one, compute=compute, fingerprint=fingerprint, common=digest(SCHEMA, kind, params, code), spool=work,
-            kept=frozenset(kept),
+            kept=frozenset(kept), on_error=on_error,
         )  # fmt: skip
         done = map_clips(one, clips, engine, label)
-        keys = [key for key, _ in done]
-        report_reused(sum(reused for _, reused in done), len(done), label, engine)
-        writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, scratch=work.folder)
-        for clip, key in zip(clips, keys, strict=True):
+        report_reused(sum(how == REUSED for _, how in done), len(done), label, engine)
+        out = {clip.id: how for clip, (key, how) in zip(clips, done, strict=True) if key is None}
+        if out and engine.progress:
+            print(f"excluded {len(out)} of {len(clips)} {label}: {listed(out.values(), 3)}", file=sys.stderr)
+        writer = CacheWriter(
+            path, kind=kind, ragged=ragged, params=params, excluded={**(excluded or {}), **out}, scratch=work.folder
+        )
+        for clip, (key, _) in zip(clips, done, strict=True):
+            if key is None:
+                continue
             if key in work:
                 arrays = work.get(key)
             else:
-                arrays = {"data": previous[kept[key]], **_extras(previous, kept[key])}
+                arrays = {"data": previous[kept[key]], **previous.extras(kept[key])}
             writer.append(clip.id, arrays.pop("data"), key=key, **arrays)
         finished = writer.finish()
         _keep(finished, work.folder / "previous.h5")
@@ -347,13 +374,21 @@ def build_product(
         work.clear()
 
 
-def _one(clip, *, compute, fingerprint, common, spool: Spool, kept: frozenset) -> tuple[str, bool]:
-    """The clip's key, and whether it was finished by an earlier run."""
-    key = digest(common, clip.id, fingerprint(clip))
-    if key in spool or key in kept:
-        return key, True
-    spool.put(key, compute(clip))
-    return key, False
+COMPUTED, REUSED = "computed", "reused"
+
+
+def _one(clip, *, compute, fingerprint, common, spool: Spool, kept: frozenset, on_error) -> tuple[str | None, str]:
+    """The clip's key and whether it had to be computed; or None and why it is excluded."""
+    try:
+        key = digest(common, clip.id, fingerprint(clip))
+        if key in spool or key in kept:
+            return key, REUSED
+        spool.put(key, compute(clip))
+    except MerError as error:
+        if on_error == "stop":
+            raise
+        return None, str(error)
+    return key, COMPUTED
 
 
 def report_reused(reused: int, total: int, label: str, engine: Engine) -> None:
@@ -374,12 +409,6 @@ def _previous(spool: Spool) -> ClipCache | None:
         return None
 
 
-def _extras(cache: ClipCache, clip_id: str) -> dict[str, np.ndarray]:
-    with cache._open() as file:
-        names = list(file["extra"]) if "extra" in file else []
-    return {name: cache.extra(name, clip_id) for name in names}
-
-
 def _keep(finished: Path, link: Path) -> None:
     fresh = link.with_suffix(".new")
     fresh.unlink(missing_ok=True)
@@ -389,6 +418,18 @@ def _keep(finished: Path, link: Path) -> None:
         link.unlink(missing_ok=True)
         return
     fresh.replace(link)
+
+
+def available(clips: Sequence, index: str | Path, *caches: ClipCache) -> tuple[list, dict[str, str]]:
+    """The clips of the index that no product excludes, and those that one does with the reason.
+
+    Raises MerError unless every product holds all the others.
+    """
+    excluded = {clip_id: reason for cache in caches for clip_id, reason in cache.excluded.items()}
+    rows = [clip for clip in clips if clip.id not in excluded]
+    for cache in caches:
+        check_same_clips([clip.id for clip in rows], cache, index)
+    return rows, excluded
 
 
 def check_same_clips(ids: Sequence[str], cache: ClipCache, index: str | Path) -> None:

@@ -80,6 +80,21 @@ def read_index(path: Path) -> pd.DataFrame:
     return table
 
 
+def write_excluded(path: str | Path, excluded: list[tuple[str, str]]) -> None:
+    """List the clips that an index leaves out: id and reason, a row each."""
+    table = pd.DataFrame(sorted(excluded), columns=["id", "reason"])
+    replace_file(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_excluded(path: str | Path) -> dict[str, str]:
+    """Clip id -> reason."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return dict(zip(table["id"], table["reason"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise MerError(f"{path}: cannot be read as a list of exclusions ({error}); run dvc repro") from None
+
+
 def clips(table: pd.DataFrame) -> list[Clip]:
     """The rows of an index as records."""
     return [

@@ -51,28 +51,46 @@ class Expected(Section):
 
 
 class IndexRun(Section):
-    reader: Literal["casme2"]
+    """`watch` is what DVC looks at for changes: the folder itself, or its manifest (make manifest) when it is large."""
+
+    reader: Literal["casme2", "samm", "smic", "casme3"]
     raw: str
+    watch: str
     expect: Expected = Expected()
+
+
+OnError = Literal["stop", "exclude"]
 
 
 class Index(Section):
     runs: dict[Key, IndexRun]
+    on_error: OnError
 
 
 class Landmarks(Section):
-    backend: Literal["dlib"]
+    backend: Literal["dlib", "face_alignment", "haar", "truth"]
     upsample: int = Field(ge=0, le=2)
+    padded: bool
+    min_score: float | None
+    weights: str | None
+    on_error: OnError
 
 
 class AlignRun(Section):
     corpus: Key
-    crop: Literal["box224"]
+    crop: Literal["box224", "innereye256", "box112", "none224"]
 
 
 class Align(Section):
     runs: dict[Key, AlignRun]
     top_margin: float = Field(ge=0, le=1)
+    rotate: bool
+    on_error: OnError
+
+
+class Spot(Section):
+    missing: Literal["middle", "spotted"]
+    stride: int = Field(ge=1, le=16)
 
 
 class FlowRun(Section):
@@ -85,6 +103,18 @@ class Flow(Section):
     attachment: float = Field(gt=0)
     tightness: float = Field(gt=0)
     warps: int = Field(ge=1)
+
+
+class JoinRun(Section):
+    """Corpora (three slots) whose products (three slots; an unused one repeats the first) become one composite."""
+
+    parts: Annotated[list[Key], Field(min_length=3, max_length=3)]
+    chain: Key
+    products: Annotated[list[Literal["flow"]], Field(min_length=3, max_length=3)]
+
+
+class Join(Section):
+    runs: dict[Key, JoinRun]
 
 
 class ImportFlowRun(Section):
@@ -126,6 +156,7 @@ class FiguresRun(Section):
     flow: Product
     frames: Product
     landmarks: Product
+    apex: Product
     labels: Key
     classes: Literal[3, 4, 5, 7]
 
@@ -148,7 +179,9 @@ class Params(Section):
     index: Index
     landmarks: Landmarks
     align: Align
+    spot: Spot
     flow: Flow
+    join: Join
     import_flow: ImportFlow
     train: Train
     experiments: dict[ExperimentKey, Experiment]
@@ -159,8 +192,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _stages_fit_together(self):
-        corpora = {*self.index.runs, *self.import_flow.runs}
+        corpora = {*self.index.runs, *self.import_flow.runs, *self.composites()}
         products = self.products()
+        for key, run in self.join.runs.items():
+            if not key.endswith(f"-{run.chain}"):
+                raise ValueError(f"join.runs.{key} must be named <composite>-{run.chain} after what it joins")
+            for corpus in run.parts:
+                for kind in run.products:
+                    self._made(f"join.runs.{key}", f"data/cache/{corpus}/{run.chain}/{kind}.h5", products)
         for section, name, run in self._runs_with_corpus():
             if run.corpus not in corpora:
                 raise ValueError(
@@ -182,7 +221,7 @@ class Params(Section):
             if item.knobs not in self.knobs:
                 raise ValueError(f"{where}.knobs {item.knobs!r} is no section; {suggestion(item.knobs, self.knobs)}")
         for name, run in self.figures.runs.items():
-            for path in (run.flow, run.frames, run.landmarks):
+            for path in (run.flow, run.frames, run.landmarks, run.apex):
                 self._made(f"figures.runs.{name}", path, products)
         return self
 
@@ -203,11 +242,17 @@ class Params(Section):
         if path not in products:
             raise ValueError(f"{where}: no stage makes {path}; {suggestion(path, products)}")
 
+    def composites(self) -> dict[str, JoinRun]:
+        """Name of a composite -> what it is joined from."""
+        return {key.removesuffix(f"-{run.chain}"): run for key, run in self.join.runs.items()}
+
     def products(self) -> set[str]:
         """Every product that the graph makes."""
         made = {f"data/cache/{c}/landmarks.h5" for c in self.index.runs}
         made |= {f"data/cache/{r.corpus}/{r.crop}/frames.h5" for r in self.align.runs.values()}
+        made |= {f"data/cache/{r.corpus}/{r.crop}/apex.h5" for r in self.align.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.chain}/flow.h5" for r in self.flow.runs.values()}
+        made |= {f"data/cache/{c}/{r.chain}/{kind}.h5" for c, r in self.composites().items() for kind in r.products}
         made |= {f"data/cache/{c}/released/flow.h5" for c in self.import_flow.runs}
         return made
 

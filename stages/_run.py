@@ -5,6 +5,7 @@
 A stage module is a `main(stage)` and `run("align", main)` at its end.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -45,11 +46,9 @@ class Stage:
 
     @property
     def item(self):
-        """This run's entry: of `experiments`, or of the section's `runs`."""
-        experiment = self.name in ("train", "evaluate")
-        entries, where = (
-            (self.params.experiments, "experiments") if experiment else (self.section.runs, f"{self.name}.runs")
-        )
+        """This run's entry, from where dvc.yaml's foreach takes it: `experiments`, or the `runs` of a section."""
+        where = _graph()[self.name]["foreach"][2:-1]
+        entries = functools.reduce(getattr, where.split("."), self.params)
         if self.key not in entries:
             raise MerError(f"params.yaml: {where} has no {self.key!r}; {suggestion(self.key, entries)}")
         return entries[self.key]
@@ -67,8 +66,7 @@ class Stage:
 
         So a resumed run never mixes two versions of either.
         """
-        stage = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][self.name]
-        deps = (stage.get("do") or stage)["deps"]
+        deps = _graph()[self.name]["do"]["deps"]
         files = [re.sub(r"\$\{item\.(\w+)\}", lambda m: str(getattr(self.item, m[1])), d) for d in deps]
         digest = hashlib.sha256()
         for name in sorted(f for f in files if f.endswith(".py")):
@@ -76,6 +74,11 @@ class Stage:
         for package in NUMERIC_PACKAGES:
             digest.update(f"{package} {metadata.version(package)}".encode())
         return digest.hexdigest()
+
+
+@functools.cache
+def _graph() -> dict:
+    return YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
 
 
 def run(name: str, main) -> None:

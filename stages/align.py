@@ -7,18 +7,19 @@ Frames before onset and after offset are left out. The transform of each crop is
 
 import functools
 
-from mer.cache import ClipCache, build_product, check_same_clips, digest
+from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_clip, read_index
-from mer.faces import align_clip, crop_transform
+from mer.faces.alignment import CROPS, crop_size, crop_transform, warp
+from mer.faces.landmarks import face_box
 from stages._run import run
 
 
-def compute(clip: Clip, *, landmarks: ClipCache, crop: str, top_margin: float) -> dict:
-    points = landmarks[clip.id]
-    return {
-        "data": align_clip(read_clip(clip), points, crop, top_margin=top_margin),
-        "transform": crop_transform(points, crop, top_margin=top_margin),
-    }
+def compute(clip: Clip, *, landmarks: ClipCache, crop: str, **options) -> dict:
+    frames, points = read_clip(clip), landmarks[clip.id]
+    if CROPS[crop].reads == "box":  # D-04: OpenCV's detection, the landmark box where it finds none
+        options["box"] = face_box(frames[0], points)
+    transform = crop_transform(points, crop, shape=frames.shape[1:3], **options)
+    return {"data": warp(frames, transform, crop_size(crop)), "transform": transform}
 
 
 def fingerprint(clip: Clip, *, landmarks: ClipCache) -> str:
@@ -28,14 +29,16 @@ def fingerprint(clip: Clip, *, landmarks: ClipCache) -> str:
 def main(stage):
     corpus = stage.item.corpus
     index = f"data/index/{corpus}.csv"
-    rows = clips(read_index(index))
     landmarks = ClipCache(f"data/cache/{corpus}/landmarks.h5", "landmarks")
-    check_same_clips([c.id for c in rows], landmarks, index)
-    params = {"crop": stage.item.crop, "top_margin": stage.section.top_margin}
+    rows, excluded = available(clips(read_index(index)), index, landmarks)
+    section = stage.section
+    rotate = section.rotate and stage.item.crop == "box224"  # the other crops have their own way
+    params = {"crop": stage.item.crop, "top_margin": section.top_margin, "rotate": rotate}
     build_product(
         f"data/cache/{corpus}/{stage.item.crop}/frames.h5", rows,
         functools.partial(compute, landmarks=landmarks, **params), functools.partial(fingerprint, landmarks=landmarks),
         kind="frames", ragged=True, params=params, code=stage.code(), spool=stage.spool, engine=stage.engine,
+        on_error=section.on_error, excluded=excluded,
     )  # fmt: skip
 
 

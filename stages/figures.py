@@ -1,4 +1,4 @@
-"""Draws a corpus as the pipeline sees it: metrics/figures/<name>/{clips,classes}.png.
+"""Draws a corpus as the pipeline sees it: metrics/figures/<name>/{clips,classes,worst_crops}.png.
 
     python -m stages.figures synthetic
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from mer import corpora
-from mer.cache import ClipCache, check_same_clips
+from mer.cache import ClipCache, available
 from mer.clips import Clip, clips, read_index
 from mer.evaluation import figures
 from stages._run import run
+
+WORST = 12  # crops on the contact sheet
 
 
 def main(stage):
@@ -21,7 +23,8 @@ def main(stage):
     table = corpora.select(read_index(f"data/index/{item.corpus}.csv"), item.labels, item.classes)
     names = table.attrs["class_names"]
     flow = ClipCache(item.flow, "flow")
-    check_same_clips(table["id"], flow, f"data/index/{item.corpus}.csv")
+    _, excluded = available(list(table.itertuples()), f"data/index/{item.corpus}.csv", flow)
+    table = table[~table["id"].isin(excluded)]
     folder = Path("metrics/figures") / stage.key
 
     rows = []
@@ -35,6 +38,26 @@ def main(stage):
         ids = table["id"][table["label"] == label]
         means[name] = sum(flow[i].astype(np.float64) for i in ids) / len(ids)
     figures.class_means(means, folder / "classes.png", f"{item.corpus}: mean flow and strain of each class")
+
+    if item.frames != item.flow:
+        figures.contact_sheet(
+            worst_faces(item, table),
+            folder / "worst_crops.png",
+            f"{item.corpus}: the crops to look at first (detector score)",
+        )
+
+
+def worst_faces(item, table) -> list[dict]:
+    """The crops whose faces the detector was least sure of, worst first."""
+    landmarks = ClipCache(item.landmarks, "landmarks")
+    score = {clip_id: float(landmarks.extra("score", clip_id)) for clip_id in table["id"]}
+    worst = table.assign(score=table["id"].map(score)).sort_values(["score", "id"], kind="stable").head(WORST)
+    rows = []
+    for clip in clips(worst):
+        drawn = faces(item, clip)
+        name = f"{clip.subject} {clip.clip}: {score[clip.id]:.2f}"
+        rows.append({"name": name, "image": drawn["onset"], "points": drawn["points"]})
+    return rows
 
 
 def spread(rows, count: int):
@@ -52,7 +75,7 @@ def faces(item, clip: Clip) -> dict:
     transform = frames.extra("transform", clip.id)
     return {
         "onset": frames.frame(clip.id, 0),
-        "apex": frames.frame(clip.id, clip.apex - clip.onset),
+        "apex": frames.frame(clip.id, int(ClipCache(item.apex, "apex")[clip.id]) - clip.onset),
         "points": points @ transform[:, :2].T + transform[:, 2],
     }
 

@@ -6,45 +6,43 @@ One flow image a clip: (3, H, W) float32, u and v in pixels of the crop, strain 
 """
 
 import functools
+import hashlib
 
 import numpy as np
 
-from mer.cache import ClipCache, build_product, check_same_clips, digest
+from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.motion.strain import flow_image
 from mer.motion.tvl1 import tvl1
 from stages._run import run
 
 
-def pair(clip: Clip, frames: ClipCache) -> tuple[np.ndarray, np.ndarray]:
+def pair(clip: Clip, frames: ClipCache, apex: ClipCache) -> tuple[np.ndarray, np.ndarray]:
     """Onset and apex, grey."""
     import cv2
 
-    onset, apex = (frames.frame(clip.id, t) for t in (0, clip.apex - clip.onset))
-    return cv2.cvtColor(onset, cv2.COLOR_RGB2GRAY), cv2.cvtColor(apex, cv2.COLOR_RGB2GRAY)
+    both = (frames.frame(clip.id, t) for t in (0, int(apex[clip.id]) - clip.onset))
+    return tuple(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in both)
 
 
-def compute(clip: Clip, *, frames: ClipCache, **tvl1_params) -> dict:
-    return {"data": flow_image(tvl1(*pair(clip, frames), **tvl1_params))}
+def compute(clip: Clip, *, frames: ClipCache, apex: ClipCache, **tvl1_params) -> dict:
+    return {"data": flow_image(tvl1(*pair(clip, frames, apex), **tvl1_params))}
 
 
-def fingerprint(clip: Clip, *, frames: ClipCache) -> str:
-    import hashlib
-
-    return digest([hashlib.sha256(image).hexdigest() for image in pair(clip, frames)])
+def fingerprint(clip: Clip, *, frames: ClipCache, apex: ClipCache) -> str:
+    return digest([hashlib.sha256(image).hexdigest() for image in pair(clip, frames, apex)])
 
 
 def main(stage):
     corpus, chain = stage.item.corpus, stage.item.chain
     index = f"data/index/{corpus}.csv"
-    rows = clips(read_index(index))
-    frames = ClipCache(f"data/cache/{corpus}/{chain}/frames.h5", "frames")
-    check_same_clips([c.id for c in rows], frames, index)
+    inputs = {kind: ClipCache(f"data/cache/{corpus}/{chain}/{kind}.h5", kind) for kind in ("frames", "apex")}
+    rows, excluded = available(clips(read_index(index)), index, *inputs.values())
     params = {n: getattr(stage.section, n) for n in ("attachment", "tightness", "warps")}
     build_product(
-        f"data/cache/{corpus}/{chain}/flow.h5", rows, functools.partial(compute, frames=frames, **params),
-        functools.partial(fingerprint, frames=frames), kind="flow", ragged=False, params=params,
-        code=stage.code(), spool=stage.spool, engine=stage.engine,
+        f"data/cache/{corpus}/{chain}/flow.h5", rows, functools.partial(compute, **inputs, **params),
+        functools.partial(fingerprint, **inputs), kind="flow", ragged=False, params=params,
+        code=stage.code(), spool=stage.spool, engine=stage.engine, excluded=excluded,
     )  # fmt: skip
 
 

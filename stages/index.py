@@ -8,7 +8,8 @@ Every row of the sheet is kept; an experiment selects its classes later. What do
 from pathlib import Path
 
 from mer import corpora
-from mer.clips import files_digest, write_index
+from mer.clips import files_digest, write_excluded, write_index
+from mer.corpora.layout import check_facts, is_whole_corpus
 from mer.errors import MerError
 from mer.parallel import map_clips
 from stages._run import run
@@ -16,7 +17,7 @@ from stages._run import run
 
 def main(stage):
     item = stage.item
-    table = corpora.load(item.reader).read_corpus(item.raw, stage.key)
+    table = corpora.load(item.reader).read_corpus(item.raw, stage.key, on_error=stage.section.on_error)
     found = {"clips": len(table), "subjects": table["subject"].nunique()}
     for what, wanted in item.expect.model_dump().items():
         if wanted is not None and found[what] != wanted:
@@ -24,9 +25,15 @@ def main(stage):
                 f"{item.raw}: has {found[what]} {what}, index.runs.{stage.key}.expect.{what} says {wanted}; "
                 "complete the corpus or correct the number"
             )
-    paths = [[row.frame.format(n) for n in range(row.onset, row.offset + 1)] for row in table.itertuples()]
+    if not any(item.expect.model_dump().values()) and is_whole_corpus(stage.key, item.reader):
+        check_facts(table, item.reader, item.raw, len(table.attrs["excluded"]))
+    paths = [
+        [row.frame.format(n) for n in range(row.onset, row.offset + 1) if str(n) not in row.absent.split()]
+        for row in table.itertuples()
+    ]
     table["digest"] = map_clips(files_digest, paths, stage.engine, "clips")
     write_index(Path("data/index") / f"{stage.key}.csv", table)
+    write_excluded(Path("data/index") / f"{stage.key}.excluded.csv", table.attrs.get("excluded", []))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,46 @@
 """Finds 68 landmarks on the onset frame of every clip; writes data/cache/<corpus>/landmarks.h5, (68, 2) px a clip.
 
-python -m stages.landmarks synthetic
+    python -m stages.landmarks synthetic
+
+Beside them the face's box, the detector's score and the attempt that found it. Where the onset shows no face, the next
+frames are looked at, and the first face there says where to look. Backend `truth` reads the embedded corpus's own.
 """
 
 import functools
+from pathlib import Path
+
+import numpy as np
 
 from mer.cache import build_product
-from mer.clips import Clip, clips, read_frame, read_index
+from mer.clips import Clip, clips, read_excluded, read_frame, read_index
+from mer.corpora.synthetic import read_truth
 from mer.errors import MerError
-from mer.faces import detect_landmarks
+from mer.faces.landmarks import ATTEMPTS, find_onset_face
 from stages._run import run
 
+LOOK_AHEAD = 5  # frames after the onset: at 200 fps 25 ms, in which a face stays where it is
 
-def compute(clip: Clip, *, backend: str, upsample: int) -> dict:
-    path = clip.path(clip.onset)
+
+def compute(clip: Clip, *, backend: str, **options) -> dict:
+    if backend == "truth":
+        return truth(clip)
+    paths = clip.paths()[: LOOK_AHEAD + 1]
     try:
-        return {"data": detect_landmarks(read_frame(path), backend, upsample=upsample)}
+        face = find_onset_face((read_frame(path) for path in paths), backend, **options)
     except MerError as error:
-        raise MerError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        raise MerError(str(error) if str(paths[0].parent) in str(error) else f"{paths[0]}: {error}") from None
+    attempt = np.int64(ATTEMPTS.index(face.attempt))
+    return {"data": face.landmarks, "box": face.box, "score": np.float64(face.score), "attempt": attempt}
+
+
+def truth(clip: Clip) -> dict:
+    """What the embedded corpus knows of itself: data/raw/<name>/truth.h5 beside its corpus folder."""
+    path = Path(clip.frame).parents[3] / "truth.h5"
+    if not path.exists():
+        raise MerError(f"{path}: is missing; landmarks.backend truth works on the embedded corpus only: take dlib")
+    points = read_truth(path, f"{clip.subject}/{clip.clip}")["landmarks_onset"].astype(np.float32)
+    box = np.concatenate([points.min(0), points.max(0)])
+    return {"data": points, "box": box, "score": np.float64(np.inf), "attempt": np.int64(0)}
 
 
 def fingerprint(clip: Clip) -> str:
@@ -25,11 +48,13 @@ def fingerprint(clip: Clip) -> str:
 
 
 def main(stage):
-    params = {"backend": stage.section.backend, "upsample": stage.section.upsample}
+    section = stage.section
+    params = {name: getattr(section, name) for name in ("backend", "upsample", "padded", "min_score", "weights")}
     build_product(
         f"data/cache/{stage.key}/landmarks.h5", clips(read_index(f"data/index/{stage.key}.csv")),
         functools.partial(compute, **params), fingerprint, kind="landmarks", ragged=False, params=params,
-        code=stage.code(), spool=stage.spool, engine=stage.engine,
+        code=stage.code(), spool=stage.spool, engine=stage.engine, on_error=section.on_error,
+        excluded=read_excluded(Path(f"data/index/{stage.key}.excluded.csv")),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mer import corpora, models
-from mer.cache import ClipCache, Spool, check_same_clips
+from mer.cache import ClipCache, Spool, available
 from mer.clips import read_index
 from mer.errors import MerError, listed
 from mer.training import loso
@@ -27,33 +27,33 @@ def main(stage):
     item = stage.item
     index = read_index(item.index)
     table = corpora.select(index, item.labels, item.classes)
+    caches, excluded = read_products(item, table)
+    names = table.attrs["class_names"]
+    table = table[~table["id"].isin(excluded)]
+    table.attrs["class_names"] = names
     hyper = {**stage.params.knobs[item.knobs], **item.overrides}
     device = pick_device(stage.params.runtime.device)
     with Spool(stage.spool) as spool:
         predictions = loso.run(
-            read_products(item, table), table, model=item.model, classes=item.classes, hyper=hyper,
-            recipe=item.recipe, seed=stage.params.train.seed, device=device, engine=stage.engine, spool=spool,
-            code=stage.code(),
+            caches, table, model=item.model, classes=item.classes, hyper=hyper, recipe=item.recipe,
+            seed=stage.params.train.seed, device=device, engine=stage.engine, spool=spool, code=stage.code(),
         )  # fmt: skip
         # The folds stay in the spool: DVC has not recorded the folder yet, and a kill before it has must not cost them.
-        write(Path("data/predictions") / stage.key, predictions, about(stage, index, table, len(predictions), device))
+        write(Path("data/predictions") / stage.key, predictions, about(stage, index, table, excluded, device))
 
 
-def read_products(item, table) -> list[ClipCache]:
-    """The products that the model reads, in its order; each holds every clip of `table`."""
+def read_products(item, table) -> tuple[list[ClipCache], dict[str, str]]:
+    """The products that the model reads, in its order, and the clips that one of them leaves out, with the reason."""
     caches = [ClipCache(path) for path in dict.fromkeys(item.inputs)]
     found = {cache.kind: cache for cache in caches}
     if len(found) != len(caches):
-        raise MerError(
-            f"experiments.{item.model}: inputs {listed(item.inputs)} hold one kind twice; name each kind once"
-        )
+        raise MerError(f"inputs {listed(item.inputs)} hold one kind of product twice; name each kind once")
     needed = models.load(item.model).PRODUCTS
     missing = [kind for kind in needed if kind not in found]
     if missing:
         raise MerError(f"model {item.model} reads {listed(needed)}; inputs hold {listed(found)}: add {listed(missing)}")
-    for cache in caches:
-        check_same_clips(table["id"], cache, item.index)
-    return [found[kind] for kind in needed]
+    _, excluded = available(list(table.itertuples()), item.index, *caches)
+    return [found[kind] for kind in needed], excluded
 
 
 def pick_device(wanted: str) -> str:
@@ -64,7 +64,7 @@ def pick_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def about(stage, index, table, n_predicted: int, device: str) -> dict:
+def about(stage, index, table, excluded: dict[str, str], device: str) -> dict:
     """What a reader must know to trust the numbers. No times: equal runs write equal files."""
     import sklearn
     import torch
@@ -87,8 +87,9 @@ def about(stage, index, table, n_predicted: int, device: str) -> dict:
             "weights": None if recipe is None else "random",
             "leaky": False,
             "transductive": False,
-            "n_excluded": len(table) - n_predicted,
-            "n_of_other_classes": len(index) - len(table),
+            "n_excluded": len(excluded),
+            "excluded": excluded,
+            "n_of_other_classes": len(index) - len(table) - sum(i in excluded for i in index["id"]),
         },
         "environment": {
             "python": platform.python_version(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mer.cache import CacheWriter, ClipCache, Spool, build_product, check_same_clips
+from mer.cache import CacheWriter, ClipCache, Spool, available, build_product, check_same_clips
 from mer.errors import MerError
 from mer.parallel import Engine
 
@@ -78,7 +78,7 @@ def test_golden_bytes(tmp_path):
 
 
 # Made on Linux x86-64 with h5py 3.16.0. When h5py is upgraded on purpose, look at h5dump of both and renew it.
-GOLDEN = "ebaf23b74098df1dc9b69db1e7636c7da6096875cf1d2da3d8e1cd06d5417554"
+GOLDEN = "48f685a253d8807d3ffd64b9268c6a876a001f722f4b4e7343479d3102526050"
 
 
 def test_equal_work_gives_equal_bytes_at_any_time_and_with_any_workers(tmp_path):
@@ -226,3 +226,23 @@ def test_a_hard_linked_output_is_replaced_not_written_through(tmp_path):
     replace_file(tmp_path / "out", b"new")
     assert (tmp_path / "cached").read_text() == "old"
     assert (tmp_path / "out").read_text() == "new"
+
+
+def test_what_cannot_be_computed_may_be_excluded_and_is_listed(tmp_path):
+    path = tmp_path / "a.h5"
+    build_product(
+        path, ITEMS, Counting(fail=4), fingerprint, kind="frames", ragged=True, params={}, code="v1",
+        spool=tmp_path / ".partial", on_error="exclude", excluded={"c/s9/9": "no folder"},
+    )  # fmt: skip
+    cache = ClipCache(path)
+    assert cache.excluded == {"c/s1/4": "c/s1/4: unreadable", "c/s9/9": "no folder"}
+    assert cache.ids == [i.id for i in ITEMS if i.content != 4]
+    rows, excluded = available(ITEMS, "index", cache)
+    assert [r.content for r in rows] == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert excluded == cache.excluded
+    # Once it can be computed, it alone is, and it comes back at its place.
+    work = Counting()
+    build(path, work=work)
+    assert work.seen == [4]
+    assert ClipCache(path).ids == [i.id for i in ITEMS]
+    assert ClipCache(path).excluded == {}

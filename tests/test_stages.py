@@ -1,5 +1,6 @@
 """`python -m stages.<name>` on bad input: one line with file, clip or parameter and the remedy, exit code 2."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stages.landmarks import LOOK_AHEAD
 from tests.project import edit, make_project
 
 
@@ -47,6 +49,14 @@ def a_clip(project: Path) -> Path:
 
 def frames(clip: Path) -> list[Path]:
     return sorted(clip.glob("*.jpg"), key=lambda p: int(p.stem.removeprefix("img")))
+
+
+def blank(clip: Path) -> Path:
+    """Nobody in the onset, nor in the frames after it that are looked at instead; returns the onset."""
+    onset = frames(clip)[2]  # two spare frames lie before it
+    for path in frames(clip)[2 : 2 + LOOK_AHEAD + 1]:
+        cv2.imwrite(str(path), np.full((320, 320, 3), 128, np.uint8))
+    return onset
 
 
 def change_sheet(project: Path, **changes) -> str:
@@ -134,9 +144,7 @@ def test_unreadable_image(project, content):
 
 
 def test_no_face_found(project):
-    onset = frames(a_clip(project))[2]  # two spare frames lie before it
-    grey = np.full((320, 320, 3), 128, np.uint8)
-    cv2.imwrite(str(onset), grey)
+    onset = blank(a_clip(project))
     assert stage(project, "index", "synthetic")[0] == 0
     refused(stage(project, "landmarks", "synthetic"), f"{onset.relative_to(project)}: no face found in a 320x320 image",
             "raise landmarks.upsample")  # fmt: skip
@@ -176,3 +184,20 @@ def test_a_corrected_clip_costs_itself_only(project, workers):
     # With two workers, the other one may have been at a clip when the first gave up.
     assert lines in [[f"{n} of 15 clips were finished earlier"] for n in range(15 - workers, 15)]
     assert not list((project / "data/.partial/align@synthetic-box224").glob("*.npz"))
+
+
+def test_exclusions_are_listed_through_to_the_predictions(project):
+    blank(a_clip(project))
+    gone = sorted((project / "data/raw/synthetic/corpus").glob("sub02/*"))[1]
+    shutil.rmtree(gone)
+    edit(project, lambda p: (p["index"].update(on_error="exclude"), p["landmarks"].update(on_error="exclude")))
+    keys = {"index": "synthetic", "landmarks": "synthetic", "train": "synthetic-linear"}
+    for name in ("index", "landmarks", "align", "spot", "flow", "train"):
+        code, lines = stage(project, name, keys.get(name, "synthetic-box224"))
+        assert code == 0, lines
+    protocol = json.loads((project / "data/predictions/synthetic-linear/run.json").read_text())["protocol"]
+    assert protocol["n_excluded"] == 2
+    reasons = protocol["excluded"]
+    assert "no face found" in reasons[f"synthetic/{a_clip(project).relative_to(project / 'data/raw/synthetic/corpus')}"]
+    assert f"synthetic/sub02/{gone.name}" in reasons
+    assert len(pd.read_csv(project / "data/predictions/synthetic-linear/predictions.csv")) == 13

@@ -59,7 +59,11 @@ def check_raw(params: Params) -> None:
     made = {f"data/raw/{name}/corpus" for name in params.synthesize.runs}
     for name, run in params.index.runs.items():
         if run.raw not in made and not Path(run.raw).exists():
-            raise MerError(f"{run.raw}: is missing; unpack the corpus there, or correct index.runs.{name}.raw")
+            raise MerError(
+                f"{run.raw}: is missing; unpack the corpus there (docs/corpora.md), or correct index.runs.{name}.raw"
+            )
+        if run.raw not in made and not Path(run.watch).exists():
+            raise MerError(f"{run.watch}: is missing; make it with: make manifest C={name}")
     for run in params.import_flow.runs.values():
         if not Path(run.raw).is_dir():
             how = " && ".join(megc2019_flow.how(run.raw))

@@ -1,12 +1,15 @@
 """Corpora: what their label sheets say, where their frames lie, and which clips a class count selects.
 
 A corpus is one module here, found by its name. It declares `CLASSES`: for every class count the classes in label
-order, each with the emotions of the sheet that it takes. A module that reads a layout also has
-`read_annotations(path)` and `read_corpus(root, corpus)`.
+order, each with the emotions of the sheet that it takes; and, where emotions alone do not decide which clips belong to
+it, `keep(table)`. A module that reads a layout also has `read_annotations(path)` and
+`read_corpus(root, corpus, on_error)`.
 """
 
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
@@ -17,8 +20,10 @@ ALIASES = {"composite": "megc2019"}  # the literature's short name for the MEGC2
 
 
 def names() -> list[str]:
-    """The corpora that have class lists."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("synthetic"))
+    """The corpora that have class lists: the modules here that declare CLASSES. None is imported for it."""
+    declares = re.compile(r"^CLASSES\b", re.MULTILINE)
+    modules = [m.name for m in pkgutil.iter_modules(__path__)]
+    return sorted(n for n in modules if declares.search(Path(__path__[0], f"{n}.py").read_text(encoding="utf-8")))
 
 
 def load(name: str) -> ModuleType:
@@ -41,7 +46,8 @@ def select(table: pd.DataFrame, corpus: str, classes: int) -> pd.DataFrame:
     """The rows of a corpus that a class count keeps.
 
     Args:
-        table: what a reader's `read_annotations` returns, or an index; needs a column `emotion`.
+        table: what a reader's `read_annotations` returns, or an index; needs a column `emotion`, for the composite
+            also `corpus`, `subject` and `clip`.
         corpus: whose class lists apply.
         classes: 3, 4, 5 or 7, as far as the corpus has that selection.
 
@@ -53,6 +59,8 @@ def select(table: pd.DataFrame, corpus: str, classes: int) -> pd.DataFrame:
         MerError: no such corpus or selection, or a class without a clip.
     """
     lists = class_lists(corpus, classes)
+    if hasattr(load(corpus), "keep"):
+        table = table[load(corpus).keep(table)]
     label_of = {e: i for i, emotions in enumerate(lists.values()) for e in emotions}
     label = table["emotion"].astype(str).str.strip().str.lower().map(label_of)
     rows = table[label.notna()].assign(label=label[label.notna()].astype(int))

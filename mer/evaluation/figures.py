@@ -80,6 +80,25 @@ def gallery(rows: list[dict], path, title: str) -> None:
         _save(figure, path)
 
 
+def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None:
+    """Crops beside each other, each with its landmarks.
+
+    Args:
+        faces: each {name, image (H, W, 3) uint8 RGB, points (68, 2) px of the crop}.
+        path: the PNG to write.
+    """
+    with _figure(-(-len(faces) // columns), columns) as (figure, axes):
+        for a in axes.flat:
+            a.axis("off")
+        for a, face in zip(axes.flat, faces, strict=False):
+            a.imshow(face["image"])
+            a.scatter(*face["points"].T, s=2, c="#00e5ff", linewidths=0)
+            a.set(title=face["name"], xlim=(0, face["image"].shape[1]), ylim=(face["image"].shape[0], 0))
+            a.title.set_fontsize(7)
+        figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+        _save(figure, path)
+
+
 def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
     """Mean flow image of each class: flow above, strain below, one scale for all.
 

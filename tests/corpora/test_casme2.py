@@ -45,6 +45,6 @@ def test_a_selection_that_does_not_exist(table):
     with pytest.raises(MerError, match=r"classes is 7: corpus casme2 has selections of \[3, 5\]"):
         select(table, "casme2", 7)
     with pytest.raises(MerError, match="did you mean 'casme2'"):
-        select(table, "casme", 5)
+        select(table, "casme_2", 5)
     with pytest.raises(MerError, match="no clip of surprise"):
         select(table[table["emotion"] != "surprise"], "casme2", 5)

@@ -1,0 +1,335 @@
+"""Where a corpus's frames lie, and whether it is all there.
+
+The wrapping folders differ from download to download, so a reader says only how a clip's own folders are called
+(`sub01/EP02_01f`), and they are looked for up to three levels down. Frames are recognised by the number at the end of
+their name (`img46.jpg`, `reg_img46.jpg`, `006_05562.jpg`, `image061250.jpg`, `175.jpg`), as jpg, jpeg, png or bmp.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mer.corpora import load, select
+from mer.corpora.sheets import ENDINGS, Form, Problems, corrections, fits, read_sheet
+from mer.errors import MerError, listed
+
+DEPTH = 3  # levels of wrapping folders: CAS(ME)3 ships part_A/data/part_A/spNO.1, the deepest of all
+FRAME = re.compile(r"^(.*?)(\d+)\.(jpe?g|png|bmp)$", re.IGNORECASE | re.ASCII)
+COLUMNS = [
+    *("id", "corpus", "subject", "clip", "emotion", "aus"),
+    *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent"),
+]
+
+
+# ---- finding ----------------------------------------------------------------------------------------------------
+
+
+def corpus_folder(root: str | Path, corpus: str) -> Path:
+    """`root` as a path. Raises MerError when it is no folder."""
+    root = Path(root)
+    if not root.is_dir():
+        raise MerError(f"{root}: there is no such folder; unpack the corpus there or correct index.runs.{corpus}.raw")
+    return root
+
+
+def find_sheet(root: Path, headings: dict[str, str]) -> Path:
+    """The one label sheet in `root` or, where none lies there, up to two folders below.
+
+    Other sheets that the owners ship beside it (CASME II's objective classes) do not count: they lack columns.
+    Raises MerError when there is none, or when several have the columns.
+    """
+    for below in ("", "*/", "*/*/"):
+        found = [p for p in root.glob(f"{below}*") if p.suffix.lower() in ENDINGS and p.name[0] not in "~."]
+        if found:
+            break
+    if len(found) > 1:
+        found = [p for p in found if fits(p, headings)] or found
+    if len(found) != 1:
+        names = listed(sorted(p.relative_to(root).as_posix() for p in found)) or "none"
+        raise MerError(
+            f"{root}: needs exactly one label sheet (*.xlsx), found {names}; *.xls and *.csv are read too: "
+            "put the corpus's own sheet there and no other"
+        )
+    return found[0]
+
+
+class Tree:
+    """Folders below a root, each listed once; names are compared as `fold` leaves them.
+
+    `skip` are folders never entered, in lower case.
+    """
+
+    def __init__(self, root: Path, fold: Callable[[str], str] = str.lower, skip: Iterable[str] = ()):
+        self.root, self.fold, self.skip = root, fold, frozenset(skip)
+        self._listed: dict[Path, dict[str, Path]] = {}
+
+    def children(self, folder: Path) -> dict[str, Path]:
+        """Folded name -> subfolder. Raises MerError when two subfolders have one name (`1` and `sub01`)."""
+        if folder not in self._listed:
+            found: dict[str, Path] = {}
+            with os.scandir(folder) as entries:
+                names = sorted(e.name for e in entries if e.is_dir() and e.name.lower() not in self.skip)
+            for name in names:
+                if name.startswith("."):
+                    continue
+                key = self.fold(name)
+                if key in found:
+                    raise MerError(f"{folder}: folders {found[key].name} and {name} are one name; keep one of them")
+                found[key] = folder / name
+            self._listed[folder] = found
+        return self._listed[folder]
+
+    def find(self, base: Path, parts: Iterable[str]) -> Path | None:
+        """The folder `parts` below `base`, if there is one."""
+        for part in parts:
+            if base is None:
+                return None
+            base = self.children(base).get(self.fold(part))
+        return base
+
+    def base(self, starts: set[str]) -> Path:
+        """The one folder, `root` or up to DEPTH below, with a subfolder named as one of `starts`.
+
+        `root` when there is none. Raises MerError when there are several (raw and cropped frames side by side).
+        """
+        starts = {self.fold(s) for s in starts}
+        found, level = [], [self.root]
+        for _ in range(DEPTH + 1):
+            below = []
+            for folder in level:
+                children = self.children(folder)
+                if starts & children.keys():
+                    found.append(folder)
+                below += [path for name, path in children.items() if name not in starts]
+            level = below
+        if len(found) > 1:
+            raise MerError(
+                f"{self.root}: frames lie in {len(found)} places: {listed(found)}; leave one there, and make another "
+                "run of index for the other"
+            )
+        return found[0] if found else self.root
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a folder: a path pattern with `{}` or `{:05d}` for the number, and the numbers, ascending."""
+
+    pattern: str
+    prefix: str
+    numbers: tuple[int, ...]
+
+    def path(self, number: int) -> str:
+        return self.pattern.format(number)
+
+
+def read_frames(folder: Path, prefer: str, example: str) -> Frames:
+    """What frames a folder holds.
+
+    Args:
+        folder: the clip's.
+        prefer: regular expression of the names' part before the number, which decides when there are several kinds.
+        example: how they are called, for messages.
+
+    Raises:
+        MerError: no frame, or names that fit no one pattern.
+    """
+    kinds: dict[tuple[str, str], list[str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = None if entry.name.startswith(".") else FRAME.match(entry.name)
+            if found:
+                kinds.setdefault((found[1], found[3]), []).append(found[2])
+    if not kinds:
+        raise MerError(f"{folder}: has no frame named {example}; unpack the clip again")
+    if len(kinds) > 1:
+        wanted = {k: v for k, v in kinds.items() if re.fullmatch(prefer, k[0], re.IGNORECASE)}
+        if len(wanted) != 1:
+            names = listed(f"{prefix}{digits[0]}.{end}" for (prefix, end), digits in sorted(kinds.items()))
+            raise MerError(f"{folder}: holds frames of several kinds: {names}; leave those named {example}")
+        kinds = wanted
+    (prefix, ending), digits = next(iter(kinds.items()))
+    widths = {len(d) for d in digits if d[0] == "0" and len(d) > 1}
+    width = widths.pop() if widths else 0
+    if widths or any(len(d) < width for d in digits):
+        raise MerError(f"{folder}: frame numbers are padded to several widths; name them all alike, {example}")
+    literal = f"{folder.as_posix()}/{prefix}".replace("{", "{{").replace("}", "}}")
+    place = f"{{:0{width}d}}" if width else "{}"
+    return Frames(f"{literal}{place}.{ending}", prefix, tuple(sorted(int(d) for d in digits)))
+
+
+# ---- index ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a corpus's clips lie on disk.
+
+    Attributes:
+        fps: frames a second.
+        folders: (subject, video, clip) -> the places where the clip's frames may lie, each as folder names below the
+            folder with all of them; the first one that exists counts.
+        fold: what makes two folder names equal.
+        prefer, example: see `read_frames`.
+        skip: folders never entered, in lower case.
+    """
+
+    fps: float
+    folders: Callable[[str, str, str], list[tuple[str, ...]]]
+    fold: Callable[[str], str]
+    prefer: str
+    example: str
+    skip: frozenset[str] = frozenset()
+
+
+def read_with_sheet(root: str | Path, corpus: str, form: Form, layout: Layout, on_error: str) -> pd.DataFrame:
+    """The index of a corpus that has a label sheet: its rows, each checked against the frames on disk.
+
+    Returns the table that `index_table` makes. Raises MerError as it, `find_sheet` and `read_sheet` do.
+    """
+    problems = Problems(on_error, corpus)
+    root = corpus_folder(root, corpus)
+    sheet = find_sheet(root, form.headings)
+    table = read_sheet(sheet, form, problems)
+    tree = Tree(root, layout.fold, layout.skip)
+    places = [layout.folders(r.subject, r.video, r.clip) for r in table.itertuples()]
+    base = tree.base({place[0] for options in places for place in options})
+    found = [next((f for p in options if (f := tree.find(base, p))), None) for options in places]
+    return index_table(table, found, sheet.name, root, corpus, form.corpus, layout, problems)
+
+
+def index_table(
+    table: pd.DataFrame, folders: list[Path | None], source: str, root: Path, corpus: str, reader: str, layout: Layout,
+    problems: Problems, gaps: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """The index of annotated clips whose folders are known.
+
+    Args:
+        table: as `read_sheet` returns it.
+        folders: of every row, None where there is none.
+        source: what named the clips, for messages.
+        reader: whose corrections for cropped frames apply.
+        gaps: how many frames strictly between onset and offset may lack; an apex among them moves to the nearest.
+
+    Returns:
+        DataFrame with the columns of mer.clips.COLUMNS but `digest`, and `absent`: the numbers of lacking frames,
+        separated by spaces. `.attrs["excluded"]`: (clip id, reason); `.attrs["corrected"]` as in `read_sheet`.
+
+    Raises:
+        MerError: absent folders (the first five and the count), a folder that is a link out of `root`, an annotation
+            outside the clip, a missing frame.
+    """
+    lost = [f"{r.subject}/{r.clip}" for r, f in zip(table.itertuples(), folders, strict=True) if f is None]
+    if lost and problems.on_error == "stop":
+        raise MerError(f"{root}: {len(lost)} clips of {source} have no folder: {listed(lost)}; unpack them")
+    shortened = corrections(reader)
+    shortened = shortened[shortened["when"] == "cropped"]
+    cache: dict[Path, Frames] = {}
+    rows, corrected = [], list(table.attrs.get("corrected", []))
+    for row, folder in zip(table.to_dict("records"), folders, strict=True):
+        key = (row["subject"], row["clip"])
+        try:
+            if folder is None:
+                raise MerError(f"{root}: clip {'/'.join(key)} of {source} has no folder; unpack it")
+            if not folder.resolve().is_relative_to(root.resolve()):
+                raise MerError(
+                    f"{folder}: is a link out of {root}; copy the clip there, or make the whole folder a link"
+                )
+            if folder not in cache:
+                cache[folder] = read_frames(folder, layout.prefer, layout.example)
+            frames = cache[folder]
+            if frames.prefix.lower().startswith("reg_"):
+                mine = shortened[(shortened["subject"] == key[0]) & (shortened["clip"] == key[1])]
+                for item in mine.to_dict("records"):
+                    if row[item["column"]] == int(item["old"]):
+                        row[item["column"]] = int(item["new"])
+                        corrected.append(("/".join(key), *(item[c] for c in ("column", "old", "new", "reason"))))
+            absent = _check_frames(folder, frames, row, gaps)
+            if row["apex"] in absent:
+                apex = min(frames.numbers, key=lambda n: abs(n - row["apex"]))  # of two as near, the earlier
+                corrected.append(("/".join(key), "apex", str(row["apex"]), str(apex), "no such frame, the nearest one"))
+                row["apex"] = apex
+        except MerError as error:
+            problems.add(*key, error)
+            continue
+        rows.append(
+            row
+            | {
+                "id": f"{corpus}/{key[0]}/{key[1]}",
+                "corpus": corpus,
+                "fps": layout.fps,
+                "frame": frames.pattern,
+                "absent": " ".join(map(str, absent)),
+            }
+        )
+    if not rows:
+        raise MerError(f"{root}: every clip was left out, the first because: {problems.excluded[0][1]}")
+    index = pd.DataFrame(rows, columns=COLUMNS)
+    index.attrs |= {"excluded": problems.excluded, "corrected": corrected}
+    return index
+
+
+def _check_frames(folder: Path, frames: Frames, row: dict, gaps: int) -> list[int]:
+    """Numbers between onset and offset without a frame, at most `gaps`. Raises MerError."""
+    onset, offset = row["onset"], row["offset"]
+    first, last = frames.numbers[0], frames.numbers[-1]
+    if onset < first or offset > last:
+        raise MerError(
+            f"{folder}: the label sheet says frames {onset} to {offset}, on disk are {first} to {last}; "
+            "the annotation points outside the clip: correct the row or unpack the whole clip"
+        )
+    there = set(frames.numbers)
+    absent = [n for n in range(onset, offset + 1) if n not in there]
+    if len(absent) > gaps or {onset, offset} & set(absent):
+        raise MerError(
+            f"{frames.path(absent[0])}: frame is missing ({len(absent)} of {offset - onset + 1} are); "
+            "unpack the clip again"
+        )
+    return absent
+
+
+# ---- is it all there --------------------------------------------------------------------------------------------
+
+
+def is_whole_corpus(run: str, reader: str) -> bool:
+    """Whether a run of `index` claims to be the whole corpus: it is named as its reader, or `<reader>-<anything>`."""
+    return run == reader or run.startswith(f"{reader}-")
+
+
+def check_facts(table: pd.DataFrame, corpus: str, source: str = "", excluded: int = 0) -> None:
+    """Hold a table against the counts that the corpus's module declares as FACTS.
+
+    Args:
+        table: an index, or what `read_annotations` returns.
+        corpus: whose facts.
+        source: what messages begin with; by default the corpus.
+        excluded: how many clips were left out as faulty. With any, counts may be lower by as many.
+
+    Raises:
+        MerError: a count differs; the message says which, and how a part of a corpus is declared.
+    """
+    facts = load(corpus).FACTS
+    source = source or corpus
+
+    def check(what: str, found: int, wanted: int, slack: int) -> None:
+        if not wanted - slack <= found <= wanted:
+            raise MerError(
+                f"{source}: has {found} {what}, the whole {corpus} has {wanted}; complete the corpus, or, for a part "
+                f"of it, say so with its own counts: index.runs.<run>.expect: {{clips: {len(table)}}}"
+            )
+
+    def subjects(rows: pd.DataFrame) -> int:
+        return len(rows[[c for c in ("corpus", "subject") if c in rows]].drop_duplicates())
+
+    if "clips" in facts:
+        check("clips", len(table) + excluded, facts["clips"], 0)
+        check("subjects", subjects(table), facts["subjects"], excluded)
+    for classes, wanted in facts["selections"].items():
+        rows = select(table, corpus, classes)
+        where = f"in the {classes}-class selection"
+        for label, (name, count) in enumerate(wanted["counts"].items()):
+            check(f"clips of {name} {where}", int((rows["label"] == label).sum()), count, excluded)
+        check(f"subjects {where}", subjects(rows), wanted["subjects"], excluded)

@@ -1,0 +1,266 @@
+"""Label sheets with the oddities of spreadsheet programs: what changes nothing, and what is refused."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mer.corpora import casme2, casme3, load, names, samm, sheets, smic
+from mer.errors import MerError
+from tests.corpora import mini
+
+HEADINGS = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion"]
+ROWS = [
+    [1, "EP01_01", 46, 49, 52, "12", "happiness"],
+    [1, "EP01_02f", 11, "/", 16, "4+L10", "disgust"],
+    [2, "EP01_01", 5, 8, 9, "15", "repression"],
+    [26, "EP18_51", 21, 64, 81, "4", "surprise"],
+]
+
+
+def refused(message, reader, *args, **kwargs):
+    with pytest.raises(MerError, match=message) as error:
+        reader(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def sheet(folder, rows, name="sheet.csv"):
+    return mini.write_sheet(folder / name, rows)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return casme2.read_annotations(sheet(tmp_path, [HEADINGS, *ROWS], "plain.csv"))
+
+
+def test_the_plain_sheet(plain):
+    assert plain.to_dict("list") == {
+        "subject": ["sub01", "sub01", "sub02", "sub26"],
+        "clip": ["EP01_01", "EP01_02f", "EP01_01", "EP18_51"],
+        "onset": [46, 11, 5, 21],
+        "apex": [49, 13, 8, 64],
+        "offset": [52, 16, 9, 81],
+        "emotion": ["happiness", "disgust", "repression", "surprise"],
+        "aus": ["12", "4+L10", "15", "4"],
+        "apex_source": ["annotated", "middle", "annotated", "annotated"],
+    }
+
+
+@pytest.mark.parametrize("ending", [".csv", ".xlsx", ".xls"])
+def test_every_kind_of_file(tmp_path, plain, ending):
+    pd.testing.assert_frame_equal(casme2.read_annotations(sheet(tmp_path, [HEADINGS, *ROWS], f"s{ending}")), plain)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_every_kind_of_csv(tmp_path, plain, encoding, separator):
+    path = tmp_path / "s.csv"
+    lines = [[*HEADINGS, "Notes"], *([*row, "müde"] for row in ROWS)]
+    path.write_bytes("\r\n".join(separator.join(map(str, line)) for line in lines).encode(encoding))
+    pd.testing.assert_frame_equal(casme2.read_annotations(path), plain)
+
+
+# ---- properties ---------------------------------------------------------------------------------------------------
+
+SUBJECTS = {
+    casme2: ["{}", "{:02d}", "sub{:02d}", "Sub{}", "{}.0"], samm: ["{}", "{:03d}", "{}.0"],
+    smic: ["{}", "s{}", "s{:02d}", "S{}"], casme3: ["{}", "spNO.{}", "spNo.{}", "spno{}"],
+}  # fmt: skip
+SPACES = st.sampled_from(["", " ", "  ", "\u00a0"])
+JUNK = st.text("abc 123,;", max_size=6)
+
+
+@st.composite
+def odd_number(draw, value):
+    return draw(SPACES) + draw(st.sampled_from([f"{value}", f"{value}.0", f"{value:03d}"])) + draw(SPACES)
+
+
+@st.composite
+def odd_sheet(draw):
+    """The sheet above as some program might have left it."""
+    order = draw(st.permutations(range(len(HEADINGS))))
+    titles = draw(st.lists(st.lists(JUNK, max_size=3), max_size=3))  # merged cells keep their first text, then blanks
+    headings = [
+        draw(SPACES) + draw(st.sampled_from([h, h.upper(), h.lower(), h.replace("F", " F"), h.replace(" ", "_")]))
+        for h in HEADINGS
+    ]
+    rows = []
+    for subject, name, onset, apex, offset, aus, emotion in ROWS:
+        who = draw(st.sampled_from(SUBJECTS[casme2])).format(subject)
+        rows.append([
+            draw(SPACES) + who + draw(SPACES), f"{name}{draw(SPACES)}", draw(odd_number(onset)),
+            "/ " if apex == "/" else draw(odd_number(apex)), draw(odd_number(offset)), f" {aus}",
+            draw(SPACES) + draw(st.sampled_from([emotion, emotion.capitalize(), emotion.upper()])) + draw(SPACES),
+        ])  # fmt: skip
+    further = draw(st.integers(0, 2))  # columns without a name, with or without notes
+    notes = [[draw(JUNK) for _ in range(further)] for _ in rows]
+    grid = [[headings[i] for i in order] + [""] * further]
+    for row, note in zip(rows, notes, strict=True):
+        grid += [[""] * len(HEADINGS)] * draw(st.integers(0, 1))  # blank rows
+        grid.append([row[i] for i in order] + note)
+    return titles + grid + [[""]] * draw(st.integers(0, 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(odd_sheet(), st.sampled_from([".csv", ".csv", ".xlsx"]))
+def test_oddities_change_nothing(grid, ending):
+    with tempfile.TemporaryDirectory() as folder:
+        expected = casme2.read_annotations(sheet(Path(folder), [HEADINGS, *ROWS], "plain.csv"))
+        found = casme2.read_annotations(sheet(Path(folder), grid, f"odd{ending}"))
+    pd.testing.assert_frame_equal(found, expected)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(list(SUBJECTS)), st.integers(0, 999), st.data())
+def test_every_spelling_of_a_subject_is_one_subject(corpus, number, data):
+    one, other = (data.draw(st.sampled_from(SUBJECTS[corpus])).format(number) for _ in range(2))
+    assert corpus.FORM.subject(one) == corpus.FORM.subject(other)
+    assert corpus.FORM.subject(one) != corpus.FORM.subject(SUBJECTS[corpus][0].format(number + 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3), st.sampled_from(["{}", "{:02d}", "sub{:02d}"]), st.integers(0, 2))
+def test_a_clip_in_two_rows_is_refused_with_both(row, spelling, blank):
+    twin = [spelling.format(ROWS[row][0]), *ROWS[row][1:]]
+    with tempfile.TemporaryDirectory() as folder:
+        path = sheet(Path(folder), [HEADINGS, *ROWS, *([[]] * blank), twin])
+        subject = casme2.FORM.subject(twin[0])
+        refused(f"subject {subject} clip {twin[1]} stands in rows {row + 2} and {6 + blank}; delete one",
+                casme2.read_annotations, path)  # fmt: skip
+
+
+# ---- what is refused ----------------------------------------------------------------------------------------------
+
+
+def changed(row, column, value):
+    rows = [list(r) for r in ROWS]
+    rows[row][HEADINGS.index(column)] = value
+    return [HEADINGS, *rows]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("OnsetFrame", "x46", "clip EP01_01: OnsetFrame is 'x46', needed is a frame number"),
+        ("OnsetFrame", "46.5", "OnsetFrame is '46.5'"),
+        ("OffsetFrame", "", "OffsetFrame is ''"),
+        ("OffsetFrame", "-3", "OffsetFrame is '-3'"),
+        ("OffsetFrame", "\u0665", "OffsetFrame is '\u0665'"),  # a digit, but of no spreadsheet's numbers
+        ("ApexFrame", "45", "onset 46, apex 45, offset 52 are out of order; correct the row"),
+        ("ApexFrame", "53", "onset 46, apex 53, offset 52 are out of order"),
+        ("OffsetFrame", "12", "out of order"),
+        ("Estimated Emotion", "hapiness", "'hapiness' is unknown; did you mean 'happiness'"),
+        ("Estimated Emotion", "", "Estimated Emotion '' is unknown; valid names: disgust, fear"),
+        ("Subject", "", "row 2 has no subject or no file name .*; complete the row"),
+        ("Filename", " ", "row 2 has no subject or no file name"),
+        ("Subject", "..", "row 2: subject '..' leads out of the corpus folder"),
+        ("Subject", "/etc", "leads out of the corpus folder"),
+        ("Filename", "../../x", "row 2: file name '../../x' leads out of the corpus folder"),
+        ("Filename", "a\\b", "leads out of the corpus folder"),
+    ],
+)
+def test_a_wrong_cell_is_refused_with_its_clip(tmp_path, column, value, message):
+    refused(message, casme2.read_annotations, sheet(tmp_path, changed(0, column, value)))
+
+
+def test_other_columns_are_refused_with_those_found(tmp_path):
+    headings = ["Subject", "Filename", "Onset", "Apex", "OffsetFrame", "Action Units", "Estimated Emotion"]
+    refused("columns OnsetFrame, ApexFrame are missing; found Subject, Filename, Onset, Apex, OffsetFrame",
+            casme2.read_annotations, sheet(tmp_path, [["Title"], headings, *ROWS]))  # fmt: skip
+    refused("columns Filename stand there twice", casme2.read_annotations,
+            sheet(tmp_path, [[*HEADINGS, "file name"], *ROWS]))  # fmt: skip
+
+
+def test_what_is_no_sheet(tmp_path):
+    refused("the label sheet is missing", casme2.read_annotations, tmp_path / "none.xlsx")
+    for name in ("a.xlsx", "a.xls"):
+        (tmp_path / name).write_bytes(b"PK")
+        refused(f"{name}: cannot be read as {name[2:]}", casme2.read_annotations, tmp_path / name)
+    (tmp_path / "a.csv").write_bytes(b"")
+    refused("holds no cell", casme2.read_annotations, tmp_path / "a.csv")
+    (tmp_path / "a.txt").write_bytes(b"")
+    refused("is no label sheet; needed is one of .xlsx, .xls, .csv", casme2.read_annotations, tmp_path / "a.txt")
+    refused("has headings and no row", casme2.read_annotations, sheet(tmp_path, [HEADINGS]))
+
+
+def test_two_worksheets_that_fit(tmp_path):
+    with pd.ExcelWriter(tmp_path / "s.xlsx") as book:
+        for name in ("one", "two"):
+            pd.DataFrame([HEADINGS, *ROWS]).to_excel(book, sheet_name=name, header=False, index=False)
+    refused("worksheets one, two all hold the columns", casme2.read_annotations, tmp_path / "s.xlsx")
+
+
+def test_faults_of_single_clips_are_gathered_on_request(tmp_path):
+    problems = sheets.Problems("exclude", "mine")
+    table = sheets.read_sheet(sheet(tmp_path, changed(1, "OnsetFrame", "?")), casme2.FORM, problems)
+    assert len(table) == 3
+    ((clip, reason),) = problems.excluded
+    assert clip == "mine/sub01/EP01_02f"
+    assert "OnsetFrame is '?'" in reason
+    with pytest.raises(MerError, match="did you mean 'stop'"):
+        sheets.Problems("stopp")
+
+
+# ---- corrections --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("corpus", ["casme2", "samm", "smic", "casme3"])
+def test_the_tables_of_corrections_are_well_formed(corpus):
+    table = sheets.corrections(corpus)
+    assert list(table.columns) == ["subject", "clip", "column", "old", "new", "when", "reason"]
+    assert not table.duplicated(["subject", "clip", "column"]).any()
+    form = load(corpus).FORM
+    for row in table.itertuples():
+        assert form.subject(row.subject) == row.subject
+        assert row.column in form.headings
+        assert row.column not in ("subject", "clip")
+        assert row.when in ("", "cropped")
+        assert len(row.reason) > 20
+        assert row.old != row.new
+
+
+def casme3_sheet(folder, offset):
+    rows = [["Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion"],
+            ["spNO.40", "e", "1812", "1824", offset, "18", "VII", "others"]]  # fmt: skip
+    return sheet(folder, rows)
+
+
+def test_a_correction_is_applied_where_the_old_value_stands(tmp_path):
+    table = casme3.read_annotations(casme3_sheet(tmp_path, "0"))
+    assert table.loc[0, "offset"] == 1824
+    ((clip, column, old, new, reason),) = table.attrs["corrected"]
+    assert (clip, column, old, new) == ("spNO.40/e_1812", "offset", "0", "1824")
+    assert "0" in reason
+
+
+def test_a_sheet_corrected_already_is_accepted(tmp_path):
+    table = casme3.read_annotations(casme3_sheet(tmp_path, "1824.0"))
+    assert table.loc[0, "offset"] == 1824
+    assert table.attrs["corrected"] == []
+
+
+def test_another_version_of_the_sheet_is_refused(tmp_path):
+    message = (
+        "offset is '1850', mer/corpora/corrections/casme3.csv knows '0', corrected to '1824': this is another version"
+    )
+    refused(message, casme3.read_annotations, casme3_sheet(tmp_path, "1850"))
+
+
+@pytest.mark.parametrize(("apex", "read"), [("999", 1124), ("1135", 1124), ("1124", 1124), ("1100", 1100)])
+def test_an_apex_outside_its_clip_is_corrected_and_no_other(tmp_path, apex, read):
+    rows = [["Subject", "Filename", "Onset Frame", "Apex Frame", "Offset Frame", "Action Units", "Estimated Emotion"],
+            ["28", "028_4_1", 1071, apex, 1134, "A14C", "Contempt"]]  # fmt: skip
+    table = samm.read_annotations(sheet(tmp_path, rows))
+    assert table.loc[0, "apex"] == read
+    assert len(table.attrs["corrected"]) == (apex in ("999", "1135"))
+
+
+def test_helpers_are_no_corpora():
+    assert {"casme2", "samm", "smic", "casme3", "megc2019", "megc2019_flow"} <= set(names())
+    assert not {"sheets", "layout", "synthetic", "macro"} & set(names())
+    for name in names():
+        assert load(name).CLASSES
