@@ -4,7 +4,9 @@ Frame numbers are the label sheet's own; `frames` counts from onset to offset, b
 A clip's id is `<corpus>/<subject>/<clip>`, so clips and subjects of different corpora never collide.
 """
 
+import bisect
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mer.errors import MerError, listed
 
 COLUMNS = (
     *("id", "corpus", "subject", "clip", "emotion", "aus"),
-    *("onset", "apex", "offset", "apex_source", "fps", "frame", "digest"),
+    *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "digest"),
 )
 
 
@@ -24,8 +26,10 @@ COLUMNS = (
 class Clip:
     """One row of the index.
 
-    `frame` is the path of a frame with `{}` (or `{:05d}`) for its number. `digest` is that of the bytes of the frames
-    onset..offset: through it a replaced frame changes the index, and with it all that was computed from the clip.
+    `frame` is the path of a frame with `{}` (or `{:05d}`) for its number. `absent` are the numbers between onset and
+    offset that the corpus does not have, separated by spaces (four clips of SMIC-HS have such gaps). `digest` is that
+    of the bytes of the frames: through it a replaced frame changes the index, and with it all that was computed from
+    the clip.
     """
 
     id: str
@@ -40,18 +44,29 @@ class Clip:
     apex_source: str
     fps: float
     frame: str
+    absent: str
     digest: str
 
     @property
+    def numbers(self) -> list[int]:
+        """The frame numbers from onset to offset that there are, in order."""
+        gaps = {int(n) for n in self.absent.split()}
+        return [n for n in range(self.onset, self.offset + 1) if n not in gaps]
+
+    @property
     def n_frames(self) -> int:
-        return self.offset - self.onset + 1
+        return len(self.numbers)
+
+    def position(self, number: int) -> int:
+        """Where frame `number` stands in the clip, 0 = onset; for an absent one, the last that there is before it."""
+        return max(0, bisect.bisect_right(self.numbers, number) - 1)
 
     def path(self, number: int) -> Path:
         return Path(self.frame.format(number))
 
     def paths(self) -> list[Path]:
         """The frames onset..offset, in order."""
-        return [self.path(n) for n in range(self.onset, self.offset + 1)]
+        return [self.path(n) for n in self.numbers]
 
 
 def write_index(path: Path, table: pd.DataFrame) -> None:
@@ -114,16 +129,23 @@ def read_frame(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_clip(clip: Clip) -> np.ndarray:
-    """All frames onset..offset as (T, H, W, 3) uint8 RGB. Raises MerError when their sizes differ."""
-    frames = [read_frame(p) for p in clip.paths()]
-    for path, frame in zip(clip.paths(), frames, strict=True):
-        if frame.shape != frames[0].shape:
+def read_frames(clip: Clip) -> Iterator[np.ndarray]:
+    """The frames onset..offset one by one, (H, W, 3) uint8 RGB. Raises MerError when their sizes differ."""
+    first = None
+    for path in clip.paths():
+        frame = read_frame(path)
+        first = frame.shape if first is None else first
+        if frame.shape != first:
             raise MerError(
-                f"{path}: is {frame.shape[1]}x{frame.shape[0]}, the clip's first frame "
-                f"{frames[0].shape[1]}x{frames[0].shape[0]}; all frames of a clip must have one size"
+                f"{path}: is {frame.shape[1]}x{frame.shape[0]}, the clip's first frame {first[1]}x{first[0]}; "
+                "all frames of a clip must have one size"
             )
-    return np.stack(frames)
+        yield frame
+
+
+def read_clip(clip: Clip) -> np.ndarray:
+    """All frames onset..offset as (T, H, W, 3) uint8 RGB."""
+    return np.stack(list(read_frames(clip)))
 
 
 def files_digest(paths) -> str:

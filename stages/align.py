@@ -7,19 +7,25 @@ Frames before onset and after offset are left out. The transform of each crop is
 
 import functools
 
+import numpy as np
+
 from mer.cache import ClipCache, available, build_product, digest
-from mer.clips import Clip, clips, read_clip, read_index
+from mer.clips import Clip, clips, read_frames, read_index
 from mer.faces.alignment import CROPS, crop_size, crop_transform, warp
 from mer.faces.landmarks import face_box
 from stages._run import run
 
 
 def compute(clip: Clip, *, landmarks: ClipCache, crop: str, **options) -> dict:
-    frames, points = read_clip(clip), landmarks[clip.id]
-    if CROPS[crop].reads == "box":  # D-04: OpenCV's detection, the landmark box where it finds none
-        options["box"] = face_box(frames[0], points)
-    transform = crop_transform(points, crop, shape=frames.shape[1:3], **options)
-    return {"data": warp(frames, transform, crop_size(crop)), "transform": transform}
+    points, size = landmarks[clip.id], crop_size(crop)
+    out = np.empty((len(clip.numbers), size, size, 3), dtype=np.uint8)
+    for t, frame in enumerate(read_frames(clip)):  # one at a time: a clip of a minute does not fit into memory whole
+        if t == 0:
+            if CROPS[crop].reads == "box":  # D-04: OpenCV's detection, the landmark box where it finds none
+                options["box"] = face_box(frame, points)
+            transform = crop_transform(points, crop, shape=frame.shape[:2], **options)
+        out[t] = warp(frame[None], transform, size)[0]
+    return {"data": out, "transform": transform}
 
 
 def fingerprint(clip: Clip, *, landmarks: ClipCache) -> str:

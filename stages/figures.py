@@ -75,7 +75,7 @@ def faces(item, clip: Clip) -> dict:
     transform = frames.extra("transform", clip.id)
     return {
         "onset": frames.frame(clip.id, 0),
-        "apex": frames.frame(clip.id, int(ClipCache(item.apex, "apex")[clip.id]) - clip.onset),
+        "apex": frames.frame(clip.id, clip.position(int(ClipCache(item.apex, "apex")[clip.id]))),
         "points": points @ transform[:, :2].T + transform[:, 2],
     }
 

@@ -21,7 +21,7 @@ def pair(clip: Clip, frames: ClipCache, apex: ClipCache) -> tuple[np.ndarray, np
     """Onset and apex, grey."""
     import cv2
 
-    both = (frames.frame(clip.id, t) for t in (0, int(apex[clip.id]) - clip.onset))
+    both = (frames.frame(clip.id, t) for t in (0, clip.position(int(apex[clip.id]))))
     return tuple(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in both)
 
 

@@ -21,7 +21,7 @@ def compute(clip: Clip, *, frames: ClipCache, missing: str, stride: int) -> dict
     apex = clip.apex
     if clip.apex_source == "middle" and missing == "spotted":
         grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames[clip.id]])
-        apex = clip.onset + spot_apex(grey, stride=stride)
+        apex = clip.numbers[spot_apex(grey, stride=stride)]
     return {"data": np.int64(apex)}
 
 

@@ -74,6 +74,7 @@ def read_labels(root: str | Path) -> pd.DataFrame:
             "apex_source": "released",
             "fps": released["dataset"].map({"casme2": 200.0, "samm": 200.0, "smic": 100.0}),
             "frame": "",
+            "absent": "",
             "digest": "",
             "image": [str(folder / name) for name in images],
         }
