@@ -23,7 +23,6 @@ import json
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -189,7 +188,7 @@ class CacheWriter:
         self._file.attrs.update(
             {"schema": SCHEMA, "kind": kind, "ragged": ragged, "parameters": json.dumps(params, sort_keys=True)}
         )
-        self._file.attrs["excluded"] = json.dumps(excluded or {}, sort_keys=True)
+        self.excluded = dict(excluded or {})  # may grow until the end
         self._ids: list[str] = []
         self._keys: list[str] = []
         self._offsets = [0]
@@ -221,8 +220,9 @@ class CacheWriter:
     def finish(self) -> Path:
         """Write what belongs to the whole file; returns the finished scratch file, not yet in place."""
         if self._data is None:
-            self._file.close()
+            self.abandon()
             raise MerError(f"{self.path}: there is no clip to write; check the index and what was excluded")
+        self._file.attrs["excluded"] = json.dumps(self.excluded, sort_keys=True)
         options = {"track_times": False}
         self._file.create_dataset("ids", data=np.array([i.encode() for i in self._ids]), **options)
         self._file.create_dataset("keys", data=np.array([k.encode() for k in self._keys], dtype="S64"), **options)
@@ -243,8 +243,12 @@ class CacheWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
-            self._part.unlink(missing_ok=True)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
 
 
 # -------------------------------------------------------------------------------------------------- spool
@@ -290,24 +294,35 @@ class Spool:
         self._lock.close()
 
     def path(self, key: str) -> Path:
-        return self.folder / f"{key}.npz"
+        return self.folder / f"{key}.block"
 
     def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
         """Write a block so that it is there whole or not at all."""
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        header = json.dumps({name: [array.dtype.str, array.shape] for name, array in arrays.items()}).encode()
         part = self.folder / f"{key}.{os.getpid()}.tmp"
         with open(part, "wb") as file:
-            np.savez(file, **arrays)
+            file.write(header + b"\n")
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array).data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(self.path(key))
 
     def get(self, key: str) -> dict[str, np.ndarray]:
-        with np.load(self.path(key)) as block:
-            return {name: block[name] for name in block.files}
+        with open(self.path(key), "rb") as file:
+            layout = json.loads(file.readline())
+            return {name: _read_array(file, *form) for name, form in layout.items()}
 
     def __contains__(self, key: str) -> bool:
         """Whether the block is there and whole; a damaged one (a full disk, a crashed machine) counts as absent."""
-        return zipfile.is_zipfile(self.path(key))
+        try:
+            with open(self.path(key), "rb") as file:
+                layout = json.loads(file.readline())
+                size = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in layout.values())
+                return os.fstat(file.fileno()).st_size == file.tell() + size
+        except (FileNotFoundError, ValueError):
+            return False
 
     def __getstate__(self):
         return {"folder": self.folder, "patience": self.patience}  # workers write blocks, they do not hold the lock
@@ -315,9 +330,15 @@ class Spool:
     def clear(self, but: Iterable[str] = ()) -> None:
         """Remove all blocks, or all but these keys."""
         kept = {self.path(key) for key in but}
-        for block in self.folder.glob("*.npz"):
+        for block in self.folder.glob("*.block"):
             if block not in kept:
                 block.unlink()
+
+
+def _read_array(file, kind: str, shape: list[int]) -> np.ndarray:
+    array = np.empty(shape, np.dtype(kind))
+    file.readinto(array.reshape(-1).view(np.uint8))
+    return array
 
 
 def build_product(
@@ -352,22 +373,27 @@ def build_product(
             _one, compute=compute, fingerprint=fingerprint, common=digest(SCHEMA, kind, params, code), spool=work,
             kept=frozenset(kept), on_error=on_error,
         )  # fmt: skip
-        done = map_clips(one, clips, engine, label)
-        report_reused(sum(how == REUSED for _, how in done), len(done), label, engine)
-        out = {clip.id: how for clip, (key, how) in zip(clips, done, strict=True) if key is None}
-        if out and engine.progress:
-            print(f"excluded {len(out)} of {len(clips)} {label}: {listed(out.values(), 3)}", file=sys.stderr)
-        writer = CacheWriter(
-            path, kind=kind, ragged=ragged, params=params, excluded={**(excluded or {}), **out}, scratch=work.folder
-        )
-        for clip, (key, _) in zip(clips, done, strict=True):
+        writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, excluded=excluded, scratch=work.folder)
+        waiting = iter(clips)
+
+        def append(result: tuple[str | None, str]) -> None:
+            clip, (key, how) = next(waiting), result
             if key is None:
-                continue
-            if key in work:
-                arrays = work.get(key)
-            else:
-                arrays = {"data": previous[kept[key]], **previous.extras(kept[key])}
+                writer.excluded[clip.id] = how
+                return
+            arrays = work.get(key) if key in work else {"data": previous[kept[key]], **previous.extras(kept[key])}
             writer.append(clip.id, arrays.pop("data"), key=key, **arrays)
+
+        try:
+            # Written while the workers go on: reading the blocks back costs little then, and much afterwards.
+            done = map_clips(one, clips, engine, label, each=append)
+        except BaseException:
+            writer.abandon()
+            raise
+        report_reused(sum(how == REUSED for _, how in done), len(done), label, engine)
+        out = [how for key, how in done if key is None]
+        if out and engine.progress:
+            print(f"excluded {len(out)} of {len(done)} {label}: {listed(out, 3)}", file=sys.stderr)
         finished = writer.finish()
         _keep(finished, work.folder / "previous.h5")
         finished.replace(path)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import joblib
 from tqdm import tqdm
@@ -32,10 +33,17 @@ class Engine:
 SERIAL = Engine()
 
 
-def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str = "clips") -> list:
+def map_clips(
+    fn: Callable,
+    items: Iterable,
+    engine: Engine = SERIAL,
+    label: str = "clips",
+    each: Callable[[Any], None] | None = None,
+) -> list:
     """[fn(item) for item in items], fanned out; results in the order of `items`.
 
-    The first exception of a worker is raised here, unchanged; items that finished before it have finished.
+    `each(result)` is called here, in order, while the workers go on. The first exception of a worker is raised here,
+    unchanged; items that finished before it have finished.
     """
     items = list(items)
     workers = engine.count(len(items))
@@ -46,6 +54,8 @@ def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str
             with single_threaded():
                 for item in items:
                     results.append(fn(item))
+                    if each is not None:
+                        each(results[-1])
                     bar.update()
             return results
 
@@ -66,6 +76,8 @@ def map_clips(fn: Callable, items: Iterable, engine: Engine = SERIAL, label: str
             try:
                 for result in pool(joblib.delayed(_in_worker)(path, item, os.getpid()) for item in items):
                     results.append(result)
+                    if each is not None:
+                        each(result)
                     bar.update()
             finally:
                 # Workers are not handed on to the next call: loky takes the growth by another module's imports for a

@@ -98,7 +98,7 @@ def wait(condition, what: str, seconds: float = 60):
 
 
 def blocks(folder: Path, stage: str) -> int:
-    return len(list((folder / "data/.partial" / stage).glob("*.npz")))
+    return len(list((folder / "data/.partial" / stage).glob("*.block")))
 
 
 def test_bad_input_is_one_line_directly_above_dvcs_own_and_nothing_earlier_is_lost(project):

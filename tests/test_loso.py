@@ -177,9 +177,9 @@ def test_finished_folds_stay_until_other_parameters_come(tmp_path):
     rows, x = table(), flow()
     with Spool(tmp_path) as spool:
         run(rows, x, spool=spool)
-        assert len(list(tmp_path.glob("*.npz"))) == 4
+        assert len(list(tmp_path.glob("*.block"))) == 4
         run(rows, x, spool=spool, seed=1)
-        assert len(list(tmp_path.glob("*.npz"))) == 4
+        assert len(list(tmp_path.glob("*.block"))) == 4
 
 
 def test_a_product_file_is_read_like_an_array(tmp_path):

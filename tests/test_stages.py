@@ -183,7 +183,7 @@ def test_a_corrected_clip_costs_itself_only(project, workers):
     assert code == 0
     # With two workers, the other one may have been at a clip when the first gave up.
     assert lines in [[f"{n} of 15 clips were finished earlier"] for n in range(15 - workers, 15)]
-    assert not list((project / "data/.partial/align@synthetic-box224").glob("*.npz"))
+    assert not list((project / "data/.partial/align@synthetic-box224").glob("*.block"))
 
 
 def test_exclusions_are_listed_through_to_the_predictions(project):
