@@ -25,7 +25,16 @@ from mer.parallel import Engine
 from mer.params import Params, load
 
 BAD_INPUT = 2
-NUMERIC_PACKAGES = ("dlib-bin", "numpy", "opencv-python", "scikit-image", "scikit-learn", "scipy", "torch")
+NUMERIC_PACKAGES = (
+    "dlib-bin",
+    "face-alignment",
+    "numpy",
+    "opencv-python",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "torch",
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,9 @@ class Stage:
         digest = hashlib.sha256()
         for name in sorted(f for f in files if f.endswith(".py")):
             digest.update(Path(name).read_bytes())
+        installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
         for package in NUMERIC_PACKAGES:
-            digest.update(f"{package} {metadata.version(package)}".encode())
+            digest.update(f"{package} {installed.get(package)}".encode())
         return digest.hexdigest()
 
 
