@@ -106,11 +106,17 @@ class Flow(Section):
 
 
 class JoinRun(Section):
-    """Corpora (three slots) whose products (three slots; an unused one repeats the first) become one composite."""
+    """Corpora (three slots) whose products (three slots; an unused one repeats the first) become one composite.
+
+    `expect` counts what the class lists `labels` select.
+    """
 
     parts: Annotated[list[Key], Field(min_length=3, max_length=3)]
     chain: Key
     products: Annotated[list[Literal["flow"]], Field(min_length=3, max_length=3)]
+    labels: Key
+    classes: Literal[3, 4, 5, 7]
+    expect: Expected = Expected()
 
 
 class Join(Section):

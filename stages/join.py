@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mer import corpora
 from mer.cache import CacheWriter, ClipCache
 from mer.clips import read_index, write_index
 from mer.errors import MerError
@@ -20,10 +21,24 @@ def main(stage):
     item = stage.item
     composite = stage.key.removesuffix(f"-{item.chain}")
     parts = list(dict.fromkeys(item.parts))
-    write_index(Path(f"data/index/{composite}.csv"), pd.concat([read_index(f"data/index/{c}.csv") for c in parts]))
+    table = pd.concat([read_index(f"data/index/{c}.csv") for c in parts], ignore_index=True)
+    check_counts(stage.key, item, table)
+    write_index(Path(f"data/index/{composite}.csv"), table)
     for kind in dict.fromkeys(item.products):
         caches = [ClipCache(f"data/cache/{c}/{item.chain}/{kind}.h5", kind) for c in parts]
         join(Path(f"data/cache/{composite}/{item.chain}/{kind}.h5"), caches, stage.spool)
+
+
+def check_counts(key: str, item, table: pd.DataFrame) -> None:
+    """Raise MerError unless the selection has as many clips and subjects as expected."""
+    selected = corpora.select(table, item.labels, item.classes)
+    found = {"clips": len(selected), "subjects": len(selected[["corpus", "subject"]].drop_duplicates())}
+    for what, wanted in item.expect.model_dump().items():
+        if wanted is not None and found[what] != wanted:
+            raise MerError(
+                f"data/index/{key}: has {found[what]} {what} in {item.classes} classes, join.runs.{key}.expect.{what} "
+                f"says {wanted}; complete the corpora, or correct the number"
+            )
 
 
 def join(path: Path, caches: list[ClipCache], scratch: Path) -> None:

@@ -19,8 +19,8 @@ def products(root, tmp_path_factory):
     folder = make_project(root, tmp_path_factory.mktemp("project"))
     assert TINY["clips"] < 100
     edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic={"subjects": 8, "clips": 100, "pool_subjects": 0}))
-    for name, key in [("synthesize", "synthetic"), ("index", "synthetic"), ("landmarks", "synthetic"),
-                      ("align", "synthetic-box224"), ("flow", "synthetic-box224")]:  # fmt: skip
+    for name in ("synthesize", "index", "landmarks", "align", "spot", "flow"):
+        key = "synthetic" if name in ("synthesize", "index", "landmarks") else "synthetic-box224"
         code, lines = stage(folder, name, key)
         assert code == 0, lines
     table = select(read_index(folder / "data/index/synthetic.csv"), "synthetic", 5)

@@ -22,8 +22,9 @@ def check(params: Params) -> None:
             raise MerError(f"params.yaml: section {section!r} is unknown; {suggestion(section, valid)}")
     for name, item in params.experiments.items():
         check_experiment(params, name, item)
-    for name, run in params.figures.runs.items():
-        class_lists(f"figures.runs.{name}", run.labels, run.classes)
+    for section in ("figures", "join"):
+        for name, run in getattr(params, section).runs.items():
+            class_lists(f"{section}.runs.{name}", run.labels, run.classes)
 
 
 def check_experiment(params: Params, name: str, item) -> None:

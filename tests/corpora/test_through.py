@@ -1,6 +1,7 @@
 """A fictional corpus in each real layout, with a face in it, through index, landmarks, align, spot, flow and join."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import skimage.data
 
 from mer.cache import ClipCache
 from mer.clips import read_index
+from mer.errors import MerError
 from mer.parallel import Engine
 from mer.params import load
 from stages._run import Stage
@@ -84,6 +86,9 @@ def test_the_composite_goes_through(project):
         run("landmarks", corpus)
         for stage in ("align", "spot", "flow"):
             run(stage, f"{corpus}-box224")
+    with pytest.raises(MerError, match=r"has \d+ clips in 3 classes, join.runs.composite-box224.expect.clips says 442"):
+        run("join", "composite-box224")
+    edit(Path(), lambda p: p["join"]["runs"]["composite-box224"].update(expect={}))
     run("join", "composite-box224")
     table = read_index("data/index/composite.csv")
     flow = ClipCache("data/cache/composite/box224/flow.h5", "flow")
