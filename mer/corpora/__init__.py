@@ -16,7 +16,8 @@ import pandas as pd
 
 from mer.errors import MerError, suggestion
 
-ALIASES = {"composite": "megc2019"}  # the literature's short name for the MEGC2019 composite
+# The literature's short name for the MEGC2019 composite; the embedded corpus, which has CASME II's layout and classes.
+ALIASES = {"composite": "megc2019", "synthetic": "casme2"}
 
 
 def names() -> list[str]:
