@@ -4,9 +4,11 @@
     python -m benchmarks.align --memory
 
 Prints one JSON line. Both read every frame of a clip, find 68 landmarks on its onset frame, crop all frames to 224 px
-and write them. mer: its landmarks and its crops, as two resumable products, on `--workers` processes. Peer: one
-process, dlib + OpenCV + np.save, one file a clip, everything at its defaults. Both write the same pixels (checked).
-The clips are the embedded corpus's, listed again under other ids when more are asked for than are rendered.
+and write them. mer: what the stages `landmarks` and `align` compute, as two resumable products, on `--workers`
+processes. Peer: one process, dlib + OpenCV + np.save, one file a clip, everything at its defaults. Both write the same
+pixels (checked).
+The clips are the embedded corpus's at CASME II's frame size, listed again under other ids when more are asked for than
+are rendered.
 `--memory` compares the peak memory at 100 and at 2,000 clips, of 4 frames each.
 """
 
@@ -14,7 +16,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -25,47 +26,35 @@ from pathlib import Path
 
 import numpy as np
 
-from mer.cache import ClipCache, build_product, digest
-from mer.clips import Clip, read_clip, read_frame
+from benchmarks._report import add_options, report
+from mer.cache import ClipCache, build_product
+from mer.clips import Clip
 from mer.errors import MerError
-from mer.faces import align_clip, crop_size, crop_transform, find_face
+from mer.faces import crop_size, crop_transform
 from mer.parallel import Engine
+from stages import align, landmarks
 
 CROP = "box224"
 RENDERED = 60  # clips made; more are listed by reference
+SIZE = (640, 480)  # px; the frames of CASME II, SMIC-HS and SAMM (960 x 650) are of that order
+CLIPS = 250  # as many as CASME II has
 
 
 # ---- mer ------------------------------------------------------------------------------------------------------
-
-
-def _landmarks(clip: Clip) -> dict:
-    face = find_face(read_frame(clip.path(clip.onset)))
-    return {"data": face.landmarks, "box": face.box, "score": np.float32(face.score)}
-
-
-def _crop(clip: Clip, *, landmarks: ClipCache) -> dict:
-    points = landmarks[clip.id]
-    return {"data": align_clip(read_clip(clip), points, CROP), "transform": crop_transform(points, CROP)}
-
-
-def _key(clip: Clip) -> str:
-    return clip.digest
-
-
-def _crop_key(clip: Clip, *, landmarks: ClipCache) -> str:
-    return digest(clip.digest, landmarks[clip.id].tolist())
 
 
 def run_mer(clips: list[Clip], folder: Path, workers: int) -> Path:
     """Two products, as the stages `landmarks` and `align` make them; returns the crops'."""
     common = {"params": {"crop": CROP}, "code": "benchmark", "engine": Engine(workers=workers)}
     build_product(
-        folder / "landmarks.h5", clips, _landmarks, _key, kind="landmarks", ragged=False, spool=folder / "s1", **common
-    )
-    landmarks = ClipCache(folder / "landmarks.h5")
+        folder / "landmarks.h5", clips, functools.partial(landmarks.compute, backend="dlib"), landmarks.fingerprint,
+        kind="landmarks", ragged=False, spool=folder / "s1", **common,
+    )  # fmt: skip
+    found = ClipCache(folder / "landmarks.h5")
     build_product(
-        folder / "frames.h5", clips, functools.partial(_crop, landmarks=landmarks),
-        functools.partial(_crop_key, landmarks=landmarks), kind="frames", ragged=True, spool=folder / "s2", **common,
+        folder / "frames.h5", clips, functools.partial(align.compute, landmarks=found, crop=CROP),
+        functools.partial(align.fingerprint, landmarks=found), kind="frames", ragged=True, spool=folder / "s2",
+        **common,
     )  # fmt: skip
     return folder / "frames.h5"
 
@@ -102,12 +91,17 @@ def run_plain(clips: list[Clip], folder: Path) -> Path:
 # ---- clips ----------------------------------------------------------------------------------------------------
 
 
-def make_clips(folder: Path, count: int, frames: int | None = None) -> list[Clip]:
+def make_clips(folder: Path, count: int, frames: int | None = None, size: tuple[int, int] = SIZE) -> list[Clip]:
     """`count` clips of the embedded corpus, rendered once in `folder`; with `frames`, only so many frames of each."""
     from mer.corpora import casme2, synthetic
 
     if not (folder / "corpus").exists():
-        synthetic.synthesize(folder, clips=RENDERED, pool_subjects=0, engine=Engine(workers=0))
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            synthetic.synthesize(Path(scratch), clips=RENDERED, pool_subjects=0, engine=Engine(workers=0))
+            for path in (Path(scratch) / "corpus").rglob("*.jpg"):
+                _enlarge(path, size)
+            folder.mkdir(parents=True, exist_ok=True)
+            (Path(scratch) / "corpus").rename(folder / "corpus")
     table = casme2.read_corpus(folder / "corpus", "synthetic")
     # The digest of a frame's bytes is the index's work, not ours; a name is as good here.
     table["digest"] = [f"{row.id}" for row in table.itertuples()]
@@ -121,11 +115,21 @@ def make_clips(folder: Path, count: int, frames: int | None = None) -> list[Clip
     ]
 
 
+def _enlarge(path: Path, size: tuple[int, int]) -> None:
+    """The square frame as high as `size` (width, height), its border repeated to both sides."""
+    import cv2
+
+    image = cv2.resize(cv2.imread(str(path)), (size[1], size[1]), interpolation=cv2.INTER_CUBIC)
+    left = (size[0] - size[1]) // 2
+    image = cv2.copyMakeBorder(image, 0, 0, left, size[0] - size[1] - left, cv2.BORDER_REPLICATE)
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
 # ---- measuring ------------------------------------------------------------------------------------------------
 
 
-def speed(folder: Path, count: int, repeats: int, workers: int) -> dict:
-    clips = make_clips(folder / "corpus", count)
+def speed(folder: Path, count: int, repeats: int, workers: int, size: tuple[int, int]) -> dict:
+    clips = make_clips(folder / "x".join(map(str, size)), count, size=size)
     n_frames = sum(c.n_frames for c in clips)
     seconds: dict[str, list[float]] = {"mer": [], "plain": []}
     for _ in range(repeats):
@@ -142,6 +146,7 @@ def speed(folder: Path, count: int, repeats: int, workers: int) -> dict:
     return {
         "clips": count,
         "frames": n_frames,
+        "frame_size": size,
         "workers": workers,
         "repeats": repeats,
         "mer_clips_per_s": round(count / mer, 2),
@@ -156,7 +161,7 @@ def speed(folder: Path, count: int, repeats: int, workers: int) -> dict:
 def memory(folder: Path, workers: int, counts=(100, 2000)) -> dict:
     """Peak resident memory in MB, each count in a process of its own: of the process, and of its largest worker."""
     result = {}
-    make_clips(folder / "corpus", 1)
+    make_clips(folder / "memory", 1)
     for count in counts:
         command = [sys.executable, "-m", "benchmarks.align", "--peak", str(count), "--workers", str(workers)]
         done = subprocess.run([*command, "--folder", str(folder)], capture_output=True, text=True, check=False)
@@ -169,7 +174,7 @@ def memory(folder: Path, workers: int, counts=(100, 2000)) -> dict:
 
 
 def peak(folder: Path, count: int, workers: int) -> dict:
-    clips = make_clips(folder / "corpus", count, frames=4)
+    clips = make_clips(folder / "memory", count, frames=4)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         run_mer(clips, Path(scratch), workers)
@@ -183,12 +188,14 @@ def peak(folder: Path, count: int, workers: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--clips", type=int, default=RENDERED)
+    parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--size", default="x".join(map(str, SIZE)), help="of the frames: WIDTHxHEIGHT in px")
     parser.add_argument("--folder", type=Path, help="keep the rendered clips here; default: a temporary folder")
     parser.add_argument("--memory", action="store_true", help="peak memory at 100 and 2,000 clips instead of speed")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    add_options(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mer-align-") as temporary:
         folder = args.folder or Path(temporary)
@@ -199,12 +206,15 @@ def main() -> None:
             elif args.memory:
                 result = memory(folder, args.workers)
             else:
-                result = speed(folder, args.clips, args.repeats, args.workers)
+                size = tuple(int(v) for v in args.size.split("x"))
+                result = speed(folder, args.clips, args.repeats, args.workers, size)
         except MerError as error:
             sys.exit(f"align: {error}")
-    if not args.peak:
-        result |= {"cores": os.cpu_count(), "load_average": [round(v, 2) for v in os.getloadavg()]}
-    print(json.dumps(result))
+    if args.peak:
+        print(json.dumps(result))
+    else:
+        name = "align_memory" if args.memory else f"align_{args.size}"
+        report(name, result, ("dlib-bin", "h5py", "joblib", "numpy", "opencv-python"), args.save)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
-"""HDF5 product files, and the spool they grow from.
+"""HDF5 product files: one array a clip.
 
-A product holds one array a clip. Layout of the file:
-
-    data      (N, ...) one item a clip, or, where clips have lengths of their own, (sum of T, ...), chunked by row
+    data      (N, ...) one item a clip, or, where clips have lengths of their own, (sum of T, ...); contiguous
     offsets   (N + 1,) int64, only in a ragged product: clip i is data[offsets[i]:offsets[i + 1]]
     ids       (N,) clip ids, in index order
     keys      (N,) digest of everything clip i was computed from
@@ -10,20 +8,18 @@ A product holds one array a clip. Layout of the file:
     attributes: schema, kind, ragged, parameters (JSON), excluded (JSON: clip id -> reason, where `on_error` allowed it)
 
 No time stands in it, so equal work gives equal bytes. A finished HDF5 file that is reopened and appended to would not,
-and DVC deletes outputs before it runs a stage: so unfinished work is a *spool*, a folder outside the graph with one
-block a finished clip, named by the clip's key. The product is written from it in one pass and renamed into place; a
-hard link to it stays in the spool (no second copy on disk), so that a run after one corrected row computes one clip.
+and DVC deletes outputs before it runs a stage: so unfinished work lives in a *spool* (mer/spool.py), a folder outside
+the graph, and the finished product is renamed into place. A hard link to it stays in the spool (no second copy on
+disk), so that a run after one corrected row computes one clip.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +28,7 @@ import numpy as np
 
 from mer.errors import MerError, listed, suggestion
 from mer.parallel import SERIAL, Engine, map_clips
+from mer.spool import Part, Spool
 
 SCHEMA = 1
 
@@ -167,6 +164,9 @@ class CacheWriter:
 
     Every clip brings `data` ((T, ...) if ragged, else the item) and the same extras. Left by an exception, nothing
     stands at `path`. Memory: one clip.
+
+    The data go to their place in the finished file at once; HDF5's own bytes before and after them are put there at the
+    end. So what a killed run has written can be read by the next, if the file is a `part` of its spool.
     """
 
     def __init__(
@@ -177,61 +177,81 @@ class CacheWriter:
         ragged: bool,
         params: dict,
         excluded: dict[str, str] | None = None,
-        scratch: str | Path | None = None,
+        part: Part | None = None,
     ):
         self.path = Path(path)
         self.ragged = ragged
-        self._part = Path(scratch or self.path.parent) / (self.path.name + ".tmp")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._part, "w", libver="v110", track_order=False)
-        self._file.attrs.update(
-            {"schema": SCHEMA, "kind": kind, "ragged": ragged, "parameters": json.dumps(params, sort_keys=True)}
-        )
         self.excluded = dict(excluded or {})  # may grow until the end
+        self._attributes = {
+            "schema": SCHEMA, "kind": kind, "ragged": ragged, "parameters": json.dumps(params, sort_keys=True)
+        }  # fmt: skip
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = part or Part(self.path.with_name(self.path.name + ".tmp"))
         self._ids: list[str] = []
         self._keys: list[str] = []
         self._offsets = [0]
-        self._data: h5py.Dataset | None = None
+        self._form: tuple[tuple[int, ...], np.dtype] | None = None
         self._extras: dict[str, list[np.ndarray]] = {}
 
     def append(self, clip_id: str, data: np.ndarray, *, key: str = "", **extras) -> None:
         rows = np.asarray(data) if self.ragged else np.asarray(data)[None]
-        if self._data is None:
-            self._data = self._file.create_dataset(
-                "data", shape=(0, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]), dtype=rows.dtype,
-                chunks=(1, *rows.shape[1:]) if rows.ndim > 1 else (1024,), track_times=False,
-            )  # fmt: skip
+        if self._form is None:
+            self._form = rows.shape[1:], rows.dtype
             self._extras = {name: [] for name in extras}
-        if rows.shape[1:] != self._data.shape[1:] or rows.dtype != self._data.dtype:
+            self._start = self._frame(1)
+            self._part.begin(self._start)
+        if (rows.shape[1:], rows.dtype) != self._form:
             raise MerError(
                 f"{self.path}: clip {clip_id} is {rows.shape[1:]} {rows.dtype}, the clips before it "
-                f"{self._data.shape[1:]} {self._data.dtype}; one product holds one shape"
+                f"{self._form[0]} {self._form[1]}; one product holds one shape"
             )
-        start = len(self._data)
-        self._data.resize(start + len(rows), axis=0)
-        self._data[start:] = rows
+        extras = {name: np.asarray(extras[name]) for name in self._extras}
+        self._part.append(key, rows if self.ragged else rows[0], extras)
         self._ids.append(clip_id)
         self._keys.append(key)
-        self._offsets.append(start + len(rows))
-        for name in self._extras:
-            self._extras[name].append(np.asarray(extras[name]))
+        self._offsets.append(self._offsets[-1] + len(rows))
+        for name, values in self._extras.items():
+            values.append(extras[name])
 
     def finish(self) -> Path:
         """Write what belongs to the whole file; returns the finished scratch file, not yet in place."""
-        if self._data is None:
+        if self._form is None:
             self.abandon()
             raise MerError(f"{self.path}: there is no clip to write; check the index and what was excluded")
-        self._file.attrs["excluded"] = json.dumps(self.excluded, sort_keys=True)
+        start = self._frame(self._offsets[-1])
+        if start != self._start:  # HDF5 places what comes before the data without looking at their number
+            raise RuntimeError(f"{self.path}: HDF5 puts the data at {start}, not at {self._start}")
+        with open(self._skeleton, "rb") as skeleton:
+            head = skeleton.read(start)
+            skeleton.seek(self._part.end)
+            self._part.finish(head, skeleton.read())
+        self._skeleton.unlink()
+        return self._part.path
+
+    def _frame(self, n_rows: int) -> int:
+        """Write the file with `n_rows` rows of data left out (a hole); returns where they belong, in bytes."""
+        shape, dtype = self._form
         options = {"track_times": False}
-        self._file.create_dataset("ids", data=np.array([i.encode() for i in self._ids]), **options)
-        self._file.create_dataset("keys", data=np.array([k.encode() for k in self._keys], dtype="S64"), **options)
-        if self.ragged:
-            self._file.create_dataset("offsets", data=np.asarray(self._offsets, dtype=np.int64), **options)
-        for name, values in self._extras.items():
-            self._file.create_dataset(f"extra/{name}", data=np.stack(values), **options)
-        self._file.close()
-        return self._part
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        with h5py.File(self._skeleton, "w", libver="v110", track_order=False) as file:
+            file.attrs.update(self._attributes)
+            data = file.create_dataset("data", shape=(n_rows, *shape), dtype=dtype, dcpl=layout, **options)
+            start = data.id.get_offset()
+            file.attrs["excluded"] = json.dumps(self.excluded, sort_keys=True)
+            file.create_dataset("ids", data=np.array([i.encode() for i in self._ids], dtype="S"), **options)
+            file.create_dataset("keys", data=np.array([k.encode() for k in self._keys], dtype="S64"), **options)
+            if self.ragged:
+                file.create_dataset("offsets", data=np.asarray(self._offsets, dtype=np.int64), **options)
+            for name, values in self._extras.items():
+                if values:
+                    file.create_dataset(f"extra/{name}", data=np.stack(values), **options)
+        return start
+
+    @property
+    def _skeleton(self) -> Path:
+        return self._part.path.with_suffix(".frame.tmp")
 
     def close(self) -> None:
         self.finish().replace(self.path)
@@ -246,99 +266,12 @@ class CacheWriter:
             self.abandon()
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        """Leave nothing behind but, in a spool, what the next run can use."""
+        self._skeleton.unlink(missing_ok=True)
+        self._part.abandon()
 
 
-# -------------------------------------------------------------------------------------------------- spool
-
-
-class Spool:
-    """A locked folder with one block a finished item, named by its key.
-
-    The lock ends with the process that holds it, however that ends. A second writer waits `patience` seconds and then
-    raises MerError naming the first.
-    """
-
-    def __init__(self, folder: str | Path, patience: float = 5.0):
-        self.folder = Path(folder)
-        self.patience = patience
-
-    def __enter__(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+")  # held until __exit__
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    self._lock.seek(0)
-                    owner = self._lock.read().strip() or "another process"
-                    self._lock.close()
-                    raise MerError(
-                        f"{self.folder}: is being written by {owner}; wait for it, or stop it and run dvc repro"
-                    ) from None
-                time.sleep(0.2)
-        self._lock.seek(0)
-        self._lock.truncate()
-        self._lock.write(f"process {os.getpid()}")
-        self._lock.flush()
-        for part in self.folder.glob("*.tmp"):  # half-written blocks of a killed run
-            part.unlink()
-        return self
-
-    def __exit__(self, *exception):
-        self._lock.close()
-
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.block"
-
-    def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        """Write a block so that it is there whole or not at all."""
-        arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        header = json.dumps({name: [array.dtype.str, array.shape] for name, array in arrays.items()}).encode()
-        part = self.folder / f"{key}.{os.getpid()}.tmp"
-        with open(part, "wb") as file:
-            file.write(header + b"\n")
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path(key))
-
-    def get(self, key: str) -> dict[str, np.ndarray]:
-        with open(self.path(key), "rb") as file:
-            layout = json.loads(file.readline())
-            return {name: _read_array(file, *form) for name, form in layout.items()}
-
-    def __contains__(self, key: str) -> bool:
-        """Whether the block is there and whole; a damaged one (a full disk, a crashed machine) counts as absent."""
-        try:
-            with open(self.path(key), "rb") as file:
-                layout = json.loads(file.readline())
-                size = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in layout.values())
-                return os.fstat(file.fileno()).st_size == file.tell() + size
-        except (FileNotFoundError, ValueError):
-            return False
-
-    def __getstate__(self):
-        return {"folder": self.folder, "patience": self.patience}  # workers write blocks, they do not hold the lock
-
-    def clear(self, but: Iterable[str] = ()) -> None:
-        """Remove all blocks, or all but these keys."""
-        kept = {self.path(key) for key in but}
-        for block in self.folder.glob("*.block"):
-            if block not in kept:
-                block.unlink()
-
-
-def _read_array(file, kind: str, shape: list[int]) -> np.ndarray:
-    array = np.empty(shape, np.dtype(kind))
-    file.readinto(array.reshape(-1).view(np.uint8))
-    return array
+# ----------------------------------------------------------------------------------------------- building
 
 
 def build_product(
@@ -373,7 +306,8 @@ def build_product(
             _one, compute=compute, fingerprint=fingerprint, common=digest(SCHEMA, kind, params, code), spool=work,
             kept=frozenset(kept), on_error=on_error,
         )  # fmt: skip
-        writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, excluded=excluded, scratch=work.folder)
+        part = work.new_part()
+        writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, excluded=excluded, part=part)
         waiting = iter(clips)
 
         def append(result: tuple[str | None, str]) -> None:
@@ -381,8 +315,12 @@ def build_product(
             if key is None:
                 writer.excluded[clip.id] = how
                 return
-            arrays = work.get(key) if key in work else {"data": previous[kept[key]], **previous.extras(kept[key])}
+            try:
+                arrays = work.get(key)  # `_one` has written it, or looked into it
+            except FileNotFoundError:
+                arrays = {"data": previous[kept[key]], **previous.extras(kept[key])}
             writer.append(clip.id, arrays.pop("data"), key=key, **arrays)
+            work.drop(key)
 
         try:
             # Written while the workers go on: reading the blocks back costs little then, and much afterwards.

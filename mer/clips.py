@@ -9,12 +9,15 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from mer.cache import replace_file
 from mer.errors import MerError, listed
+
+if TYPE_CHECKING:  # a worker reads frames, not tables, and starts a third sooner without pandas
+    import pandas as pd
 
 COLUMNS = (
     *("id", "corpus", "subject", "clip", "emotion", "aus"),
@@ -69,7 +72,7 @@ class Clip:
         return [self.path(n) for n in self.numbers]
 
 
-def write_index(path: Path, table: pd.DataFrame) -> None:
+def write_index(path: Path, table: "pd.DataFrame") -> None:
     """Write the index in the order of `id`, replacing `path` in one step. Raises MerError on a repeated id."""
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
@@ -78,8 +81,10 @@ def write_index(path: Path, table: pd.DataFrame) -> None:
     replace_file(path, text.encode())
 
 
-def read_index(path: Path) -> pd.DataFrame:
+def read_index(path: Path) -> "pd.DataFrame":
     """The index table, ids and subjects as text."""
+    import pandas as pd
+
     try:
         text = dict.fromkeys(
             ("id", "corpus", "subject", "clip", "emotion", "aus", "apex_source", "frame", "digest"), str
@@ -97,12 +102,16 @@ def read_index(path: Path) -> pd.DataFrame:
 
 def write_excluded(path: str | Path, excluded: list[tuple[str, str]]) -> None:
     """List the clips that an index leaves out: id and reason, a row each."""
+    import pandas as pd
+
     table = pd.DataFrame(sorted(excluded), columns=["id", "reason"])
     replace_file(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def read_excluded(path: str | Path) -> dict[str, str]:
     """Clip id -> reason."""
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         return dict(zip(table["id"], table["reason"], strict=True))
@@ -110,7 +119,7 @@ def read_excluded(path: str | Path) -> dict[str, str]:
         raise MerError(f"{path}: cannot be read as a list of exclusions ({error}); run dvc repro") from None
 
 
-def clips(table: pd.DataFrame) -> list[Clip]:
+def clips(table: "pd.DataFrame") -> list[Clip]:
     """The rows of an index as records."""
     return [
         Clip(**{**row, "onset": int(row["onset"]), "apex": int(row["apex"]), "offset": int(row["offset"])})
@@ -123,10 +132,10 @@ def read_frame(path: Path) -> np.ndarray:
     import cv2
 
     raw = np.frombuffer(_read_bytes(path), dtype=np.uint8)
-    image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if raw.size else None
+    image = cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB) if raw.size else None
     if image is None:
         raise MerError(f"{path}: cannot be read as an image ({raw.size} bytes); replace the file")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:

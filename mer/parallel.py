@@ -110,15 +110,20 @@ def single_threaded():
 
 def _in_worker(path: str, item, parent: int):
     _die_with(parent)
-    fn = _function(path)  # first, so that the modules it brings are there to be limited
-    with single_threaded():
-        return fn(item)
+    return _function(path)(item)
+
+
+_for_life = contextlib.ExitStack()
 
 
 @functools.lru_cache(maxsize=1)
 def _function(path: str) -> Callable:
     with open(path, "rb") as file:
-        return pickle.load(file)
+        fn = pickle.load(file)
+    # After the modules that `fn` brings, and for the worker's whole life: asking every library anew costs 2 ms an item.
+    # What is imported later reads the limits that loky has put into the environment.
+    _for_life.enter_context(single_threaded())
+    return fn
 
 
 _watched: set[int] = set()

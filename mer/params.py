@@ -53,7 +53,7 @@ class Expected(Section):
 class IndexRun(Section):
     """`watch` is what DVC looks at for changes: the folder itself, or its manifest (make manifest) when it is large."""
 
-    reader: Literal["casme2", "samm", "smic", "casme3"]
+    reader: Literal["casme2", "samm", "smic", "casme3", "ckplus", "rafdb", "fer2013"]
     raw: str
     watch: str
     expect: Expected = Expected()
@@ -85,6 +85,7 @@ class Align(Section):
     runs: dict[Key, AlignRun]
     top_margin: float = Field(ge=0, le=1)
     rotate: bool
+    box: Literal["haar", "landmarks"]
     on_error: OnError
 
 

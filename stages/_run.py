@@ -19,10 +19,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from mer.cache import Spool
 from mer.errors import MerError, suggestion
 from mer.parallel import Engine
 from mer.params import Params, load
+from mer.spool import Spool
 
 BAD_INPUT = 2
 NUMERIC_PACKAGES = (

@@ -26,7 +26,7 @@ def main(stage):
     write_index(Path(f"data/index/{composite}.csv"), table)
     for kind in dict.fromkeys(item.products):
         caches = [ClipCache(f"data/cache/{c}/{item.chain}/{kind}.h5", kind) for c in parts]
-        join(Path(f"data/cache/{composite}/{item.chain}/{kind}.h5"), caches, stage.spool)
+        join(Path(f"data/cache/{composite}/{item.chain}/{kind}.h5"), caches)
 
 
 def check_counts(key: str, item, table: pd.DataFrame) -> None:
@@ -41,7 +41,7 @@ def check_counts(key: str, item, table: pd.DataFrame) -> None:
             )
 
 
-def join(path: Path, caches: list[ClipCache], scratch: Path) -> None:
+def join(path: Path, caches: list[ClipCache]) -> None:
     """One product from several. Raises MerError unless they were made with the same parameters."""
     for cache in caches[1:]:
         if cache.params != caches[0].params:
@@ -52,7 +52,7 @@ def join(path: Path, caches: list[ClipCache], scratch: Path) -> None:
     excluded = {clip_id: reason for cache in caches for clip_id, reason in cache.excluded.items()}
     where = {clip_id: cache for cache in caches for clip_id in cache.ids}
     with CacheWriter(
-        path, kind=caches[0].kind, ragged=caches[0].ragged, params=caches[0].params, excluded=excluded, scratch=scratch
+        path, kind=caches[0].kind, ragged=caches[0].ragged, params=caches[0].params, excluded=excluded
     ) as writer:
         for clip_id in sorted(where):
             cache = where[clip_id]

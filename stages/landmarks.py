@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mer.cache import build_product
-from mer.clips import Clip, clips, read_excluded, read_frame, read_index
-from mer.corpora.synthetic import read_truth
+from mer.clips import Clip, clips, files_digest, read_excluded, read_frame, read_index
 from mer.errors import MerError
 from mer.faces.landmarks import ATTEMPTS, find_onset_face
 from stages._run import run
@@ -35,6 +34,8 @@ def compute(clip: Clip, *, backend: str, **options) -> dict:
 
 def truth(clip: Clip) -> dict:
     """What the embedded corpus knows of itself: data/raw/<name>/truth.h5 beside its corpus folder."""
+    from mer.corpora.synthetic import read_truth  # brings scipy, which the other backends' workers need not wait for
+
     path = Path(clip.frame).parents[3] / "truth.h5"
     if not path.exists():
         raise MerError(f"{path}: is missing; landmarks.backend truth works on the embedded corpus only: take dlib")
@@ -50,9 +51,12 @@ def fingerprint(clip: Clip) -> str:
 def main(stage):
     section = stage.section
     params = {name: getattr(section, name) for name in ("backend", "upsample", "padded", "min_score", "weights")}
+    # What the weight files hold counts for reuse, not where they lie.
+    files = sorted(path for path in Path(section.weights).glob("*") if path.is_file()) if section.weights else []
+    key = params | {"weights": files_digest(files) if files else None}
     build_product(
         f"data/cache/{stage.key}/landmarks.h5", clips(read_index(f"data/index/{stage.key}.csv")),
-        functools.partial(compute, **params), fingerprint, kind="landmarks", ragged=False, params=params,
+        functools.partial(compute, **params), fingerprint, kind="landmarks", ragged=False, params=key,
         code=stage.code(), spool=stage.spool, engine=stage.engine, on_error=section.on_error,
         excluded=read_excluded(Path(f"data/index/{stage.key}.excluded.csv")),
     )  # fmt: skip

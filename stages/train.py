@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from mer import corpora, models
-from mer.cache import ClipCache, Spool, available
+from mer.cache import ClipCache, available
 from mer.clips import read_index
 from mer.errors import MerError, listed
+from mer.spool import Spool
 from mer.training import loso
 from mer.training.recipe import Recipe
 from stages._run import run

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mer.cache import CacheWriter, ClipCache, Spool, available, build_product, check_same_clips
+from mer.cache import CacheWriter, ClipCache, available, build_product, check_same_clips
 from mer.errors import MerError
 from mer.parallel import Engine
+from mer.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def test_golden_bytes(tmp_path):
 
 
 # Made on Linux x86-64 with h5py 3.16.0. When h5py is upgraded on purpose, look at h5dump of both and renew it.
-GOLDEN = "0adbbf5df9d924fff40eb267697dbb1b10ec6a47bc0e118992041ebe007b2a31"
+GOLDEN = "0cf6d832b0b7d0b03959117e02250a1ee27f39eb82b6a240f6eb3320201ce60e"
 
 
 def test_equal_work_gives_equal_bytes_at_any_time_and_with_any_workers(tmp_path):
@@ -138,7 +139,7 @@ def test_the_previous_product_costs_no_second_copy(tmp_path):
 def test_a_second_writer_names_the_first(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c",
-         "import sys, time; from mer.cache import Spool\n"
+         "import sys, time; from mer.spool import Spool\n"
          "with Spool(sys.argv[1]): print('held', flush=True); time.sleep(60)", str(tmp_path)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -160,6 +161,22 @@ def test_half_written_blocks_are_swept(tmp_path):
     with Spool(tmp_path) as spool:
         assert "k" not in spool
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-8], lambda b: b[:4], lambda b: b[:-8] + bytes(8), lambda b: b + b"x", lambda b: bytes(len(b))],
+    ids=["cut", "cut in the header", "hole", "longer", "all zero"],
+)
+def test_a_damaged_block_counts_as_absent(tmp_path, damage):
+    """What a machine that stopped, or a full disk, may leave behind."""
+    with Spool(tmp_path) as spool:
+        spool.put("k", {"data": np.arange(1.0, 5.0), "score": np.float32(1)})
+        assert "k" in spool
+        assert spool.get("k")["score"].shape == ()
+        whole = spool.path("k").read_bytes()
+        spool.path("k").write_bytes(damage(whole))
+        assert "k" not in spool
 
 
 @pytest.mark.parametrize("size", [0, 100, -200])
@@ -201,15 +218,42 @@ def test_no_clip_at_all(tmp_path):
         build(tmp_path / "a.h5", [])
 
 
-def test_a_damaged_block_is_computed_again(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "damage", "lost"),
+    [
+        ("1.part", lambda b: b[:-1] + bytes([b[-1] ^ 1]), [5]),
+        ("1.part", lambda b: b[:-1], [5]),
+        ("1.rows", lambda b: b + b'{"key": "torn', []),
+        ("1.rows", lambda b: b"\n".join(b.splitlines()[:4]) + b'\n{"key"', [4, 5]),
+        ("1.rows", lambda b: b"", [0, 1, 2, 3, 4, 5]),
+    ],
+    ids=["a flipped bit", "cut", "a torn line", "a torn line in the middle", "an empty journal"],
+)
+def test_damaged_work_of_a_killed_run_is_computed_again(tmp_path, file, damage, lost):
     path = tmp_path / "a.h5"
     with pytest.raises(MerError):
         build(path, work=Counting(fail=6))
-    victim = sorted((tmp_path / ".partial").glob("*.block"))[0]
-    victim.write_bytes(b"")
+    victim = tmp_path / ".partial" / file
+    victim.write_bytes(damage(victim.read_bytes()))
     work = Counting()
     build(path, work=work)
-    assert len(work.seen) == 4  # 6, 7, 8 and the damaged one
+    assert work.seen == [*lost, 6, 7, 8]
+    for item in ITEMS:
+        assert np.array_equal(ClipCache(path)[item.id], compute(item)["data"])
+
+
+def test_a_run_killed_twice_goes_on_after_the_second(tmp_path):
+    path, spool = tmp_path / "a.h5", tmp_path / ".partial"
+    for fail in (3, 6, 1):  # the third stops before the first's rows are copied: nothing of them may be lost
+        with pytest.raises(MerError):
+            build(path, work=Counting(fail=fail), items=[i for i in ITEMS if i.content != 1] if fail != 1 else ITEMS)
+    assert len(list(spool.glob("*.part"))) == 2  # what adds nothing has gone
+    work = Counting()
+    build(path, work=work)
+    assert work.seen == [1, 6, 7, 8]
+    build(tmp_path / "whole" / "a.h5")
+    assert path.read_bytes() == (tmp_path / "whole" / "a.h5").read_bytes()
+    assert sorted(p.name for p in spool.iterdir()) == ["lock", "previous.h5"]
 
 
 def test_what_cannot_be_opened_is_not_called_truncated(tmp_path):

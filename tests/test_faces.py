@@ -275,6 +275,24 @@ def test_box112_without_a_box_is_the_landmark_box(points):
         crop_transform(points, "box112", box=np.zeros(4))
 
 
+def test_d04_the_box_of_box112_is_a_parameter(portrait, points, tmp_path):
+    """D-04: `align.box` haar crops by OpenCV's detection, landmarks by the landmarks; both from the onset frame."""
+    import cv2
+
+    from mer.clips import Clip
+    from mer.faces.landmarks import face_box
+    from stages.align import compute
+
+    assert cv2.imwrite(str(tmp_path / "img1.png"), portrait[:, :, ::-1])
+    clip = Clip("c/s/1", "c", "s", "1", "", "", 1, 1, 1, "annotated", 200.0, str(tmp_path / "img{}.png"), "", "")
+    crops = {box: compute(clip, landmarks={clip.id: points}, crop="box112", box=box) for box in ("haar", "landmarks")}
+    found = np.asarray(face_box(portrait, points), dtype=np.float64)
+    corners = crop_corners(crops["haar"]["transform"], 112)
+    assert np.abs(corners[[0, 2]].ravel() - found).max() < 1e-9  # Haar's boxes are square
+    assert np.array_equal(crops["landmarks"]["transform"], crop_transform(points, "box112"))
+    assert not np.array_equal(crops["haar"]["data"], crops["landmarks"]["data"])
+
+
 def test_none224_is_the_whole_frame():
     """Blocks of 2 x 3 px of one value shrink to a pixel each; no landmarks are needed."""
     values = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)

@@ -20,7 +20,7 @@ def test_a_composite_is_its_parts(tmp_path):
         product(tmp_path / "b.h5", "b", 3, excluded={"b/s/9": "no face"}),
         product(tmp_path / "a.h5", "a", 2, excluded={"a/s/8": "no frame"}),
     ]
-    join(tmp_path / "out" / "flow.h5", parts, tmp_path / "scratch")
+    join(tmp_path / "out" / "flow.h5", parts)
     composite = ClipCache(tmp_path / "out" / "flow.h5", "flow")
     assert composite.ids == ["a/s/0", "a/s/1", "b/s/0", "b/s/1", "b/s/2"]
     assert composite.keys == ["a0", "a1", "b0", "b1", "b2"]
@@ -34,4 +34,4 @@ def test_a_composite_is_its_parts(tmp_path):
 def test_parts_made_with_other_parameters_are_refused(tmp_path):
     parts = [product(tmp_path / "a.h5", "a", 2), product(tmp_path / "b.h5", "b", 2, margin=0.3)]
     with pytest.raises(MerError, match=r"b.h5: was made with .*0.3.*a.h5 with .*0.2.*the same parameters"):
-        join(tmp_path / "flow.h5", parts, tmp_path)
+        join(tmp_path / "flow.h5", parts)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mer import models
-from mer.cache import Spool
 from mer.errors import MerError
 from mer.parallel import Engine
+from mer.spool import Spool
 from mer.training import loso
 
 

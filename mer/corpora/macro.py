@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mer.clips import COLUMNS as INDEX_COLUMNS
 from mer.clips import read_frame
 from mer.errors import MerError, listed, suggestion
 
@@ -65,6 +66,37 @@ def make_table(root: Path, rows: Iterable[dict], excluded: Mapping[str, int] | N
     table = table.sort_values("id", ignore_index=True)[[*COLUMNS, *votes]]
     table.attrs["excluded"] = {reason: n for reason, n in (excluded or {}).items() if n}
     return table
+
+
+def index_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """A set as an index, for landmarks and crops: every image a clip of one frame.
+
+    Args:
+        table: as `read_macro` returns it.
+        corpus: the first part of the ids.
+
+    Returns:
+        DataFrame with the columns of mer.clips.COLUMNS but `digest`; `clip` is the image's name in the set, `subject`
+        is empty where the set does not tell. Images that the set leaves without a label were never clips, so
+        `.attrs["excluded"]` is empty.
+
+    Raises:
+        MerError: the set holds pixels as text, not image files.
+    """
+    text = [image for image in table["image"] if _IN_CSV.fullmatch(image)]
+    if text:
+        raise MerError(
+            f"{text[0]}: faces that are kept as text are {SIDE} px wide and need neither landmarks nor crop; leave the "
+            "set out of index.runs, or unpack its edition in folders"
+        )
+    rows = pd.DataFrame({"id": [f"{corpus}/{i.split('/', 1)[1]}" for i in table["id"]], "corpus": corpus})
+    rows["subject"], rows["clip"] = table["subject"], [i.split("/", 1)[1] for i in table["id"]]
+    rows["emotion"], rows["aus"] = table["emotion"], ""
+    rows["onset"] = rows["apex"] = rows["offset"] = 0
+    rows["apex_source"], rows["fps"], rows["absent"] = "annotated", 0.0, ""
+    rows["frame"] = [image.replace("{", "{{").replace("}", "}}") for image in table["image"]]
+    rows.attrs |= {"excluded": [], "corrected": []}
+    return rows[[c for c in INDEX_COLUMNS if c != "digest"]]
 
 
 def summary(table: pd.DataFrame) -> dict:

@@ -4,6 +4,7 @@ A fixed crop keeps what moves: nothing is re-aligned from frame to frame, so flo
 Transforms are (2, 3) float64 from frame pixels to crop pixels, (x, y, 1) -> (x, y), pixel centres at integers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,6 +152,18 @@ def align_clip(
 
 def warp(frames: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     """(T, H, W, 3) uint8 through one transform to (T, size, size, 3); see align_clip."""
+    out = np.empty((len(frames), size, size, 3), dtype=np.uint8)
+    one = frame_warp(transform, size, frames.shape[1:3])
+    for frame, place in zip(frames, out, strict=True):
+        one(frame, place)
+    return out
+
+
+def frame_warp(transform: np.ndarray, size: int, shape: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], None]:
+    """What crops every frame of a clip: a function (frame (H, W, 3) uint8, out (size, size, 3) uint8) -> None.
+
+    `shape` is the frames' (height, width). What depends on the transform alone is done once, here.
+    """
     import cv2
 
     # The Gaussian whose width together with a pixel's own (0.5) makes the pixel of the smaller image. A column of the
@@ -158,18 +171,19 @@ def warp(frames: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     scale = np.linalg.norm(transform[:, :2], axis=0)
     sigma_x, sigma_y = 0.5 * np.sqrt(np.maximum(0.0, 1 / scale**2 - 1))
     smooth = max(sigma_x, sigma_y) > 0.2  # below that the kernel is one pixel wide
+    rows = columns = slice(None)
     if smooth:
-        rows, columns = _read_by(transform, size, frames.shape[1:3], margin=4 * max(sigma_x, sigma_y) + 4)
-        frames = frames[:, rows, columns]
+        rows, columns = _read_by(transform, size, shape, margin=4 * max(sigma_x, sigma_y) + 4)
         transform = transform.copy()
         transform[:, 2] += transform[:, :2] @ (columns.start, rows.start)
-    out = np.empty((len(frames), size, size, 3), dtype=np.uint8)
     whole, fraction = _fixed_map(transform, size)
-    for t, frame in enumerate(frames):
+
+    def one(frame: np.ndarray, out: np.ndarray) -> None:
         if smooth:  # 0.001, since OpenCV reads 0 as "the same as the other axis"
-            frame = cv2.GaussianBlur(frame, (0, 0), max(sigma_x, 1e-3), sigmaY=max(sigma_y, 1e-3))
-        cv2.remap(frame, whole, fraction, cv2.INTER_CUBIC, dst=out[t], borderMode=cv2.BORDER_REPLICATE)
-    return out
+            frame = cv2.GaussianBlur(frame[rows, columns], (0, 0), max(sigma_x, 1e-3), sigmaY=max(sigma_y, 1e-3))
+        cv2.remap(frame, whole, fraction, cv2.INTER_CUBIC, dst=out, borderMode=cv2.BORDER_REPLICATE)
+
+    return one
 
 
 def _fixed_map(transform: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mer import models
-from mer.cache import ClipCache, Spool, digest, report_reused
+from mer.cache import ClipCache, digest, report_reused
 from mer.errors import MerError, listed
 from mer.parallel import SERIAL, Engine, map_clips
+from mer.spool import Spool
 from mer.training.recipe import Recipe
 
 

@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
@@ -76,6 +77,70 @@ def test_a_corpus_goes_through(project, corpus):
     for stage in ("align", "spot", "flow"):
         run(stage, f"{corpus}-box224")
     check(corpus)
+
+
+def large(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, (100, 100), interpolation=cv2.INTER_AREA)
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image[60:160, 60:170], (48, 48), interpolation=cv2.INTER_AREA)
+
+
+# Set -> what lies in it: path -> what becomes of the portrait.
+MACRO = {
+    "ckplus": {
+        "cohn-kanade-images/S005/001/S005_001_00000001.png": None,
+        "cohn-kanade-images/S005/001/S005_001_00000002.png": None,
+        "Emotion/S005/001/S005_001_00000002_emotion.txt": "   3.0000000e+00\n",
+        "cohn-kanade-images/S010/004/S010_004_00000001.png": None,
+        "Emotion/S010/004/S010_004_00000001_emotion.txt": "   5.0000000e+00\n",
+    },
+    "rafdb": {
+        "basic/EmoLabel/list_patition_label.txt": "train_00001.jpg 5\ntest_0001.jpg 4\n",
+        "basic/Image/aligned/train_00001_aligned.jpg": large,
+        "basic/Image/aligned/test_0001_aligned.jpg": large,
+    },
+    "fer2013": {"train/angry/Training_3908.jpg": small, "test/happy/PrivateTest_95094.jpg": small},
+}
+
+
+@pytest.mark.parametrize("corpus", MACRO)
+def test_a_macro_set_goes_through(project, corpus):
+    project("casme2", [])
+    raw = Path("data/raw") / corpus
+    for name, content in MACRO[corpus].items():
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            (raw / name).write_text(content)
+        else:
+            image = PORTRAIT if content is None else content(PORTRAIT)
+            assert cv2.imwrite(str(raw / name), image[:, :, ::-1])
+    edit(Path(), lambda p: p["index"]["runs"].update({corpus: {"reader": corpus, "raw": str(raw), "watch": str(raw)}}))
+    edit(Path(), lambda p: p["align"]["runs"].update({f"{corpus}-box112": {"corpus": corpus, "crop": "box112"}}))
+    edit(Path(), lambda p: p["landmarks"].update(upsample=2))  # faces of 48 px
+    run("index", corpus)
+    run("landmarks", corpus)
+    run("align", f"{corpus}-box112")
+    table = read_index(f"data/index/{corpus}.csv")
+    assert len(table) == 2
+    assert set(table["emotion"]) == {"disgust", "happiness"} if corpus == "ckplus" else {"anger", "happiness"}
+    frames = ClipCache(f"data/cache/{corpus}/box112/frames.h5", "frames")
+    assert frames.ids == sorted(table["id"])
+    portraits = np.stack([frames[i][0] for i in frames.ids])
+    assert portraits.shape == (2, 112, 112, 3)
+    np.testing.assert_array_equal(portraits[0], portraits[1])  # one portrait, one crop
+
+
+def test_faces_kept_as_text_need_no_crop(project):
+    project("casme2", [])
+    raw = Path("data/raw/fer2013")
+    raw.mkdir(parents=True)
+    pixels = " ".join(["7"] * 48 * 48)
+    (raw / "fer2013.csv").write_text(f"emotion,pixels,Usage\n0,{pixels},Training\n")
+    edit(Path(), lambda p: p["index"]["runs"].update(fer2013={"reader": "fer2013", "raw": str(raw), "watch": str(raw)}))
+    with pytest.raises(MerError, match=r"fer2013.csv#0: faces that are kept as text are 48 px wide.*leave the set out"):
+        run("index", "fer2013")
 
 
 def test_the_composite_goes_through(project):

@@ -1,0 +1,224 @@
+"""Unfinished work: a locked folder outside the graph that holds whatever a killed run had finished.
+
+    <key>.block      the arrays of one finished item, from a worker; named by the item's key
+    <n>.part         a product's data as they are appended, each clip already where it belongs in the finished file
+    <n>.rows         its journal: one JSON line a clip with its key, its place in the part and its small values
+    lock             held by the process that writes
+
+A block goes as soon as its data stand in the part, so a product is on disk once, and most blocks never reach it.
+Everything carries checksums: a killed process cannot tear a file that is renamed into place, a machine that stops can.
+"""
+
+import base64
+import fcntl
+import json
+import mmap
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mer.errors import MerError
+
+
+class Spool:
+    """The folder, locked while it is entered. `key in spool`, `get`, `put`; workers use a pickled copy.
+
+    The lock ends with the process that holds it, however that ends. A second writer waits `patience` seconds and then
+    raises MerError naming the first.
+    """
+
+    def __init__(self, folder: str | Path, patience: float = 5.0):
+        self.folder = Path(folder)
+        self.patience = patience
+        self._rows: dict[str, tuple[Path, dict]] = {}  # what earlier runs have put into parts
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "a+")  # held until __exit__
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self._lock.seek(0)
+                    owner = self._lock.read().strip() or "another process"
+                    self._lock.close()
+                    raise MerError(
+                        f"{self.folder}: is being written by {owner}; wait for it, or stop it and run dvc repro"
+                    ) from None
+                time.sleep(0.2)
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+        for half in self.folder.glob("*.tmp"):  # half-written blocks of a killed run
+            half.unlink()
+        self._adopt_parts()
+        return self
+
+    def __exit__(self, *exception):
+        self._lock.close()
+
+    def __getstate__(self):  # workers read and write blocks, they do not hold the lock
+        return {"folder": self.folder, "patience": self.patience, "_rows": self._rows}
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.block"
+
+    def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write a block so that it is there whole or not at all."""
+        arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        half = self.folder / f"{key}.{os.getpid()}.tmp"
+        with open(half, "wb") as file:
+            file.write(json.dumps({name: _form(array) for name, array in arrays.items()}).encode() + b"\n")
+            for array in arrays.values():
+                file.write(array)
+        half.replace(self.path(key))
+
+    def get(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays of an item that is there, unchecked."""
+        return {name: array for name, (array, _) in self._read(key)}
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the item is there and whole; a damaged one counts as absent."""
+        try:
+            return all(_checksum(array) == expected for _, (array, expected) in self._read(key))
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def drop(self, key: str) -> None:
+        """Remove the block; the item has found its place."""
+        self.path(key).unlink(missing_ok=True)
+
+    def clear(self, but: Iterable[str] = ()) -> None:
+        """Remove all unfinished work, or all but the blocks of these keys."""
+        kept = {self.path(key) for key in but}
+        for pattern in ("*.block", "*.part", "*.rows"):
+            for path in self.folder.glob(pattern):
+                if path not in kept:
+                    path.unlink()
+        self._rows = {}
+
+    def new_part(self) -> "Part":
+        taken = [int(path.stem) for path in self.folder.glob("*.part")]
+        return Part(self.folder / f"{max(taken, default=0) + 1}.part", journal=True)
+
+    def _read(self, key: str):
+        """(name, (array, checksum)) of an item, from its block or from a part of an earlier run."""
+        try:
+            with open(self.path(key), "rb") as file:
+                layout = json.loads(file.readline())
+                place = file.tell()
+                # Mapped, not read: the data go straight from there into the part.
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            for name, (kind, shape, checksum) in layout.items():
+                array = _array(content, place, kind, shape)
+                place += array.nbytes
+                yield name, (array, checksum)
+            if place != len(content):
+                raise ValueError(f"{self.path(key)} is longer than it says")
+            return
+        except FileNotFoundError:
+            if key not in self._rows:
+                raise
+        path, row = self._rows[key]
+        with open(path, "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        kind, shape, checksum = row["data"]
+        yield "data", (_array(content, row["at"], kind, shape), checksum)
+        for name, (kind, shape, checksum, text) in row["extras"].items():
+            yield name, (_array(base64.b64decode(text), 0, kind, shape), checksum)
+
+    def _adopt_parts(self) -> None:
+        """Take up what earlier runs left in parts; a part that adds nothing to the others goes."""
+        journals = {path: _read_journal(path.with_suffix(".rows")) for path in self.folder.glob("*.part")}
+        self._rows = {}
+        for path, rows in sorted(journals.items(), key=lambda item: -len(item[1])):
+            fresh = {key: (path, row) for key, row in rows.items() if key not in self._rows}
+            if not fresh:
+                path.unlink()
+                path.with_suffix(".rows").unlink(missing_ok=True)
+            self._rows |= fresh
+
+
+class Part:
+    """The data of a product while it is written: `begin`, `append` in order, then `finish`.
+
+    With `journal`, a line about each clip is written after its data, and `abandon` keeps both for the next run.
+    """
+
+    def __init__(self, path: Path, journal: bool = False):
+        self.path = path
+        self.end = 0
+        # Both open until `finish` or `abandon`.
+        self._journal = open(path.with_suffix(".rows"), "wb") if journal else None  # noqa: SIM115
+        self._file = open(path, "wb")  # noqa: SIM115
+
+    def begin(self, start: int) -> None:
+        """Leave `start` bytes free for what stands before the data."""
+        self._file.seek(start)
+        self.end = start
+
+    def append(self, key: str, data: np.ndarray, extras: dict[str, np.ndarray]) -> None:
+        data = np.asarray(data, order="C")
+        self._file.write(data)
+        if self._journal:
+            self._file.flush()
+            row = {"key": key, "at": self.end, "data": _form(data), "extras": {}}
+            for name, array in extras.items():
+                array = np.asarray(array, order="C")
+                row["extras"][name] = [*_form(array), base64.b64encode(array.tobytes()).decode()]
+            self._journal.write(json.dumps(row).encode() + b"\n")
+            self._journal.flush()
+        self.end += data.nbytes
+
+    def finish(self, head: bytes, tail: bytes) -> None:
+        """Put what stands after the data and before them; the file is complete then."""
+        self._file.write(tail)
+        self._file.seek(0)
+        self._file.write(head)
+        self._close()
+
+    def abandon(self) -> None:
+        self._close()
+        if not self._journal:
+            self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._file.close()
+        if self._journal:
+            self._journal.close()
+
+
+def _form(array: np.ndarray) -> list:
+    return [array.dtype.str, array.shape, _checksum(array)]
+
+
+def _checksum(array: np.ndarray) -> int:
+    """The sum of the bytes as 64-bit words: finds pages that never reached the disk at a twentieth of a CRC's cost."""
+    raw = array.reshape(-1).view(np.uint8)
+    words = len(raw) // 8 * 8
+    return int(raw[:words].view(np.uint64).sum(dtype=np.uint64)) + int(raw[words:].sum(dtype=np.uint64))
+
+
+def _array(content, place: int, kind: str, shape: list[int]) -> np.ndarray:
+    """A read-only view of a buffer. Raises ValueError where the buffer ends too soon."""
+    count = int(np.prod(shape))
+    return np.frombuffer(content, np.dtype(kind), count, place).reshape(shape) if count else np.empty(shape, kind)
+
+
+def _read_journal(path: Path) -> dict[str, dict]:
+    """The rows of a journal by key; the last line of a killed run may be torn."""
+    rows = {}
+    try:
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            rows[row["key"]] = row
+    except (FileNotFoundError, ValueError, KeyError):
+        pass
+    return rows
