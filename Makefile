@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow lint format preset manifest publish clean
+.PHONY: help repro test test-slow lint format preset manifest publish bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ preset: $(BIN)/.installed  ## write params.yaml from conf/: make preset P=megc20
 
 manifest: $(BIN)/.installed  ## list a raw corpus for DVC, after unpacking or changing it: make manifest C=casme2
 	@python -m tools.manifest "$(C)"
+
+bench-peers: .venv-peers/.installed  ## what benchmarks compare with, in an environment of its own
+
+.venv-peers/.installed: Makefile
+	@$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'opencv-contrib-python-headless>=4.11,<5'
+	@touch $@
 
 publish: $(BIN)/.installed  ## copy the present results into results/<preset>/ for git
 	@python -m tools.publish

@@ -205,7 +205,7 @@ class CacheWriter:
                 f"{self.path}: clip {clip_id} is {rows.shape[1:]} {rows.dtype}, the clips before it "
                 f"{self._form[0]} {self._form[1]}; one product holds one shape"
             )
-        extras = {name: np.asarray(extras[name]) for name in self._extras}
+        extras = {name: np.array(extras[name]) for name in self._extras}  # a view would keep a whole block in memory
         self._part.append(key, rows if self.ragged else rows[0], extras)
         self._ids.append(clip_id)
         self._keys.append(key)

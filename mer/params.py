@@ -95,15 +95,35 @@ class Spot(Section):
 
 
 class FlowRun(Section):
+    """`product`: flow = from onset to apex, one image a clip; flows = from each frame to the next."""
+
     corpus: Key
     chain: Key
+    product: Literal["flow", "flows"]
 
 
 class Flow(Section):
     runs: dict[Key, FlowRun]
-    attachment: float = Field(gt=0)
-    tightness: float = Field(gt=0)
+    tau: float = Field(gt=0, le=0.25)
+    lambda_: float = Field(gt=0)
+    theta: float = Field(gt=0)
+    scales: int = Field(ge=1)
     warps: int = Field(ge=1)
+    iterations: int = Field(ge=1)
+    sigma: float = Field(ge=0)
+    brightness: bool
+
+
+class DynamicImageRun(Section):
+    corpus: Key
+    chain: Key
+
+
+class DynamicImage(Section):
+    runs: dict[Key, DynamicImageRun]
+    solver: Literal["ranksvm_pairs", "approximate"]
+    frames: Literal["clip", "onset_apex"]
+    c: float = Field(gt=0)
 
 
 class JoinRun(Section):
@@ -164,6 +184,7 @@ class FiguresRun(Section):
     frames: Product
     landmarks: Product
     apex: Product
+    dynamic: Product
     labels: Key
     classes: Literal[3, 4, 5, 7]
 
@@ -188,6 +209,7 @@ class Params(Section):
     align: Align
     spot: Spot
     flow: Flow
+    dynamic_image: DynamicImage
     join: Join
     import_flow: ImportFlow
     train: Train

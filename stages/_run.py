@@ -28,6 +28,7 @@ BAD_INPUT = 2
 NUMERIC_PACKAGES = (
     "dlib-bin",
     "face-alignment",
+    "numba",
     "numpy",
     "opencv-python",
     "scikit-image",

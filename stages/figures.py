@@ -1,4 +1,4 @@
-"""Draws a corpus as the pipeline sees it: metrics/figures/<name>/{clips,classes,worst_crops}.png.
+"""Draws a corpus as the pipeline sees it: metrics/figures/<name>/*.png.
 
     python -m stages.figures synthetic
 
@@ -13,6 +13,7 @@ from mer import corpora
 from mer.cache import ClipCache, available
 from mer.clips import Clip, clips, read_index
 from mer.evaluation import figures
+from mer.motion.strain import IMAGENET_MEAN, IMAGENET_STD, three_channels
 from stages._run import run
 
 WORST = 12  # crops on the contact sheet
@@ -40,11 +41,38 @@ def main(stage):
     figures.class_means(means, folder / "classes.png", f"{item.corpus}: mean flow and strain of each class")
 
     if item.frames != item.flow:
+        shown = [
+            (f"{name}\n{clip.subject} {clip.clip}", clip)
+            for label, name in enumerate(names)
+            for clip in clips(spread(table[table["label"] == label], 1))
+        ]
+        figures.flow_gallery(
+            [flow_row(name, item, clip, flow[clip.id]) for name, clip in shown],
+            folder / "flow.png",
+            f"{item.corpus}: flow from onset to apex",
+        )
+        figures.dynamic_gallery(
+            [dynamic_row(name, item, clip) for name, clip in shown],
+            folder / "dynamic_images.png",
+            f"{item.corpus}: dynamic images",
+        )
         figures.contact_sheet(
             worst_faces(item, table),
             folder / "worst_crops.png",
             f"{item.corpus}: the crops to look at first (detector score)",
         )
+
+
+def flow_row(name: str, item, clip: Clip, flow: np.ndarray) -> dict:
+    channels = three_channels(flow) * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]
+    return {"name": name, "apex": faces(item, clip)["apex"], "flow": flow, "channels": np.clip(channels, 0, 1)}
+
+
+def dynamic_row(name: str, item, clip: Clip) -> dict:
+    frames = ClipCache(item.frames, "frames")[clip.id]
+    numbers = np.linspace(0, len(frames) - 1, 5).round().astype(int)
+    dynamic = ClipCache(item.dynamic, "dynamic_image")[clip.id]
+    return {"name": name, "frames": frames[numbers], "numbers": numbers + 1, "dynamic": dynamic}
 
 
 def worst_faces(item, table) -> list[dict]:

@@ -1,8 +1,10 @@
-"""TV-L1 flow from onset to apex with optical strain; writes data/cache/<corpus>/<chain>/flow.h5.
+"""TV-L1 flow with optical strain; writes data/cache/<corpus>/<chain>/{flow,flows}.h5.
 
     python -m stages.flow synthetic-box224
 
-One flow image a clip: (3, H, W) float32, u and v in pixels of the crop, strain without unit.
+Product `flow`: from onset to apex, one flow image a clip, (3, H, W) float32: u and v in pixels of the crop, strain
+without unit. Product `flows`: from each frame to the next, (T - 1, 3, H, W). The chain's frames may be aligned or
+magnified ones.
 """
 
 import functools
@@ -12,37 +14,48 @@ import numpy as np
 
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
+from mer.errors import MerError
 from mer.motion.strain import flow_image
 from mer.motion.tvl1 import tvl1
 from stages._run import run
 
+PARAMETERS = ("tau", "lambda_", "theta", "scales", "warps", "iterations", "sigma", "brightness")
 
-def pair(clip: Clip, frames: ClipCache, apex: ClipCache) -> tuple[np.ndarray, np.ndarray]:
-    """Onset and apex, grey."""
+
+def grey_frames(clip: Clip, product: str, frames: ClipCache, apex: ClipCache) -> np.ndarray:
+    """The frames that the product is made of, (2 or T, H, W) uint8."""
     import cv2
 
-    both = (frames.frame(clip.id, t) for t in (0, clip.position(int(apex[clip.id]))))
-    return tuple(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in both)
+    if product == "flow":
+        images = [frames.frame(clip.id, t) for t in (0, clip.position(int(apex[clip.id])))]
+    else:
+        images = frames[clip.id]
+    if len(images) < 2:
+        raise MerError(f"{clip.id}: has one frame, flow needs two; correct the label sheet or leave the clip out")
+    return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])
 
 
-def compute(clip: Clip, *, frames: ClipCache, apex: ClipCache, **tvl1_params) -> dict:
-    return {"data": flow_image(tvl1(*pair(clip, frames, apex), **tvl1_params))}
+def compute(clip: Clip, *, product: str, frames: ClipCache, apex: ClipCache, **parameters) -> dict:
+    grey = grey_frames(clip, product, frames, apex)
+    flow = flow_image(tvl1(grey[:-1], grey[1:], **parameters))
+    return {"data": flow[0] if product == "flow" else flow}
 
 
-def fingerprint(clip: Clip, *, frames: ClipCache, apex: ClipCache) -> str:
-    return digest([hashlib.sha256(image).hexdigest() for image in pair(clip, frames, apex)])
+def fingerprint(clip: Clip, *, product: str, frames: ClipCache, apex: ClipCache) -> str:
+    return digest([hashlib.sha256(image).hexdigest() for image in grey_frames(clip, product, frames, apex)])
 
 
 def main(stage):
-    corpus, chain = stage.item.corpus, stage.item.chain
+    corpus, chain, product = stage.item.corpus, stage.item.chain, stage.item.product
     index = f"data/index/{corpus}.csv"
     inputs = {kind: ClipCache(f"data/cache/{corpus}/{chain}/{kind}.h5", kind) for kind in ("frames", "apex")}
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
-    params = {n: getattr(stage.section, n) for n in ("attachment", "tightness", "warps")}
+    params = {name: getattr(stage.section, name) for name in PARAMETERS}
     build_product(
-        f"data/cache/{corpus}/{chain}/flow.h5", rows, functools.partial(compute, **inputs, **params),
-        functools.partial(fingerprint, **inputs), kind="flow", ragged=False, params=params,
-        code=stage.code(), spool=stage.spool, engine=stage.engine, excluded=excluded,
+        f"data/cache/{corpus}/{chain}/{product}.h5", rows,
+        functools.partial(compute, product=product, **inputs, **params),
+        functools.partial(fingerprint, product=product, **inputs), kind=product, ragged=product == "flows",
+        params=params, code=stage.code(), spool=stage.spool, engine=stage.engine, excluded=excluded,
     )  # fmt: skip
 
 

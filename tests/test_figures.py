@@ -33,5 +33,13 @@ def test_equal_galleries_are_equal_bytes(tmp_path):
     for name in ("1.png", "2.png"):
         figures.gallery(rows, tmp_path / name, "title")
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+    channels = rng.uniform(size=(3, 32, 32))
+    figures.flow_gallery([rows[0] | {"channels": channels}], tmp_path / "f.png", "title")
+    frames = rng.integers(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+    numbers = [1, 3, 5, 7, 9]
+    dynamic = [{"name": "a", "frames": frames, "numbers": numbers, "dynamic": face}] * 2
+    figures.dynamic_gallery(dynamic, tmp_path / "d.png", "title")
+    assert (tmp_path / "f.png").stat().st_size > 5000
+    assert (tmp_path / "d.png").stat().st_size > 5000
     figures.class_means({"a": rows[0]["flow"], "b": rows[0]["flow"]}, tmp_path / "m.png", "title")
     assert (tmp_path / "m.png").stat().st_size > 5000

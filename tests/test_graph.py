@@ -36,6 +36,7 @@ ORDER = (
     "align",
     "spot",
     "flow",
+    "dynamic_image",
     "join",
     "import_flow",
     "train",
@@ -243,7 +244,7 @@ def below(path: str, declared) -> bool:
 
 def test_parameters_read_are_the_parameters_declared(recorded):
     params, records = recorded
-    assert len(records) == 11
+    assert len(records) == 12
     for name, (seen, _, _) in records.items():
         stage, key = name.split("@")
         declared = set(expanded(stage, key, params, "params"))

@@ -70,7 +70,7 @@ def change(raw: dict, path: str, value) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("flow/atachment", 15.0, "flow.atachment is unknown; did you mean 'attachment'?"),
+        ("flow/thetta", 0.3, "flow.thetta is unknown; did you mean 'theta'?"),
         ("algin", {}, "section 'algin' is unknown; did you mean 'align'?"),
         ("synthesize/runs/synthetic/clip", 3, "synthesize.runs.synthetic.clip is unknown; did you mean 'clips'?"),
         (
@@ -79,7 +79,7 @@ def change(raw: dict, path: str, value) -> dict:
             "experiments.synthetic-linear.modle is unknown; did you mean 'model'?",
         ),
         ("experiments/synthetic-linear/knobs", "liner", "'liner' is no section; did you mean 'linear'?"),
-        ("flow/attachment", -1.0, "flow.attachment is -1.0: input should be greater than 0"),
+        ("flow/theta", -1.0, "flow.theta is -1.0: input should be greater than 0"),
         ("train/seed", "0", "train.seed is '0': input should be a valid integer"),
         ("train/selection", "test_best", "train.selection is 'test_best'"),
         ("synthesize/runs/synthetic/clips", 20, "needs at least 3"),
@@ -98,7 +98,7 @@ def change(raw: dict, path: str, value) -> dict:
         ("experiments/Bad.Name", {}, "Bad.Name"),
         ("experiments", [1], "experiments is [1]: input should be a valid dictionary"),
         ("experiments/synthetic-linear/knobs", ["a"], "experiments.synthetic-linear.knobs is ['a']"),
-        ("flow/attachment", float("inf"), "flow.attachment is inf: input should be a finite number"),
+        ("flow/theta", float("inf"), "flow.theta is inf: input should be a finite number"),
         ("align/runs", None, "align.runs is None: input should be a valid dictionary"),
         ("flow", None, "flow is None"),
     ],

@@ -76,7 +76,57 @@ def gallery(rows: list[dict], path, title: str) -> None:
         for a, column in zip(axes[0], columns, strict=True):
             a.set_title(column, fontsize=9)
         _legend(figure)
-        figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+        _title(figure, title)
+        _save(figure, path)
+
+
+def flow_gallery(rows: list[dict], path, title: str) -> None:
+    """MSMMT figure 3: one clip a row: apex, flow by the colour wheel, u, v, strain, and the three as one picture.
+
+    Args:
+        rows: each {name, apex (H, W, 3) uint8 RGB, flow (3, H, W), channels (3, H, W) in 0..1}. One scale for all.
+        path: the PNG to write.
+    """
+    columns = ["apex", "flow", "u", "v", "strain", "u, v, strain as RGB"]
+    largest = max(float(np.quantile(np.hypot(*row["flow"][:2]), 0.99)) for row in rows)
+    strain = max(float(np.quantile(row["flow"][2], 0.995)) for row in rows)
+    with _figure(len(rows), len(columns)) as (figure, axes):
+        for ax, row in zip(axes, rows, strict=True):
+            ax[0].imshow(row["apex"])
+            ax[0].set_ylabel(row["name"], fontsize=9)
+            ax[1].imshow(flow_colours(row["flow"][:2], largest))
+            for a, component in zip(ax[2:4], row["flow"][:2], strict=True):
+                a.imshow(component, cmap="RdBu_r", vmin=-largest, vmax=largest)
+            ax[4].imshow(row["flow"][2], cmap="magma", vmin=0, vmax=strain)
+            ax[5].imshow(np.moveaxis(row["channels"], 0, -1))
+        for a, column in zip(axes[0], columns, strict=True):
+            a.set_title(column, fontsize=9)
+        ends = (f"full colour {largest:.2f} px", f"red right, {largest:.2f} px", f"red down, {largest:.2f} px")
+        for a, label in zip(axes[-1][1:5], (*ends, f"white {strain:.3f}"), strict=True):
+            a.set_xlabel(label, fontsize=7)
+        _legend(figure)
+        _title(figure, title)
+        _save(figure, path)
+
+
+def dynamic_gallery(rows: list[dict], path, title: str) -> None:
+    """MSMMT figure 2: one clip a row: five of its frames in order, and the dynamic image they make.
+
+    Args:
+        rows: each {name, frames: five (H, W, 3) uint8 RGB, numbers: theirs in the clip, dynamic (H, W, 3) uint8}.
+        path: the PNG to write.
+    """
+    with _figure(len(rows), len(rows[0]["frames"]) + 1) as (figure, axes):
+        for ax, row in zip(axes, rows, strict=True):
+            for a, frame, number in zip(ax[:-1], row["frames"], row["numbers"], strict=True):
+                a.imshow(frame)
+                a.set_xlabel(f"frame {number}", fontsize=7)
+            ax[-1].imshow(row["dynamic"])
+            ax[0].set_ylabel(row["name"], fontsize=9)
+        axes[0][0].set_title("onset", fontsize=9)
+        axes[0][-2].set_title("offset", fontsize=9)
+        axes[0][-1].set_title("dynamic image", fontsize=9)
+        _title(figure, title)
         _save(figure, path)
 
 
@@ -95,7 +145,7 @@ def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None
             a.scatter(*face["points"].T, s=2, c="#00e5ff", linewidths=0)
             a.set(title=face["name"], xlim=(0, face["image"].shape[1]), ylim=(face["image"].shape[0], 0))
             a.title.set_fontsize(7)
-        figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+        _title(figure, title)
         _save(figure, path)
 
 
@@ -116,7 +166,7 @@ def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
         axes[0][0].set_ylabel("flow", fontsize=9)
         axes[1][0].set_ylabel("strain", fontsize=9)
         _legend(figure)
-        figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+        _title(figure, title)
         _save(figure, path)
 
 
@@ -143,6 +193,10 @@ class _figure:
 
     def __exit__(self, *exception):
         return False
+
+
+def _title(figure, title: str) -> None:
+    figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
 
 
 def _legend(figure) -> None:

@@ -1,14 +1,24 @@
-"""Optical strain: how much the face deforms where the flow moves it."""
+"""Optical strain, how much the face deforms where the flow moves it; and flow with strain as a 3-channel image."""
+
+from typing import Literal
 
 import numpy as np
 
-from mer.errors import MerError
+from mer.errors import MerError, suggestion
+
+# What networks pretrained on ImageNet expect of RGB in 0..1.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+# Fixed ranges of u, v (px) and strain (unit 1) in a 224 px crop: what the largest micro-expressions reach.
+LIMITS = (4.0, 4.0, 0.25)
 
 
 def optical_strain(flow: np.ndarray) -> np.ndarray:
-    """Magnitude of the strain tensor, the symmetric part of the flow gradient (MSMMT eqs. 7-9; fidelity S-14).
+    """Magnitude of the strain tensor, the symmetric part of the flow gradient (MSMMT eqs. 7-9).
 
-    sqrt(u_x^2 + v_y^2 + (u_y + v_x)^2 / 2), gradients by central differences (one-sided at the border).
+    sqrt(u_x^2 + v_y^2 + (u_y + v_x)^2 / 2): the squares of the two normal and the two shear components. Eq. 9 as
+    printed repeats u_x under the shear; the prose beside it decides (fidelity S-14). Gradients by central
+    differences, one-sided at the border.
 
     Args:
         flow: (2, H, W) or (N, 2, H, W), pixels, H and W at least 2.
@@ -28,3 +38,35 @@ def optical_strain(flow: np.ndarray) -> np.ndarray:
 def flow_image(flow: np.ndarray) -> np.ndarray:
     """(2, H, W) -> (3, H, W): u, v (pixels) and optical strain (unit 1)."""
     return np.concatenate([flow, optical_strain(flow)[..., None, :, :]], axis=-3)
+
+
+def three_channels(
+    image: np.ndarray, scaling: Literal["fixed", "min_max"] = "fixed", limits: tuple[float, float, float] = LIMITS
+) -> np.ndarray:
+    """A flow image as a network pretrained on pictures reads it (MSMMT, section 3.2; fidelity S-13).
+
+    Args:
+        image: (3, H, W) or (N, 3, H, W): u, v (px) and strain (unit 1).
+        scaling: how each channel is brought to 0..1. `fixed`: -limit..limit, the same for all clips, so that how far
+            something moved is still seen, and no motion is mid-grey. `min_max`: the channel's own range.
+        limits: px, px and unit 1; `fixed` only. What lies beyond is cut off.
+
+    Returns:
+        float32 of the same shape, normalised by ImageNet's mean and standard deviation. A constant channel is
+        mid-grey under `min_max`.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    if image.ndim not in (3, 4) or image.shape[-3] != 3:
+        raise MerError(f"three_channels: image is {image.shape}; needed is (3, H, W) or (N, 3, H, W)")
+    if scaling == "fixed":
+        if len(limits) != 3 or min(limits) <= 0:
+            raise MerError(f"three_channels: limits are {limits}; needed are three positive numbers")
+        limit = np.asarray(limits, np.float32)[:, None, None]
+        unit = np.clip(image / (2 * limit) + 0.5, 0, 1)
+    elif scaling == "min_max":
+        low, high = image.min((-2, -1), keepdims=True), image.max((-2, -1), keepdims=True)
+        spread = np.where(high > low, high - low, 1)
+        unit = np.where(high > low, (image - low) / spread, 0.5).astype(np.float32)
+    else:
+        raise MerError(f"three_channels: scaling {scaling!r} is unknown; {suggestion(scaling, ['fixed', 'min_max'])}")
+    return (unit - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]

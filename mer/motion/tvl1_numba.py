@@ -1,0 +1,191 @@
+"""What mer.motion.tvl1 is made of, for one pair (H, W) float32 on the CPU: the passes of `tvl1_torch` fused by numba.
+
+OpenCV filters; numba does the rest. The first call compiles it, for about three seconds; numba keeps the result on
+disk. All of it releases the interpreter's lock, so pairs run side by side in threads.
+"""
+
+import cv2
+import numba
+import numpy as np
+
+from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, gaussian, stride
+
+# Sums may be contracted and reordered; NaN and infinity keep their meaning.
+_compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+# In compiled code a plain 1 is an integer, and an integer beside a float32 makes a float64.
+ZERO, HALF, ONE, THREE_HALVES, TWO, FIVE_HALVES = (np.float32(k) for k in (0, 0.5, 1, 1.5, 2, 2.5))
+_ONE = np.ones(1, np.float32)
+_DERIVATIVE = np.array(DERIVATIVE, np.float32)
+
+
+def threads() -> int:
+    """How many threads numba may use here: 1 in a worker."""
+    return numba.get_num_threads()
+
+
+def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
+    if sigma == 0:
+        return image
+    weights = np.array(gaussian(sigma), np.float32)
+    return cv2.sepFilter2D(image, cv2.CV_32F, weights, weights, borderType=cv2.BORDER_REPLICATE)
+
+
+def halve(image: np.ndarray) -> np.ndarray:
+    rows, columns = image.shape[0] % 2, image.shape[1] % 2
+    image = cv2.copyMakeBorder(smooth(image, 0.7), 0, rows, 0, columns, cv2.BORDER_REPLICATE)
+    return cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+
+
+def double(flow: np.ndarray, image: np.ndarray) -> np.ndarray:
+    size = (2 * flow.shape[1], 2 * flow.shape[0])
+    flow = 2 * cv2.resize(flow, size, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(flow[: image.shape[0], : image.shape[1]])
+
+
+def zeros_like(image: np.ndarray) -> np.ndarray:
+    return np.zeros_like(image)
+
+
+def dual_like(image: np.ndarray) -> np.ndarray:
+    return np.zeros((4, *image.shape), np.float32)
+
+
+def gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    options = {"borderType": cv2.BORDER_REPLICATE}
+    along_x = cv2.sepFilter2D(image, cv2.CV_32F, _DERIVATIVE, _ONE, **options)
+    return along_x, cv2.sepFilter2D(image, cv2.CV_32F, _ONE, _DERIVATIVE, **options)
+
+
+def equal(image: np.ndarray) -> tuple[np.float32, np.float32]:
+    return ONE, ZERO
+
+
+def match(image, warped, inside, gain, offset):
+    step = stride(image.shape)
+    sample = (slice(None, None, step),) * 2
+    spread = _lower_median(np.abs(image[sample] - gain * warped[sample] - offset))
+    scale = np.float32(1 / (CAUCHY * (spread + FLOOR)))
+    return tuple(np.float32(x) for x in _match(image, warped, inside, gain, offset, scale))
+
+
+def median(flow: np.ndarray) -> np.ndarray:
+    return cv2.medianBlur(flow, 5)
+
+
+def warp(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    out, inside = np.empty_like(image), np.empty_like(image)
+    _warp(image, u, v, out, inside)
+    return out, inside
+
+
+def iterate(u, v, p, g_x, g_y, rho_0, step, theta, dual_step, iterations):
+    one = np.float32
+    inverse = 1 / (g_x * g_x + g_y * g_y + one(1e-9))
+    _iterate(u, v, *p, g_x, g_y, rho_0, inverse, one(step), one(theta), one(dual_step), iterations)
+    return u, v, p
+
+
+LEAST, MOST = GAINS
+
+
+def _lower_median(values: np.ndarray) -> np.float32:
+    """Of an even number the lower of the two in the middle, as torch takes it."""
+    middle = (values.size - 1) // 2
+    return np.partition(values, middle, axis=None)[middle]
+
+
+@_compile
+def _match(image, warped, inside, gain, offset, scale):
+    """One pass: sums about the first pixel, so that float64 loses nothing."""
+    h, w = image.shape
+    zero_0, zero_1 = np.float64(image[0, 0]), np.float64(warped[0, 0])
+    total = sum_0 = sum_1 = sum_11 = sum_01 = np.float64(0)
+    for r in range(h):
+        for c in range(w):
+            residual = (image[r, c] - gain * warped[r, c] - offset) * scale
+            weight = np.float64(inside[r, c] / (ONE + residual * residual))
+            x_0, x_1 = image[r, c] - zero_0, warped[r, c] - zero_1
+            total += weight
+            sum_0 += weight * x_0
+            sum_1 += weight * x_1
+            sum_11 += weight * x_1 * x_1
+            sum_01 += weight * x_0 * x_1
+    total += 1e-6
+    mean_0, mean_1 = sum_0 / total, sum_1 / total
+    varies, together = sum_11 - sum_1 * mean_1, sum_01 - sum_0 * mean_1
+    slope = min(max(together / varies, LEAST), MOST) if varies > total else 1.0
+    return slope, mean_0 + zero_0 - slope * (mean_1 + zero_1)
+
+
+@_compile
+def _cubic(t):
+    """Keys' weights (a = -1/2) of the pixels at -1, 0, 1 and 2 for a place t in 0..1."""
+    return (
+        ((-HALF * t + ONE) * t - HALF) * t,
+        (THREE_HALVES * t - FIVE_HALVES) * t * t + ONE,
+        ((-THREE_HALVES * t + TWO) * t + HALF) * t,
+        (HALF * t - HALF) * t * t,
+    )
+
+
+@_compile
+def _warp(image, u, v, out, inside):
+    h, w = image.shape
+    right, bottom = np.float32(w - 1), np.float32(h - 1)
+    for r in range(h):
+        for c in range(w):
+            x, y = np.float32(c) + u[r, c], np.float32(r) + v[r, c]
+            inside[r, c] = np.float32(x >= ZERO and x <= right and y >= ZERO and y <= bottom)
+            x, y = min(max(x, ZERO), right), min(max(y, ZERO), bottom)
+            column, row = int(x), int(y)
+            x0, x1, x2, x3 = _cubic(x - np.float32(column))
+            weights_y = _cubic(y - np.float32(row))
+            before, after, beyond = max(column - 1, 0), min(column + 1, w - 1), min(column + 2, w - 1)
+            total = ZERO
+            for j in range(4):
+                line = image[min(max(row + j - 1, 0), h - 1)]
+                across = x0 * line[before] + x1 * line[column] + x2 * line[after] + x3 * line[beyond]
+                total += weights_y[j] * across
+            out[r, c] = total
+
+
+@_compile
+def _iterate(u, v, p_ux, p_uy, p_vx, p_vy, g_x, g_y, rho_0, inverse, step, theta, dual_step, iterations):
+    h = u.shape[0]
+    for _ in range(iterations):
+        for r in range(h):
+            _primal(r, u, v, p_ux, p_uy, p_vx, p_vy, g_x, g_y, rho_0, inverse, step, theta)
+            if r > 0:  # the row above has now both of its neighbours
+                _dual(r - 1, u, p_ux, p_uy, dual_step)
+                _dual(r - 1, v, p_vx, p_vy, dual_step)
+        _dual(h - 1, u, p_ux, p_uy, dual_step)
+        _dual(h - 1, v, p_vx, p_vy, dual_step)
+
+
+@_compile
+def _primal(r, u, v, p_ux, p_uy, p_vx, p_vy, g_x, g_y, rho_0, inverse, step, theta):
+    """(T) and (P) in one row."""
+    for c in range(u.shape[1]):
+        along = (rho_0[r, c] + g_x[r, c] * u[r, c] + g_y[r, c] * v[r, c]) * inverse[r, c]
+        along = min(max(along, -step), step)
+        div_u, div_v = p_ux[r, c] + p_uy[r, c], p_vx[r, c] + p_vy[r, c]
+        if c > 0:
+            div_u -= p_ux[r, c - 1]
+            div_v -= p_vx[r, c - 1]
+        if r > 0:
+            div_u -= p_uy[r - 1, c]
+            div_v -= p_vy[r - 1, c]
+        u[r, c] += theta * div_u - along * g_x[r, c]
+        v[r, c] += theta * div_v - along * g_y[r, c]
+
+
+@_compile
+def _dual(r, u, p_x, p_y, dual_step):
+    """(D) in one row."""
+    h, w = u.shape
+    for c in range(w):
+        u_x = u[r, c + 1] - u[r, c] if c < w - 1 else ZERO
+        u_y = u[r + 1, c] - u[r, c] if r < h - 1 else ZERO
+        scale = ONE / (ONE + dual_step * np.sqrt(u_x * u_x + u_y * u_y))
+        p_x[r, c] = (p_x[r, c] + dual_step * u_x) * scale
+        p_y[r, c] = (p_y[r, c] + dual_step * u_y) * scale

@@ -1,0 +1,49 @@
+"""A clip as one picture by rank pooling; writes data/cache/<corpus>/<chain>/dynamic_image.h5, (H, W, 3) uint8 a clip.
+
+    python -m stages.dynamic_image synthetic-box224
+
+The chain's frames may be aligned or magnified ones.
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+
+from mer.cache import ClipCache, available, build_product, digest
+from mer.clips import Clip, clips, read_index
+from mer.motion.dynamic_image import dynamic_image
+from stages._run import run
+
+
+def pooled(clip: Clip, which: str, frames: ClipCache, apex: ClipCache) -> np.ndarray:
+    """The frames that are pooled, (T, H, W, 3): the whole clip, or onset to apex (S-11)."""
+    last = clip.position(int(apex[clip.id])) if which == "onset_apex" else None
+    return frames[clip.id][: None if last is None else last + 1]
+
+
+def compute(clip: Clip, *, which: str, solver: str, c: float, frames: ClipCache, apex: ClipCache) -> dict:
+    return {"data": dynamic_image(pooled(clip, which, frames, apex), solver=solver, c=c)}
+
+
+def fingerprint(clip: Clip, *, which: str, frames: ClipCache, apex: ClipCache) -> str:
+    return digest(hashlib.sha256(pooled(clip, which, frames, apex)).hexdigest())
+
+
+def main(stage):
+    corpus, chain, section = stage.item.corpus, stage.item.chain, stage.section
+    index = f"data/index/{corpus}.csv"
+    inputs = {kind: ClipCache(f"data/cache/{corpus}/{chain}/{kind}.h5", kind) for kind in ("frames", "apex")}
+    rows, excluded = available(clips(read_index(index)), index, *inputs.values())
+    params = {"solver": section.solver, "c": section.c}
+    build_product(
+        f"data/cache/{corpus}/{chain}/dynamic_image.h5", rows,
+        functools.partial(compute, which=section.frames, **params, **inputs),
+        functools.partial(fingerprint, which=section.frames, **inputs), kind="dynamic_image", ragged=False,
+        params=params | {"frames": section.frames}, code=stage.code(), spool=stage.spool, engine=stage.engine,
+        excluded=excluded,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run("dynamic_image", main)
