@@ -9,8 +9,8 @@ from mer.errors import MerError, suggestion
 # What networks pretrained on ImageNet expect of RGB in 0..1.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-# Fixed ranges of u, v (px) and strain (unit 1) in a 224 px crop: what the largest micro-expressions reach.
-LIMITS = (4.0, 4.0, 0.25)
+# Fixed ranges of u, v (px) and strain (unit 1) in a 224 px crop: what few micro-expressions exceed.
+LIMITS = (2.0, 2.0, 0.1)
 
 
 def optical_strain(flow: np.ndarray) -> np.ndarray:
