@@ -237,8 +237,14 @@ class Params(Section):
         for key, run in self.align.runs.items():
             self._named(f"align.runs.{key}", key, f"{run.corpus}-{run.crop}")
         for key, run in self.flow.runs.items():
-            self._named(f"flow.runs.{key}", key, f"{run.corpus}-{run.chain}")
-            self._made(f"flow.runs.{key}.chain", f"data/cache/{run.corpus}/{run.chain}/frames.h5", products)
+            suffix = "" if run.product == "flow" else f"-{run.product}"
+            self._named(f"flow.runs.{key}", key, f"{run.corpus}-{run.chain}{suffix}")
+        for key, run in self.dynamic_image.runs.items():
+            self._named(f"dynamic_image.runs.{key}", key, f"{run.corpus}-{run.chain}")
+        for section in ("flow", "dynamic_image"):
+            for key, run in getattr(self, section).runs.items():
+                frames = f"data/cache/{run.corpus}/{run.chain}/frames.h5"
+                self._made(f"{section}.runs.{key}.chain", frames, products)
         for name, item in self.experiments.items():
             where = f"experiments.{name}"
             if item.index != f"data/index/{item.corpus}.csv":
@@ -250,12 +256,12 @@ class Params(Section):
             if item.knobs not in self.knobs:
                 raise ValueError(f"{where}.knobs {item.knobs!r} is no section; {suggestion(item.knobs, self.knobs)}")
         for name, run in self.figures.runs.items():
-            for path in (run.flow, run.frames, run.landmarks, run.apex):
+            for path in (run.flow, run.frames, run.landmarks, run.apex, run.dynamic):
                 self._made(f"figures.runs.{name}", path, products)
         return self
 
     def _runs_with_corpus(self):
-        for section in ("align", "flow", "figures"):
+        for section in ("align", "flow", "dynamic_image", "figures"):
             for name, run in getattr(self, section).runs.items():
                 yield f"{section}.runs", name, run
         for name, run in self.experiments.items():
@@ -280,7 +286,8 @@ class Params(Section):
         made = {f"data/cache/{c}/landmarks.h5" for c in self.index.runs}
         made |= {f"data/cache/{r.corpus}/{r.crop}/frames.h5" for r in self.align.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.crop}/apex.h5" for r in self.align.runs.values()}
-        made |= {f"data/cache/{r.corpus}/{r.chain}/flow.h5" for r in self.flow.runs.values()}
+        made |= {f"data/cache/{r.corpus}/{r.chain}/{r.product}.h5" for r in self.flow.runs.values()}
+        made |= {f"data/cache/{r.corpus}/{r.chain}/dynamic_image.h5" for r in self.dynamic_image.runs.values()}
         made |= {f"data/cache/{c}/{r.chain}/{kind}.h5" for c, r in self.composites().items() for kind in r.products}
         made |= {f"data/cache/{c}/released/flow.h5" for c in self.import_flow.runs}
         return made

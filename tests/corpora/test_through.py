@@ -11,6 +11,8 @@ import skimage.data
 from mer.cache import ClipCache
 from mer.clips import read_index
 from mer.errors import MerError
+from mer.motion.strain import flow_image
+from mer.motion.tvl1 import tvl1
 from mer.parallel import Engine
 from mer.params import load
 from stages._run import Stage
@@ -74,9 +76,40 @@ def test_a_corpus_goes_through(project, corpus):
     project(corpus, [corpus])
     run("index", corpus)
     run("landmarks", corpus)
-    for stage in ("align", "spot", "flow"):
+    for stage in ("align", "spot", "flow", "dynamic_image"):
         run(stage, f"{corpus}-box224")
     check(corpus)
+    frames, dynamic = (ClipCache(f"data/cache/{corpus}/box224/{kind}.h5", kind) for kind in ("frames", "dynamic_image"))
+    assert dynamic.ids == frames.ids
+    assert dynamic.shape[1:] == (224, 224, 3)
+    assert dynamic.dtype == np.uint8
+    for clip_id in dynamic.ids:
+        if len(np.unique(frames[clip_id], axis=0)) > 1:
+            assert np.ptp(dynamic[clip_id]) == 255
+
+
+def test_flow_between_consecutive_frames(project):
+    project("casme2", ["casme2"])
+    run("index", "casme2")
+    run("landmarks", "casme2")
+    for stage in ("align", "spot", "flow"):
+        run(stage, "casme2-box224")
+    edit(
+        Path(),
+        lambda p: p["flow"]["runs"].update(
+            {"casme2-box224-flows": {"corpus": "casme2", "chain": "box224", "product": "flows"}}
+        ),
+    )
+    run("flow", "casme2-box224-flows")
+    frames, flow, flows = (
+        ClipCache(f"data/cache/casme2/box224/{kind}.h5", kind) for kind in ("frames", "flow", "flows")
+    )
+    assert flows.ids == flow.ids == frames.ids
+    for clip_id in frames.ids:
+        images = frames[clip_id]
+        assert flows[clip_id].shape == (len(images) - 1, 3, 224, 224)
+        grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images[:2]]
+        np.testing.assert_array_equal(flows[clip_id][0], flow_image(tvl1(*grey)))
 
 
 def large(image: np.ndarray) -> np.ndarray:
