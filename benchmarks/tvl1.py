@@ -4,8 +4,9 @@
     python -m benchmarks.tvl1 --save
 
 Prints one JSON line. All solvers run at their defaults, with all cores, on the same pairs in the same run, in turns;
-times are medians over pairs and repeats. `mer_batched` hands all pairs over in one call, as the pipeline's stages do
-with a clip. Errors are mean endpoint errors in px without a 16 px border, on three sets:
+times are medians over pairs and repeats. `mer_batched` hands all pairs over in one call, which takes them side by side
+on all cores, as the pipeline's workers take clips. Errors are mean endpoint errors in px without a 16 px border, on
+three sets:
 
     reference     the eight pairs of the reference data, where they lie (MER_REFERENCE)
     photographs   scikit-image's photographs, other regions, under nine kinds of motion, noise of 0, 1 and 3 grey levels
@@ -32,6 +33,7 @@ from mer.motion.tvl1 import tvl1
 from mer.parallel import Engine
 
 ROOT = Path(__file__).parent.parent
+VERSIONS: dict[str, str] = {}  # of peers in environments of their own
 PEERS = ROOT / ".venv-peers/bin/python"
 SIDE, BORDER = 224, 16
 PHOTOGRAPHS = ("brick", "camera", "chelsea", "clock", "coffee", "grass", "gravel", "moon")
@@ -141,6 +143,7 @@ def opencv(prev, following):
         command = [PEERS, ROOT / "benchmarks/_opencv_tvl1.py", f"{folder}/pairs.npz", f"{folder}/flow.npz"]
         subprocess.run([str(part) for part in command], check=True)
         with np.load(f"{folder}/flow.npz") as found:
+            VERSIONS["opencv-contrib"] = str(found["version"])
             return found["flow"], list(found["seconds"])
 
 
@@ -201,6 +204,7 @@ def main() -> None:
         "error_px": found,
         "pairs": {name: len(pairs) for name, pairs in sets.items()},
     }
+    result["peers"] = VERSIONS
     if "opencv" not in ms:
         result["opencv"] = "not measured: make bench-peers installs it"
     report("tvl1", result, ("numba", "numpy", "opencv-python", "scikit-image"), args.save)

@@ -4,6 +4,7 @@
     offsets   (N + 1,) int64, only in a ragged product: clip i is data[offsets[i]:offsets[i + 1]]
     ids       (N,) clip ids, in index order
     keys      (N,) digest of everything clip i was computed from
+    sums      (N,) uint64, of the bytes of clip i and its extras (mer.spool.checksum)
     extra/x   (N, ...) small per-clip values, such as the transform of a crop
     attributes: schema, kind, ragged, parameters (JSON), excluded (JSON: clip id -> reason, where `on_error` allowed it)
 
@@ -14,10 +15,12 @@ disk), so that a run after one corrected row computes one clip.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +31,7 @@ import numpy as np
 
 from mer.errors import MerError, listed, suggestion
 from mer.parallel import SERIAL, Engine, map_clips
-from mer.spool import Part, Spool
+from mer.spool import Part, Spool, checksum
 
 SCHEMA = 1
 
@@ -67,10 +70,13 @@ class ClipCache:
                 self.excluded: dict[str, str] = json.loads(file.attrs.get("excluded", "{}"))
                 self.ids = [i.decode() for i in file["ids"][:]]
                 self.keys = [k.decode() for k in file["keys"][:]]
+                self._sums = file["sums"][:]
                 self._offsets = file["offsets"][:] if self.ragged else None
                 self.shape, self.dtype = file["data"].shape, file["data"].dtype
             except KeyError as error:
                 raise MerError(f"{self.path}: is not a product of this project ({error.args[0]})") from None
+            except (OSError, TypeError, ValueError) as error:  # what HDF5 makes of damaged tables
+                raise MerError(f"{self.path}: is damaged ({error}); delete it and run dvc repro") from None
         if self.schema != SCHEMA:
             raise MerError(f"{self.path}: has schema {self.schema}, this version reads {SCHEMA}; run dvc repro")
         if kind is not None and self.kind != kind:
@@ -106,6 +112,14 @@ class ClipCache:
         with self._open() as file:
             row = self._index(clip_id)
             return {name: values[row] for name, values in file["extra"].items()} if "extra" in file else {}
+
+    def whole(self, clip_id: str) -> bool:
+        """Whether what is kept of a clip still has its sum."""
+        try:
+            found = checksum(self[clip_id], *self.extras(clip_id).values())
+        except (OSError, MerError):
+            return False
+        return found == int(self._sums[self._index(clip_id)])
 
     def load(self, ids: Sequence[str] | None = None) -> np.ndarray | list[np.ndarray]:
         """The clips `ids` (default: all), in that order: (N, ...), or a list of (T, ...) when ragged."""
@@ -189,12 +203,15 @@ class CacheWriter:
         self._part = part or Part(self.path.with_name(self.path.name + ".tmp"))
         self._ids: list[str] = []
         self._keys: list[str] = []
+        self._sums: list[int] = []
         self._offsets = [0]
         self._form: tuple[tuple[int, ...], np.dtype] | None = None
         self._extras: dict[str, list[np.ndarray]] = {}
 
     def append(self, clip_id: str, data: np.ndarray, *, key: str = "", **extras) -> None:
         rows = np.asarray(data) if self.ragged else np.asarray(data)[None]
+        if not rows.size:
+            raise MerError(f"{self.path}: clip {clip_id} is empty ({rows.shape}); check what it is computed from")
         if self._form is None:
             self._form = rows.shape[1:], rows.dtype
             self._extras = {name: [] for name in extras}
@@ -206,7 +223,14 @@ class CacheWriter:
                 f"{self._form[0]} {self._form[1]}; one product holds one shape"
             )
         extras = {name: np.array(extras[name]) for name in self._extras}  # a view would keep a whole block in memory
-        self._part.append(key, rows if self.ragged else rows[0], extras)
+        for name, value in extras.items():
+            first = self._extras[name][0] if self._extras[name] else value
+            if (value.shape, value.dtype) != (first.shape, first.dtype) or value.dtype.kind not in "biuf":
+                raise MerError(
+                    f"{self.path}: {name} of clip {clip_id} is {value.shape} {value.dtype}; one product holds "
+                    f"numbers of one form, here {first.shape} {first.dtype}"
+                )
+        self._sums.append(self._part.append(key, rows if self.ragged else rows[0], extras))
         self._ids.append(clip_id)
         self._keys.append(key)
         self._offsets.append(self._offsets[-1] + len(rows))
@@ -242,6 +266,7 @@ class CacheWriter:
             file.attrs["excluded"] = json.dumps(self.excluded, sort_keys=True)
             file.create_dataset("ids", data=np.array([i.encode() for i in self._ids], dtype="S"), **options)
             file.create_dataset("keys", data=np.array([k.encode() for k in self._keys], dtype="S64"), **options)
+            file.create_dataset("sums", data=np.array(self._sums, dtype=np.uint64), **options)
             if self.ragged:
                 file.create_dataset("offsets", data=np.asarray(self._offsets, dtype=np.int64), **options)
             for name, values in self._extras.items():
@@ -304,7 +329,7 @@ def build_product(
         kept = {key: clip_id for clip_id, key in zip(previous.ids, previous.keys, strict=True)} if previous else {}
         one = functools.partial(
             _one, compute=compute, fingerprint=fingerprint, common=digest(SCHEMA, kind, params, code), spool=work,
-            kept=frozenset(kept), on_error=on_error,
+            previous=previous, kept=kept, on_error=on_error,
         )  # fmt: skip
         part = work.new_part()
         writer = CacheWriter(path, kind=kind, ragged=ragged, params=params, excluded=excluded, part=part)
@@ -315,38 +340,41 @@ def build_product(
             if key is None:
                 writer.excluded[clip.id] = how
                 return
-            try:
-                arrays = work.get(key)  # `_one` has written it, or looked into it
-            except FileNotFoundError:
+            if how == KEPT:
                 arrays = {"data": previous[kept[key]], **previous.extras(kept[key])}
+            else:
+                arrays = work.get(key)  # `_one` has written it, or looked into it
             writer.append(clip.id, arrays.pop("data"), key=key, **arrays)
             work.drop(key)
 
         try:
             # Written while the workers go on: reading the blocks back costs little then, and much afterwards.
             done = map_clips(one, clips, engine, label, each=append)
+            report_reused(sum(how in (REUSED, KEPT) for _, how in done), len(done), label, engine)
+            out = [how for key, how in done if key is None]
+            if out and engine.progress:
+                print(f"excluded {len(out)} of {len(done)} {label}: {listed(out, 3)}", file=sys.stderr)
+            finished = writer.finish()
         except BaseException:
             writer.abandon()
             raise
-        report_reused(sum(how == REUSED for _, how in done), len(done), label, engine)
-        out = [how for key, how in done if key is None]
-        if out and engine.progress:
-            print(f"excluded {len(out)} of {len(done)} {label}: {listed(out, 3)}", file=sys.stderr)
-        finished = writer.finish()
         _keep(finished, work.folder / "previous.h5")
-        finished.replace(path)
+        _move(finished, path)
         work.clear()
 
 
-COMPUTED, REUSED = "computed", "reused"
+# How a clip came by: computed now, found in the spool, or kept in the last finished product.
+COMPUTED, REUSED, KEPT = "computed", "reused", "kept"
 
 
-def _one(clip, *, compute, fingerprint, common, spool: Spool, kept: frozenset, on_error) -> tuple[str | None, str]:
-    """The clip's key and whether it had to be computed; or None and why it is excluded."""
+def _one(clip, *, compute, fingerprint, common, spool: Spool, previous, kept, on_error) -> tuple[str | None, str]:
+    """The clip's key and how it came by; or None and why it is excluded."""
     try:
         key = digest(common, clip.id, fingerprint(clip))
-        if key in spool or key in kept:
+        if key in spool:
             return key, REUSED
+        if key in kept and previous.whole(kept[key]):
+            return key, KEPT
         spool.put(key, compute(clip))
     except MerError as error:
         if on_error == "stop":
@@ -371,6 +399,18 @@ def _previous(spool: Spool) -> ClipCache | None:
     except MerError:
         path.unlink()
         return None
+
+
+def _move(finished: Path, path: Path) -> None:
+    try:
+        finished.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(path.name + ".tmp")  # data/cache lies on another disk than data/.partial
+        shutil.copyfile(finished, beside)
+        beside.replace(path)
+        finished.unlink()
 
 
 def _keep(finished: Path, link: Path) -> None:

@@ -1,7 +1,8 @@
 """The Clip record and the index table that every stage shares.
 
 Frame numbers are the label sheet's own; `frames` counts from onset to offset, both included.
-A clip's id is `<corpus>/<subject>/<clip>`, so clips and subjects of different corpora never collide.
+A clip's id is `<corpus>/<subject>/<clip>` (a macro set's image `<set>/<image>`), so clips and subjects of different
+corpora never collide.
 """
 
 import bisect
@@ -87,7 +88,7 @@ def read_index(path: Path) -> "pd.DataFrame":
 
     try:
         text = dict.fromkeys(
-            ("id", "corpus", "subject", "clip", "emotion", "aus", "apex_source", "frame", "digest"), str
+            ("id", "corpus", "subject", "clip", "emotion", "aus", "apex_source", "frame", "absent", "digest"), str
         )
         table = pd.read_csv(path, dtype=text, keep_default_na=False)
     except FileNotFoundError:

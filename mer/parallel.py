@@ -86,21 +86,28 @@ def map_clips(
         return results
 
 
+_limited = False
+
+
+def threads() -> int:
+    """How many threads code of our own may start here: one in a worker, else one a core."""
+    return 1 if _limited else joblib.cpu_count()
+
+
 @contextlib.contextmanager
 def single_threaded():
-    """One thread for BLAS, OpenMP, OpenCV and (when they are loaded) torch and numba, in this process."""
+    """One thread for BLAS, OpenMP, OpenCV, (when it is loaded) torch, and `threads()`, in this process."""
     import sys
 
     import cv2  # also when `fn` has not asked for it yet: it would come with threads
     import threadpoolctl
 
-    # Loaded later, they find OMP_NUM_THREADS=1 and NUMBA_NUM_THREADS=1 in a worker.
-    torch, numba = sys.modules.get("torch"), sys.modules.get("numba")
-    before = torch.get_num_threads() if torch else 1, numba.get_num_threads() if numba else 1
+    global _limited
+    torch = sys.modules.get("torch")  # loaded later, it finds OMP_NUM_THREADS=1 in a worker
+    before = torch.get_num_threads() if torch else 1, _limited
+    _limited = True
     if torch:
         torch.set_num_threads(1)
-    if numba:
-        numba.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
         with threadpoolctl.threadpool_limits(1):
@@ -108,8 +115,7 @@ def single_threaded():
     finally:
         if torch:
             torch.set_num_threads(before[0])
-        if numba:
-            numba.set_num_threads(before[1])
+        _limited = before[1]
         cv2.setNumThreads(-1)
 
 

@@ -112,6 +112,8 @@ class Flow(Section):
     iterations: int = Field(ge=1)
     sigma: float = Field(ge=0)
     brightness: bool
+    noise: bool
+    on_error: OnError
 
 
 class DynamicImageRun(Section):

@@ -74,10 +74,14 @@ class Spool:
         """Write a block so that it is there whole or not at all."""
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         half = self.folder / f"{key}.{os.getpid()}.tmp"
-        with open(half, "wb") as file:
-            file.write(json.dumps({name: _form(array) for name, array in arrays.items()}).encode() + b"\n")
-            for array in arrays.values():
-                file.write(array)
+        try:
+            with open(half, "wb") as file:
+                file.write(json.dumps({name: _form(array) for name, array in arrays.items()}).encode() + b"\n")
+                for array in arrays.values():
+                    file.write(array)
+        except BaseException:
+            half.unlink(missing_ok=True)  # a full disk needs the room
+            raise
         half.replace(self.path(key))
 
     def get(self, key: str) -> dict[str, np.ndarray]:
@@ -87,7 +91,7 @@ class Spool:
     def __contains__(self, key: str) -> bool:
         """Whether the item is there and whole; a damaged one counts as absent."""
         try:
-            return all(_checksum(array) == expected for _, (array, expected) in self._read(key))
+            return all(checksum(array) == expected for _, (array, expected) in self._read(key))
         except (FileNotFoundError, ValueError):
             return False
 
@@ -116,10 +120,10 @@ class Spool:
                 place = file.tell()
                 # Mapped, not read: the data go straight from there into the part.
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            for name, (kind, shape, checksum) in layout.items():
+            for name, (kind, shape, expected) in layout.items():
                 array = _array(content, place, kind, shape)
                 place += array.nbytes
-                yield name, (array, checksum)
+                yield name, (array, expected)
             if place != len(content):
                 raise ValueError(f"{self.path(key)} is longer than it says")
             return
@@ -129,17 +133,18 @@ class Spool:
         path, row = self._rows[key]
         with open(path, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        kind, shape, checksum = row["data"]
-        yield "data", (_array(content, row["at"], kind, shape), checksum)
-        for name, (kind, shape, checksum, text) in row["extras"].items():
-            yield name, (_array(base64.b64decode(text), 0, kind, shape), checksum)
+        kind, shape, expected = row["data"]
+        yield "data", (_array(content, row["at"], kind, shape), expected)
+        for name, (kind, shape, expected, text) in row["extras"].items():
+            yield name, (_array(base64.b64decode(text), 0, kind, shape), expected)
 
     def _adopt_parts(self) -> None:
-        """Take up what earlier runs left in parts; a part that adds nothing to the others goes."""
+        """Take up what earlier runs left in parts; a part that adds nothing whole to the others goes."""
         journals = {path: _read_journal(path.with_suffix(".rows")) for path in self.folder.glob("*.part")}
         self._rows = {}
         for path, rows in sorted(journals.items(), key=lambda item: -len(item[1])):
-            fresh = {key: (path, row) for key, row in rows.items() if key not in self._rows}
+            # What stands twice is looked into: the longer part may be the damaged one.
+            fresh = {key: (path, row) for key, row in rows.items() if key not in self._rows or key not in self}
             if not fresh:
                 path.unlink()
                 path.with_suffix(".rows").unlink(missing_ok=True)
@@ -164,7 +169,8 @@ class Part:
         self._file.seek(start)
         self.end = start
 
-    def append(self, key: str, data: np.ndarray, extras: dict[str, np.ndarray]) -> None:
+    def append(self, key: str, data: np.ndarray, extras: dict[str, np.ndarray]) -> int:
+        """Returns the sum over data and extras, see `checksum`."""
         data = np.asarray(data, order="C")
         self._file.write(data)
         if self._journal:
@@ -176,6 +182,7 @@ class Part:
             self._journal.write(json.dumps(row).encode() + b"\n")
             self._journal.flush()
         self.end += data.nbytes
+        return checksum(data, *extras.values())
 
     def finish(self, head: bytes, tail: bytes) -> None:
         """Put what stands after the data and before them; the file is complete then."""
@@ -190,20 +197,25 @@ class Part:
             self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
-        self._file.close()
-        if self._journal:
-            self._journal.close()
+        try:
+            self._file.close()  # may find the disk full
+        finally:
+            if self._journal:
+                self._journal.close()
 
 
 def _form(array: np.ndarray) -> list:
-    return [array.dtype.str, array.shape, _checksum(array)]
+    return [array.dtype.str, array.shape, checksum(array)]
 
 
-def _checksum(array: np.ndarray) -> int:
-    """The sum of the bytes as 64-bit words: finds pages that never reached the disk at a twentieth of a CRC's cost."""
-    raw = array.reshape(-1).view(np.uint8)
-    words = len(raw) // 8 * 8
-    return int(raw[:words].view(np.uint64).sum(dtype=np.uint64)) + int(raw[words:].sum(dtype=np.uint64))
+def checksum(*arrays: np.ndarray) -> int:
+    """The sum of their bytes as 64-bit words: finds pages that never reached a disk at a twentieth of a CRC's cost."""
+    total = 0
+    for array in arrays:
+        raw = np.asarray(array, order="C").reshape(-1).view(np.uint8)
+        words = len(raw) // 8 * 8
+        total += int(raw[:words].view(np.uint64).sum(dtype=np.uint64)) + int(raw[words:].sum(dtype=np.uint64))
+    return total % 2**64
 
 
 def _array(content, place: int, kind: str, shape: list[int]) -> np.ndarray:

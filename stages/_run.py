@@ -5,6 +5,7 @@
 A stage module is a `main(stage)` and `run("align", main)` at its end.
 """
 
+import errno
 import functools
 import hashlib
 import json
@@ -104,6 +105,13 @@ def run(name: str, main) -> None:
             main(Stage(name, key, load("params.yaml")))
     except MerError as error:
         print(f"{label}: {error}", file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"{label}: the disk is full; free some space, dvc repro goes on after the finished clips", file=sys.stderr
+        )
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print(f"{label}: interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 from mer import corpora
 from mer.cache import ClipCache, available
 from mer.clips import Clip, clips, read_index
+from mer.errors import MerError
 from mer.evaluation import figures
 from mer.motion.strain import IMAGENET_MEAN, IMAGENET_STD, three_channels
 from stages._run import run
@@ -37,6 +38,8 @@ def main(stage):
     means = {}
     for label, name in enumerate(names):
         ids = table["id"][table["label"] == label]
+        if not len(ids):
+            raise MerError(f"data/index/{item.corpus}.csv: every clip of {name} was excluded; see its excluded.csv")
         means[name] = sum(flow[i].astype(np.float64) for i in ids) / len(ids)
     figures.class_means(means, folder / "classes.png", f"{item.corpus}: mean flow and strain of each class")
 

@@ -19,19 +19,21 @@ from mer.motion.strain import flow_image
 from mer.motion.tvl1 import tvl1
 from stages._run import run
 
-PARAMETERS = ("tau", "lambda_", "theta", "scales", "warps", "iterations", "sigma", "brightness")
+PARAMETERS = ("tau", "lambda_", "theta", "scales", "warps", "iterations", "sigma", "brightness", "noise")
 
 
 def grey_frames(clip: Clip, product: str, frames: ClipCache, apex: ClipCache) -> np.ndarray:
     """The frames that the product is made of, (2 or T, H, W) uint8."""
     import cv2
 
+    if clip.n_frames < 2:
+        raise MerError(
+            f"{clip.id}: has one frame, flow needs two; correct the label sheet, or set flow.on_error: exclude"
+        )
     if product == "flow":
         images = [frames.frame(clip.id, t) for t in (0, clip.position(int(apex[clip.id])))]
     else:
         images = frames[clip.id]
-    if len(images) < 2:
-        raise MerError(f"{clip.id}: has one frame, flow needs two; correct the label sheet or leave the clip out")
     return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])
 
 
@@ -55,7 +57,8 @@ def main(stage):
         f"data/cache/{corpus}/{chain}/{product}.h5", rows,
         functools.partial(compute, product=product, **inputs, **params),
         functools.partial(fingerprint, product=product, **inputs), kind=product, ragged=product == "flows",
-        params=params, code=stage.code(), spool=stage.spool, engine=stage.engine, excluded=excluded,
+        params=params, code=stage.code(), spool=stage.spool, engine=stage.engine,
+        on_error=stage.section.on_error, excluded=excluded,
     )  # fmt: skip
 
 

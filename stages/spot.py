@@ -7,6 +7,7 @@ whose flow from the onset is largest (`spotted`).
 """
 
 import functools
+import hashlib
 
 import cv2
 import numpy as np
@@ -25,8 +26,11 @@ def compute(clip: Clip, *, frames: ClipCache, missing: str, stride: int) -> dict
     return {"data": np.int64(apex)}
 
 
-def fingerprint(clip: Clip) -> str:
-    return f"{clip.digest} {clip.onset} {clip.apex} {clip.apex_source}"
+def fingerprint(clip: Clip, *, frames: ClipCache, missing: str) -> str:
+    known = f"{clip.digest} {clip.onset} {clip.apex} {clip.apex_source}"
+    if clip.apex_source == "middle" and missing == "spotted":  # what is looked at is the crop
+        return f"{known} {hashlib.sha256(frames[clip.id]).hexdigest()}"
+    return known
 
 
 def main(stage):
@@ -36,9 +40,10 @@ def main(stage):
     rows, excluded = available(clips(read_index(index)), index, frames)
     params = {"missing": stage.section.missing, "stride": stage.section.stride}
     build_product(
-        f"data/cache/{corpus}/{crop}/apex.h5", rows, functools.partial(compute, frames=frames, **params), fingerprint,
-        kind="apex", ragged=False, params={**params, "frames": frames.params}, code=stage.code(), spool=stage.spool,
-        engine=stage.engine, excluded=excluded,
+        f"data/cache/{corpus}/{crop}/apex.h5", rows, functools.partial(compute, frames=frames, **params),
+        functools.partial(fingerprint, frames=frames, missing=params["missing"]), kind="apex", ragged=False,
+        params={**params, "frames": frames.params}, code=stage.code(), spool=stage.spool, engine=stage.engine,
+        excluded=excluded,
     )  # fmt: skip
 
 

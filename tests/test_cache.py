@@ -1,5 +1,6 @@
 """Product files and the spool: what comes back, what a kill leaves, and that equal work gives equal bytes."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ def test_golden_bytes(tmp_path):
 
 
 # Made on Linux x86-64 with h5py 3.16.0. When h5py is upgraded on purpose, look at h5dump of both and renew it.
-GOLDEN = "0cf6d832b0b7d0b03959117e02250a1ee27f39eb82b6a240f6eb3320201ce60e"
+GOLDEN = "eb9b6dd29bfb1d4f71656fee7785fec65cbb4380aa893449263789afb31e3bf1"
 
 
 def test_equal_work_gives_equal_bytes_at_any_time_and_with_any_workers(tmp_path):
@@ -240,6 +242,85 @@ def test_damaged_work_of_a_killed_run_is_computed_again(tmp_path, file, damage, 
     assert work.seen == [*lost, 6, 7, 8]
     for item in ITEMS:
         assert np.array_equal(ClipCache(path)[item.id], compute(item)["data"])
+
+
+@pytest.mark.parametrize("damage", [lambda b, n: b[:n], lambda b, n: b[:n] + bytes(len(b) - n)], ids=["cut", "zeroed"])
+@pytest.mark.parametrize("victim", ["1.part", "previous.h5"])
+def test_damaged_copies_of_finished_clips_are_never_taken(tmp_path, victim, damage):
+    """A machine that stops may have lost pages of the growing product, or of the last finished one."""
+    path, spool = tmp_path / "a.h5", tmp_path / ".partial"
+    build(path)
+    path.unlink()
+    corrected = [Item(i.id, 100 if i.content == 7 else i.content) for i in ITEMS]
+    with pytest.raises(MerError):
+        build(path, corrected, Counting(fail=100))
+    data = (spool / victim).read_bytes()
+    (spool / victim).write_bytes(damage(data, len(data) // 2))
+    work = Counting()
+    build(path, corrected, work)
+    assert 100 in work.seen
+    fresh = tmp_path / "fresh" / "a.h5"
+    build(fresh, corrected)
+    assert path.read_bytes() == fresh.read_bytes()
+
+
+def test_a_good_part_is_not_given_up_for_a_longer_damaged_one(tmp_path):
+    path, spool = tmp_path / "a.h5", tmp_path / ".partial"
+    for fail in (4, 7):
+        with pytest.raises(MerError):
+            build(path, work=Counting(fail=fail))
+        if fail == 4:
+            first = [(spool / name).read_bytes() for name in ("1.part", "1.rows")]
+    for name, data in zip(("1.part", "1.rows"), first, strict=True):
+        (spool / name).write_bytes(data)
+    longer = next(p for p in spool.glob("*.part") if p.stem != "1")
+    longer.write_bytes(bytes(len(longer.read_bytes())))
+    work = Counting()
+    build(path, work=work)
+    assert work.seen == [4, 5, 6, 7, 8]
+
+
+def test_what_a_product_cannot_hold_is_refused_where_it_comes(tmp_path):
+    with CacheWriter(tmp_path / "a.h5", kind="flow", ragged=True, params={}) as writer:
+        writer.append("a", np.zeros((1, 2)), score=np.float64(1))
+        with pytest.raises(MerError, match=r"score of clip b is \(2,\) float64; one product holds numbers of one form"):
+            writer.append("b", np.zeros((1, 2)), score=np.zeros(2))
+        with pytest.raises(MerError, match=r"clip c is empty \(\(0, 2\)\)"):
+            writer.append("c", np.zeros((0, 2)), score=np.float64(1))
+    assert ClipCache(tmp_path / "a.h5").ids == ["a"]
+    writer = CacheWriter(tmp_path / "b.h5", kind="flow", ragged=False, params={})
+    with pytest.raises(MerError, match="holds numbers"):
+        writer.append("a", np.zeros(2), name=np.array("x"))
+    writer.abandon()
+
+
+def test_another_disk_for_the_products(tmp_path, monkeypatch):
+    """data/cache may be a mount of its own: renaming across file systems fails, copying does not."""
+    real = Path.replace
+
+    def replace(self, target):
+        if self.suffix == ".part":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    build(tmp_path / "a.h5")
+    assert len(ClipCache(tmp_path / "a.h5")) == 9
+
+
+def test_a_full_disk_leaves_no_half_block(tmp_path, monkeypatch):
+    with Spool(tmp_path) as spool:
+        monkeypatch.setattr(Path, "replace", lambda *a: pytest.fail("not reached"))
+        with pytest.raises(OSError, match="full"):
+            spool.put("k", {"data": Full()})
+        assert [p.name for p in tmp_path.iterdir()] == ["lock"]
+
+
+class Full:
+    """Stands for an array whose bytes do not fit."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise OSError(errno.ENOSPC, "full")
 
 
 def test_a_run_killed_twice_goes_on_after_the_second(tmp_path):

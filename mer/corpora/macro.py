@@ -77,8 +77,8 @@ def index_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
 
     Returns:
         DataFrame with the columns of mer.clips.COLUMNS but `digest`; `clip` is the image's name in the set, `subject`
-        is empty where the set does not tell. Images that the set leaves without a label were never clips, so
-        `.attrs["excluded"]` is empty.
+        is empty where the set does not tell. What `read_macro` left out has no name of its own and is not listed; its
+        counts are in the attributes of `table`.
 
     Raises:
         MerError: the set holds pixels as text, not image files.

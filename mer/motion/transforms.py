@@ -41,8 +41,15 @@ def turn_flow(flow, degrees, scale=1.0):
     if flow.ndim != 4:
         raise MerError(f"turn_flow: flow is {tuple(flow.shape)}; needed is (N, 2 or 3, H, W)")
     image = torch.from_numpy(np.ascontiguousarray(flow)) if isinstance(flow, np.ndarray) else flow
-    angle = torch.deg2rad(torch.as_tensor(degrees, dtype=image.dtype, device=image.device)).expand(len(image))
-    scale = torch.as_tensor(scale, dtype=image.dtype, device=image.device).expand(len(image))
+    if not image.dtype.is_floating_point:
+        raise MerError(f"turn_flow: flow is {image.dtype}; needed is float, in pixels")
+    angle, scale = (torch.as_tensor(x, dtype=image.dtype, device=image.device) for x in (degrees, scale))
+    for name, value in (("degrees", angle), ("scale", scale)):
+        if value.shape not in ((), (1,), (len(image),)) or not torch.isfinite(value).all():
+            raise MerError(f"turn_flow: {name} has shape {tuple(value.shape)}; needed is one number, or one a flow")
+    if not (scale > 0).all():
+        raise MerError("turn_flow: scale must be positive")
+    angle, scale = torch.deg2rad(angle).expand(len(image)), scale.expand(len(image))
     cos, sin = torch.cos(angle), torch.sin(angle)
     height, width = image.shape[-2:]
     # Where each pixel of the result comes from, in affine_grid's units: both axes run from -1 to 1.

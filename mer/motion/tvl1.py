@@ -23,6 +23,9 @@ exact to second order; its size from Sun, Roth and Black, Secrets of Optical Flo
 difference by pixels of motion. A gain and an offset between the two images are fitted with the flow, by least squares
 with Cauchy weights, one step a warp.
 
+So is the noise (N): (E) is the likelihood of residuals with Laplace's distribution, whose weight is the inverse of
+their size. `lambda_` is for images with little noise; where the median residual exceeds 0.55 grey levels, it falls.
+
 The steps are stated once, here. What they are made of comes in two forms: `tvl1_torch` (any device, whole batches) and
 `tvl1_numba`, which goes through (T), (P) and (D) row by row while the rows are in the processor's cache. Numba, since
 torch makes a pass over memory for every operation, and torch.compile needs a compiler on the user's machine; numba
@@ -35,10 +38,12 @@ from types import ModuleType
 
 import numpy as np
 
+from mer import parallel
 from mer.errors import MerError
 
 COARSEST = 16  # px; the smaller side of the coarsest scale is at least that
 CAUCHY, FLOOR = 2 * 1.4826, 0.17  # (B): twice a Gaussian's sigma from its median size; grey levels, rounding's own
+QUIET = 0.55  # (N): grey levels; two images with noise of 1 grey level, smoothed by 0.6 px, differ by that
 GAINS = (0.5, 2.0)  # a picture twice as bright is another picture
 FLAT = 1e-3  # grey levels per px; rounding alone makes gradients of 1e-5 where there are none
 SMALLEST = 4  # px; an image below that has no gradient to speak of
@@ -54,9 +59,10 @@ def tvl1(
     theta: float = 0.4,
     scales: int = 5,
     warps: int = 6,
-    iterations: int = 7,
+    iterations: int = 8,
     sigma: float = 0.6,
     brightness: bool = True,
+    noise: bool = True,
 ):
     """Flow from `prev` to `next`: what is at x in `prev` is at x + flow(x) in `next`.
 
@@ -72,6 +78,7 @@ def tvl1(
             since the scales do the rest: more of them flatten what the images say nothing about.
         sigma: width in px of the Gaussian that both images are smoothed with; 0 = none.
         brightness: allow for a gain and an offset between the images (B); False = they are equally bright.
+        noise: let `lambda_` fall with the noise (N); False = it is the same for all images.
 
     Returns:
         (2, H, W) or (N, 2, H, W) float32, px: u (right), then v (down). numpy in, numpy out; a tensor stays on its
@@ -87,13 +94,13 @@ def tvl1(
     batch = prev if prev.ndim == 3 else prev[None], next if next.ndim == 3 else next[None]
     options = {
         "tau": tau, "lambda_": lambda_, "theta": theta, "scales": scales, "warps": warps, "iterations": iterations,
-        "sigma": sigma, "brightness": brightness,
+        "sigma": sigma, "brightness": brightness, "noise": noise,
     }  # fmt: skip
     flow = _on_torch(*batch, **options) if is_torch else _on_cpu(*batch, **options)
     return flow if prev.ndim == 3 else flow[0]
 
 
-def solve(I0, I1, ops: ModuleType, *, tau, lambda_, theta, scales, warps, iterations, sigma, brightness):
+def solve(I0, I1, ops: ModuleType, *, tau, lambda_, theta, scales, warps, iterations, sigma, brightness, noise):
     """The algorithm on grey levels 0..255, made of `ops`; returns (u, v)."""
     pyramid = [(ops.smooth(I0, sigma), ops.smooth(I1, sigma))]
     while len(pyramid) < scales and math.ceil(min(pyramid[-1][0].shape[-2:]) / 2) >= COARSEST:
@@ -114,7 +121,8 @@ def solve(I0, I1, ops: ModuleType, *, tau, lambda_, theta, scales, warps, iterat
             inside = inside * (g_x * g_x + g_y * g_y > FLAT**2)
             g_x, g_y = inside * g_x, inside * g_y
             rho_0 = inside * (warped - I0) - g_x * u - g_y * v  # (R) at w = 0
-            u, v, p = ops.iterate(u, v, p, g_x, g_y, rho_0, lambda_ * theta, theta, tau / theta, iterations)
+            step = lambda_ * theta * (ops.trust(I0, warped) if noise else 1)  # (N)
+            u, v, p = ops.iterate(u, v, p, g_x, g_y, rho_0, step, theta, tau / theta, iterations)
             u, v = ops.median(u), ops.median(v)  # (M)
     return u, v
 
@@ -141,7 +149,7 @@ def _on_torch(prev, next, **options):
 
 
 def _on_cpu(prev: np.ndarray, next: np.ndarray, **options) -> np.ndarray:
-    """Pair by pair, in as many threads as numba may use; without numba, through torch."""
+    """Pair by pair, side by side in threads; without numba, through torch."""
     try:
         import mer.motion.tvl1_numba as ops
     except ImportError:  # numba lags behind new Pythons
@@ -153,7 +161,7 @@ def _on_cpu(prev: np.ndarray, next: np.ndarray, **options) -> np.ndarray:
     def one(k: int) -> None:
         flow[k] = solve(prev[k], next[k], ops, **options)
 
-    threads = min(ops.threads(), len(prev))
+    threads = min(parallel.threads(), len(prev))
     if threads == 1:
         for k in range(len(prev)):
             one(k)
@@ -205,14 +213,18 @@ def _grey_levels(name: str, image):
             return image.to(torch.float32)
         if not image.dtype.is_floating_point:
             raise MerError(f"tvl1: {name} is {image.dtype}; needed is uint8 (0..255) or float (0..1)")
-        finite, image = bool(torch.isfinite(image).all()), image.to(torch.float32) * 255
+        low, high = float(image.min()), float(image.max())
+        image = image.to(torch.float32) * 255
     else:
         image = np.asarray(image)
         if image.dtype == np.uint8:
             return image.astype(np.float32)
         if image.dtype.kind != "f":
             raise MerError(f"tvl1: {name} is {image.dtype}; needed is uint8 (0..255) or float (0..1)")
-        finite, image = bool(np.isfinite(image).all()), image.astype(np.float32) * np.float32(255)
-    if not finite:
+        low, high = float(image.min()), float(image.max())
+        image = image.astype(np.float32) * np.float32(255)
+    if not math.isfinite(low + high):
         raise MerError(f"tvl1: {name} has values that are not finite; check the frame it was read from")
+    if low < -0.01 or high > 1.01:  # a filter may overshoot by a little
+        raise MerError(f"tvl1: {name} has values from {low:g} to {high:g}; float images are 0..1, else give uint8")
     return image

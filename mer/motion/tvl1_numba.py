@@ -8,7 +8,7 @@ import cv2
 import numba
 import numpy as np
 
-from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, gaussian, stride
+from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, QUIET, gaussian, stride
 
 # Sums may be contracted and reordered; NaN and infinity keep their meaning.
 _compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
@@ -16,11 +16,6 @@ _compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"co
 ZERO, HALF, ONE, THREE_HALVES, TWO, FIVE_HALVES = (np.float32(k) for k in (0, 0.5, 1, 1.5, 2, 2.5))
 _ONE = np.ones(1, np.float32)
 _DERIVATIVE = np.array(DERIVATIVE, np.float32)
-
-
-def threads() -> int:
-    """How many threads numba may use here: 1 in a worker."""
-    return numba.get_num_threads()
 
 
 def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -60,11 +55,12 @@ def equal(image: np.ndarray) -> tuple[np.float32, np.float32]:
     return ONE, ZERO
 
 
+def trust(image: np.ndarray, warped: np.ndarray) -> np.float32:
+    return np.float32(min(1, QUIET / (_spread(image, warped) + 0.02)))
+
+
 def match(image, warped, inside, gain, offset):
-    step = stride(image.shape)
-    sample = (slice(None, None, step),) * 2
-    spread = _lower_median(np.abs(image[sample] - gain * warped[sample] - offset))
-    scale = np.float32(1 / (CAUCHY * (spread + FLOOR)))
+    scale = np.float32(1 / (CAUCHY * (_spread(image, warped, gain, offset) + FLOOR)))
     return tuple(np.float32(x) for x in _match(image, warped, inside, gain, offset, scale))
 
 
@@ -88,8 +84,10 @@ def iterate(u, v, p, g_x, g_y, rho_0, step, theta, dual_step, iterations):
 LEAST, MOST = GAINS
 
 
-def _lower_median(values: np.ndarray) -> np.float32:
-    """Of an even number the lower of the two in the middle, as torch takes it."""
+def _spread(image, warped, gain=ONE, offset=ZERO) -> np.float32:
+    """Median size of the residuals; of an even number the lower of the two in the middle, as torch takes it."""
+    step = stride(image.shape)
+    values = np.abs(image[::step, ::step] - gain * warped[::step, ::step] - offset)
     middle = (values.size - 1) // 2
     return np.partition(values, middle, axis=None)[middle]
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, gaussian, stride
+from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, QUIET, gaussian, stride
 
 
 def smooth(image: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -81,10 +81,19 @@ def equal(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return image.new_ones(len(image), 1, 1), image.new_zeros(len(image), 1, 1)
 
 
+def trust(image: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
+    """(N): 1 for a small residual, falling with its size, (N, 1, 1)."""
+    return (QUIET / (_spread(image, warped) + 0.02)).clamp(max=1)
+
+
+def _spread(image: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
+    step = stride(image.shape)
+    return (image - warped)[:, ::step, ::step].abs().flatten(1).median(1)[0][:, None, None]
+
+
 def match(image, warped, inside, gain, offset):
     """(B): the gain and offset that take `warped` to `image`, one reweighted least-squares step from the given ones."""
-    step = stride(image.shape)
-    spread = (image - gain * warped - offset)[:, ::step, ::step].abs().flatten(1).median(1)[0][:, None, None]
+    spread = _spread(image, gain * warped + offset)
     residual = (image - gain * warped - offset) / (CAUCHY * (spread + FLOOR))
     weight = inside / (1 + residual * residual)
     total = weight.sum((1, 2), keepdim=True) + 1e-6
@@ -114,13 +123,13 @@ def median(flow: torch.Tensor) -> torch.Tensor:
 
 def _separable(image: torch.Tensor, along_x, along_y) -> torch.Tensor:
     """Correlation with a row of weights and a column of weights, the border repeated."""
-    out = image[:, None]
-    for weights, horizontal in ((along_x, True), (along_y, False)):
-        if len(weights) > 1:
-            kernel, reach = image.new_tensor(weights), len(weights) // 2
-            shape, pad = ((1, 1, 1, -1), (reach, reach, 0, 0)) if horizontal else ((1, 1, -1, 1), (0, 0, reach, reach))
-            out = F.conv2d(F.pad(out, pad, mode="replicate"), kernel.view(shape))
-    return out[:, 0]
+    # Sums of shifted pictures: the same bits in every batch, and no TF32, which GPUs take for convolutions.
+    for weights, axis in ((along_x, -1), (along_y, -2)):
+        reach, length = len(weights) // 2, image.shape[axis]
+        pad = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
+        padded = F.pad(image[:, None], pad, mode="replicate")[:, 0]
+        image = sum(w * padded.narrow(axis, k, length) for k, w in enumerate(weights) if w)
+    return image
 
 
 def _cubic(t: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -9,12 +9,13 @@ import pytest
 import skimage.data
 
 from mer.cache import ClipCache
-from mer.clips import read_index
+from mer.clips import clips, read_index, write_index
 from mer.errors import MerError
 from mer.motion.strain import flow_image
 from mer.motion.tvl1 import tvl1
 from mer.parallel import Engine
 from mer.params import load
+from stages import spot
 from stages._run import Stage
 from tests.corpora import mini
 from tests.project import edit, make_project
@@ -157,7 +158,8 @@ def test_a_macro_set_goes_through(project, corpus):
     run("align", f"{corpus}-box112")
     table = read_index(f"data/index/{corpus}.csv")
     assert len(table) == 2
-    assert set(table["emotion"]) == {"disgust", "happiness"} if corpus == "ckplus" else {"anger", "happiness"}
+    other = {"ckplus": "disgust", "rafdb": "sadness", "fer2013": "anger"}[corpus]
+    assert set(table["emotion"]) == {"happiness", other}
     frames = ClipCache(f"data/cache/{corpus}/box112/frames.h5", "frames")
     assert frames.ids == sorted(table["id"])
     portraits = np.stack([frames[i][0] for i in frames.ids])
@@ -195,3 +197,29 @@ def test_the_composite_goes_through(project):
     assert flow.ids == sorted(table["id"])
     part = ClipCache("data/cache/samm/box224/flow.h5", "flow")
     np.testing.assert_array_equal(flow[part.ids[0]], part[part.ids[0]])
+
+
+def test_spotted_apexes_follow_the_crop_and_a_clip_of_one_frame_has_no_flow(project):
+    """SMIC has no apex: a replaced crop is looked at anew. Flow stops at a single frame, or leaves the clip out."""
+    project("smic", ["smic"])
+    edit(Path(), lambda p: p["spot"].update(missing="spotted"))
+    run("index", "smic")
+    run("landmarks", "smic")
+    run("align", "smic-box224")
+    run("spot", "smic-box224")
+    clip = clips(read_index("data/index/smic.csv"))[0]
+    frames = ClipCache("data/cache/smic/box224/frames.h5")
+    before = spot.fingerprint(clip, frames=frames, missing="spotted")
+    edit(Path(), lambda p: p["align"].update(top_margin=0.3))
+    run("align", "smic-box224")
+    frames = ClipCache("data/cache/smic/box224/frames.h5")
+    assert spot.fingerprint(clip, frames=frames, missing="spotted") != before
+    assert spot.fingerprint(clip, frames=frames, missing="middle") in before
+    table = read_index("data/index/smic.csv")
+    table.loc[0, "offset"] = table.loc[0, "apex"] = table.loc[0, "onset"]
+    write_index(Path("data/index/smic.csv"), table)
+    with pytest.raises(MerError, match=f"{table['id'][0]}: has one frame, flow needs two; .*flow.on_error: exclude"):
+        run("flow", "smic-box224")
+    edit(Path(), lambda p: p["flow"].update(on_error="exclude"))
+    run("flow", "smic-box224")
+    assert list(ClipCache("data/cache/smic/box224/flow.h5").excluded) == [table["id"][0]]

@@ -151,6 +151,17 @@ def test_flowing_a_turned_pair_gives_the_turned_flow():
     assert difference.mean() < 0.08  # two estimates, each 0.03 to 0.05 px from the truth of about 1 px
 
 
+@pytest.mark.parametrize(
+    ("degrees", "scale", "message"),
+    [(np.zeros(2), 1.0, "degrees has shape"), (np.nan, 1.0, "degrees"), (0.0, 0.0, "scale must be positive")],
+)
+def test_turn_flow_refuses(degrees, scale, message):
+    with pytest.raises(MerError, match=message):
+        turn_flow(flow_images(), degrees, scale)
+    with pytest.raises(MerError, match="needed is float"):
+        turn_flow(np.zeros((1, 3, 8, 8), np.int64), 5.0)
+
+
 @pytest.mark.parametrize("function", [mirror_flow, lambda f: turn_flow(f, 5.0)])
 def test_transforms_refuse_what_is_no_flow(function):
     with pytest.raises(MerError, match="u, v and strain"):
