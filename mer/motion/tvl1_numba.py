@@ -10,8 +10,9 @@ import numpy as np
 
 from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, QUIET, gaussian, stride
 
-# Sums may be contracted and reordered; NaN and infinity keep their meaning.
-_compile = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+# Strict arithmetic: with `fastmath` the bits depend on what was inlined where, and that differs between code just
+# compiled and the same code from numba's cache.
+_compile = numba.njit(cache=True, nogil=True, error_model="numpy")
 # In compiled code a plain 1 is an integer, and an integer beside a float32 makes a float64.
 ZERO, HALF, ONE, THREE_HALVES, TWO, FIVE_HALVES = (np.float32(k) for k in (0, 0.5, 1, 1.5, 2, 2.5))
 _ONE = np.ones(1, np.float32)

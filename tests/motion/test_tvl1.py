@@ -1,6 +1,9 @@
 """TV-L1 against closed forms, scikit-image, a slow loop from the equations, and known motions."""
 
+import hashlib
 import math
+import os
+import subprocess
 import sys
 
 import cv2
@@ -230,6 +233,25 @@ def test_numba_and_torch_are_one_algorithm(pair):
     # Rounding decides now and then which of 25 values is the median. Seen: 0.02 at most, 1e-5 in the mean.
     assert np.abs(a - b.numpy()).max() < 0.1
     assert np.abs(a - b.numpy()).mean() < 2e-4
+
+
+def test_compiled_now_or_read_from_numbas_cache_the_bits_are_the_same(pair, tmp_path):
+    """With relaxed arithmetic they are not: what is inlined differs."""
+    np.savez(tmp_path / "pair.npz", *pair)
+    code = (
+        "import sys, numpy as np, hashlib; from mer.motion.tvl1 import tvl1; z = np.load(sys.argv[1]);"
+        "print(hashlib.sha256(tvl1(z['arr_0'], z['arr_1'])).hexdigest())"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "pair.npz")],
+            capture_output=True, text=True, check=True, env=environment,
+        ).stdout
+        for _ in range(2)
+    }  # fmt: skip
+    assert len(found) == 1
+    assert found == {hashlib.sha256(tvl1(*pair)).hexdigest() + "\n"}
 
 
 def test_without_numba_torch_does_the_work(pair, monkeypatch):

@@ -1,0 +1,1 @@
+"""Motion made larger: Eulerian (linear EVM) and learned (MagNet)."""
