@@ -2,9 +2,10 @@
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
-from mer.clips import Clip, read_frames
+from mer.clips import COLUMNS, Clip, clips, read_frames, read_index, write_index
 from mer.errors import MerError
 
 
@@ -43,3 +44,10 @@ def test_grey_frames_become_rgb(tmp_path):
     frame = next(read_frames(clip(tmp_path)))
     assert frame.shape == (6, 5, 3)
     assert (frame == 10).all()
+
+
+def test_an_index_whose_clips_all_lack_one_frame(tmp_path):
+    """One number in every row of `absent` is still text, not a column of integers."""
+    row = dict.fromkeys(COLUMNS, "x") | {"onset": 1, "apex": 2, "offset": 4, "fps": 100.0, "absent": "3", "id": "c/s/1"}
+    write_index(tmp_path / "c.csv", pd.DataFrame([row, row | {"id": "c/s/2"}]))
+    assert [clip.numbers for clip in clips(read_index(tmp_path / "c.csv"))] == [[1, 2, 4]] * 2
