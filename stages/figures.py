@@ -14,7 +14,7 @@ from mer.cache import ClipCache, available
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
 from mer.evaluation import figures
-from mer.motion.strain import IMAGENET_MEAN, IMAGENET_STD, three_channels
+from mer.motion.strain import unit_channels
 from stages._run import run
 
 WORST = 12  # crops on the contact sheet
@@ -67,8 +67,7 @@ def main(stage):
 
 
 def flow_row(name: str, item, clip: Clip, flow: np.ndarray) -> dict:
-    channels = three_channels(flow) * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]
-    return {"name": name, "apex": faces(item, clip)["apex"], "flow": flow, "channels": np.clip(channels, 0, 1)}
+    return {"name": name, "apex": faces(item, clip)["apex"], "flow": flow, "channels": unit_channels(flow)}
 
 
 def dynamic_row(name: str, item, clip: Clip) -> dict:

@@ -43,7 +43,7 @@ from mer.errors import MerError
 
 COARSEST = 16  # px; the smaller side of the coarsest scale is at least that
 CAUCHY, FLOOR = 2 * 1.4826, 0.17  # (B): twice a Gaussian's sigma from its median size; grey levels, rounding's own
-QUIET = 0.55  # (N): grey levels; two images with noise of 1 grey level, smoothed by 0.6 px, differ by that
+QUIET = 0.55  # (N): grey levels; noise of 1 grey level, smoothed by 0.6 px, leaves a median residual of 0.50
 GAINS = (0.5, 2.0)  # a picture twice as bright is another picture
 FLAT = 1e-3  # grey levels per px; rounding alone makes gradients of 1e-5 where there are none
 SMALLEST = 4  # px; an image below that has no gradient to speak of

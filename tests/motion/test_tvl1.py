@@ -230,7 +230,7 @@ def test_numba_and_torch_are_one_algorithm(pair):
     a = tvl1(*pair)
     b = tvl1(*(torch.from_numpy(image) for image in pair))
     assert isinstance(b, torch.Tensor)
-    # Rounding decides now and then which of 25 values is the median. Seen: 0.02 at most, 1e-5 in the mean.
+    # Rounding decides now and then which of 25 values is the median. Seen: 0.06 at most.
     assert np.abs(a - b.numpy()).max() < 0.1
     assert np.abs(a - b.numpy()).mean() < 2e-4
 
