@@ -7,6 +7,7 @@ corpora never collide.
 
 import bisect
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,16 @@ class Clip:
     def position(self, number: int) -> int:
         """Where frame `number` stands in the clip, 0 = onset; for an absent one, the last that there is before it."""
         return max(0, bisect.bisect_right(self.numbers, number) - 1)
+
+    def numbers_around(self, seconds: float) -> list[int]:
+        """`numbers`, with those of the recording up to `seconds` before and after, as far as there are files."""
+        reach = round(seconds * self.fps)
+        before = itertools.takewhile(self._exists, range(self.onset - 1, self.onset - reach - 1, -1))
+        after = itertools.takewhile(self._exists, range(self.offset + 1, self.offset + reach + 1))
+        return [*reversed(list(before)), *self.numbers, *after]
+
+    def _exists(self, number: int) -> bool:
+        return self.path(number).is_file()
 
     def path(self, number: int) -> Path:
         return Path(self.frame.format(number))

@@ -97,6 +97,15 @@ def threads() -> int:
 @contextlib.contextmanager
 def single_threaded():
     """One thread for BLAS, OpenMP, OpenCV, (when it is loaded) torch, and `threads()`, in this process."""
+    undo = _limit_threads()
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _limit_threads() -> Callable[[], None]:
+    """What `single_threaded` does; returns what undoes it."""
     import sys
 
     import cv2  # also when `fn` has not asked for it yet: it would come with threads
@@ -109,22 +118,22 @@ def single_threaded():
     if torch:
         torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    try:
-        with threadpoolctl.threadpool_limits(1):
-            yield
-    finally:
+    pools = threadpoolctl.threadpool_limits(1)
+
+    def undo() -> None:
+        global _limited
+        pools.restore_original_limits()
         if torch:
             torch.set_num_threads(before[0])
         _limited = before[1]
         cv2.setNumThreads(-1)
 
+    return undo
+
 
 def _in_worker(path: str, item, parent: int):
     _die_with(parent)
     return _function(path)(item)
-
-
-_for_life = contextlib.ExitStack()
 
 
 @functools.lru_cache(maxsize=1)
@@ -133,7 +142,7 @@ def _function(path: str) -> Callable:
         fn = pickle.load(file)
     # After the modules that `fn` brings, and for the worker's whole life: asking every library anew costs 2 ms an item.
     # What is imported later reads the limits that loky has put into the environment.
-    _for_life.enter_context(single_threaded())
+    _limit_threads()
     return fn
 
 

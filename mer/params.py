@@ -89,6 +89,73 @@ class Align(Section):
     on_error: OnError
 
 
+class EulerianRun(Section):
+    """`reads`: `<crop>/frames`, or `landmarks` = the corpus's own frames, cropped afterwards (D-02)."""
+
+    corpus: Key
+    crop: Literal["box224", "innereye256", "box112", "none224"]
+    recipe: Key
+    reads: Annotated[str, StringConstraints(pattern=r"^(landmarks|[a-z0-9]+/frames)$")]
+    product: Literal["frames", "apex_frame"]
+
+
+class EulerianRecipe(Section):
+    alpha: float = Field(ge=0)
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    band: Literal["hz", "clip"]
+    filter: Literal["iir", "ideal", "butterworth"]
+    fps: float | None = Field(gt=0)
+    around: float = Field(ge=0)
+    lambda_c: float = Field(ge=0)
+    chroma: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _band(self):
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g}, high {self.high:g}; a band needs low below high")
+        if self.fps and self.high > self.fps / 2 and self.band == "hz":
+            raise ValueError(f"high is {self.high:g} Hz, above fps/2 = {self.fps / 2:g} Hz; lower it, or raise fps")
+        return self
+
+
+class MagnifyEulerian(Section):
+    runs: dict[Key, EulerianRun]
+    recipes: dict[Key, EulerianRecipe]
+    on_error: OnError
+
+
+class MagnetRun(Section):
+    """Writes data/weights/<name>.safetensors. `portraits`: a folder of images; data/raw/magnet for none."""
+
+    portraits: str
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    size: int = Field(ge=16, multiple_of=4)
+    lr: float = Field(gt=0)
+    regularisation: float = Field(ge=0)
+
+
+class TrainMagnet(Section):
+    runs: dict[Key, MagnetRun]
+    public: bool
+    seed: Seed
+
+
+class LearnedRun(Section):
+    corpus: Key
+    crop: Literal["box224", "innereye256", "box112", "none224"]
+    weights: Key
+
+
+class MagnifyLearned(Section):
+    runs: dict[Key, LearnedRun]
+    size: int = Field(ge=16, le=1024)
+    factors: Annotated[str, StringConstraints(pattern=r"^(linspace|arange)_[0-9.]+_[0-9.]+_[0-9.]+$")]
+    convention: Literal["network", "one_plus"]
+    absolute: bool
+
+
 class Spot(Section):
     missing: Literal["middle", "spotted"]
     stride: int = Field(ge=1, le=16)
@@ -98,6 +165,7 @@ class FlowRun(Section):
     """`product`: flow = from onset to apex, one image a clip; flows = from each frame to the next."""
 
     corpus: Key
+    crop: Key
     chain: Key
     product: Literal["flow", "flows"]
 
@@ -118,6 +186,7 @@ class Flow(Section):
 
 class DynamicImageRun(Section):
     corpus: Key
+    crop: Key
     chain: Key
 
 
@@ -179,7 +248,10 @@ class Evaluate(Section):
 
 
 class FiguresRun(Section):
-    """What the pictures of a corpus are drawn from; a corpus released as flow repeats `flow` under `frames`."""
+    """What the pictures of a corpus are drawn from; what there is not repeats `flow`.
+
+    `magnified` is made of `frames`, `apex_frame` stands beside the `plain` crop of the same kind.
+    """
 
     corpus: Key
     flow: Product
@@ -187,6 +259,11 @@ class FiguresRun(Section):
     landmarks: Product
     apex: Product
     dynamic: Product
+    magnified: Product
+    plain: Product
+    apex_frame: Product
+    overdriven: Product
+    magnet: Product
     labels: Key
     classes: Literal[3, 4, 5, 7]
 
@@ -210,6 +287,9 @@ class Params(Section):
     landmarks: Landmarks
     align: Align
     spot: Spot
+    magnify_eulerian: MagnifyEulerian
+    train_magnet: TrainMagnet
+    magnify_learned: MagnifyLearned
     flow: Flow
     dynamic_image: DynamicImage
     join: Join
@@ -243,10 +323,14 @@ class Params(Section):
             self._named(f"flow.runs.{key}", key, f"{run.corpus}-{run.chain}{suffix}")
         for key, run in self.dynamic_image.runs.items():
             self._named(f"dynamic_image.runs.{key}", key, f"{run.corpus}-{run.chain}")
+        self._magnifiers(products)
         for section in ("flow", "dynamic_image"):
             for key, run in getattr(self, section).runs.items():
-                frames = f"data/cache/{run.corpus}/{run.chain}/frames.h5"
-                self._made(f"{section}.runs.{key}.chain", frames, products)
+                where = f"{section}.runs.{key}"
+                self._made(f"{where}.chain", f"data/cache/{run.corpus}/{run.chain}/frames.h5", products)
+                self._made(f"{where}.crop", f"data/cache/{run.corpus}/{run.crop}/apex.h5", products)
+                if run.chain.partition("-")[0] != run.crop:
+                    raise ValueError(f"{where}.crop is {run.crop!r}, but chain {run.chain} is made of another one")
         for name, item in self.experiments.items():
             where = f"experiments.{name}"
             if item.index != f"data/index/{item.corpus}.csv":
@@ -258,12 +342,33 @@ class Params(Section):
             if item.knobs not in self.knobs:
                 raise ValueError(f"{where}.knobs {item.knobs!r} is no section; {suggestion(item.knobs, self.knobs)}")
         for name, run in self.figures.runs.items():
-            for path in (run.flow, run.frames, run.landmarks, run.apex, run.dynamic):
-                self._made(f"figures.runs.{name}", path, products)
+            for field in type(run).model_fields:
+                if str(getattr(run, field)).endswith(".h5"):
+                    self._made(f"figures.runs.{name}.{field}", getattr(run, field), products)
         return self
 
+    def _magnifiers(self, products: set[str]):
+        for key, run in self.magnify_eulerian.runs.items():
+            where = f"magnify_eulerian.runs.{key}"
+            suffix = "" if run.product == "frames" else "-apex"
+            self._named(where, key, f"{run.corpus}-{run.crop}-{run.recipe}{suffix}")
+            if run.recipe not in self.magnify_eulerian.recipes:
+                known = suggestion(run.recipe, self.magnify_eulerian.recipes)
+                raise ValueError(f"{where}.recipe {run.recipe!r} is none of magnify_eulerian.recipes; {known}")
+            if run.reads not in ("landmarks", f"{run.crop}/frames"):
+                raise ValueError(f"{where}.reads is {run.reads}; it must be landmarks, or {run.crop}/frames")
+            for needed in (run.reads, f"{run.crop}/apex"):
+                self._made(where, f"data/cache/{run.corpus}/{needed}.h5", products)
+        for key, run in self.magnify_learned.runs.items():
+            where = f"magnify_learned.runs.{key}"
+            self._named(where, key, f"{run.corpus}-{run.crop}")
+            self._made(where, f"data/cache/{run.corpus}/{run.crop}/frames.h5", products)
+            if run.weights not in self.train_magnet.runs:
+                known = suggestion(run.weights, self.train_magnet.runs)
+                raise ValueError(f"{where}.weights {run.weights!r} is no entry of train_magnet.runs; {known}")
+
     def _runs_with_corpus(self):
-        for section in ("align", "flow", "dynamic_image", "figures"):
+        for section in ("align", "magnify_eulerian", "magnify_learned", "flow", "dynamic_image", "figures"):
             for name, run in getattr(self, section).runs.items():
                 yield f"{section}.runs", name, run
         for name, run in self.experiments.items():
@@ -288,6 +393,9 @@ class Params(Section):
         made = {f"data/cache/{c}/landmarks.h5" for c in self.index.runs}
         made |= {f"data/cache/{r.corpus}/{r.crop}/frames.h5" for r in self.align.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.crop}/apex.h5" for r in self.align.runs.values()}
+        magnified = self.magnify_eulerian.runs.values()
+        made |= {f"data/cache/{r.corpus}/{r.crop}-{r.recipe}/{r.product}.h5" for r in magnified}
+        made |= {f"data/cache/{r.corpus}/{r.crop}/magnet.h5" for r in self.magnify_learned.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.chain}/{r.product}.h5" for r in self.flow.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.chain}/dynamic_image.h5" for r in self.dynamic_image.runs.values()}
         made |= {f"data/cache/{c}/{r.chain}/{kind}.h5" for c, r in self.composites().items() for kind in r.products}

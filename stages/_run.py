@@ -69,6 +69,16 @@ class Stage:
         return Engine(workers=self.params.runtime.workers, progress=True)
 
     @property
+    def device(self) -> str:
+        """cpu or cuda, as runtime.device asks for. Raises MerError for a GPU that is not there."""
+        import torch
+
+        wanted, there = self.params.runtime.device, torch.cuda.is_available()
+        if wanted == "cuda" and not there:
+            raise MerError("runtime.device is cuda, but torch sees no GPU; set it to cpu or auto")
+        return "cuda" if wanted != "cpu" and there else "cpu"
+
+    @property
     def spool(self) -> Path:
         return Path("data/.partial") / self.full_name
 

@@ -11,19 +11,16 @@ import numpy as np
 
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_frames, read_index
-from mer.faces.alignment import CROPS, crop_size, crop_transform, frame_warp
-from mer.faces.landmarks import face_box
+from mer.faces.alignment import clip_transform, crop_options, crop_size, frame_warp
 from stages._run import run
 
 
-def compute(clip: Clip, *, landmarks: ClipCache, crop: str, box: str = "haar", **options) -> dict:
-    points, size = landmarks[clip.id], crop_size(crop)
+def compute(clip: Clip, *, landmarks: ClipCache, crop: str, **options) -> dict:
+    size = crop_size(crop)
     out = np.empty((len(clip.numbers), size, size, 3), dtype=np.uint8)
     for t, frame in enumerate(read_frames(clip)):  # one at a time: a clip of a minute does not fit into memory whole
         if t == 0:
-            if CROPS[crop].reads == "box" and box == "haar":  # D-04: where OpenCV finds none, the landmark box
-                options["box"] = face_box(frame, points)
-            transform = crop_transform(points, crop, shape=frame.shape[:2], **options)
+            transform = clip_transform(frame, landmarks[clip.id], crop, **options)
             warp = frame_warp(transform, size, frame.shape[:2])
         warp(frame, out[t])
     return {"data": out, "transform": transform}
@@ -39,12 +36,7 @@ def main(stage):
     landmarks = ClipCache(f"data/cache/{corpus}/landmarks.h5", "landmarks")
     rows, excluded = available(clips(read_index(index)), index, landmarks)
     section = stage.section
-    params = {"crop": stage.item.crop, "top_margin": section.top_margin}
-    params |= {"rotate": section.rotate, "box": section.box}
-    if stage.item.crop != "box224":
-        params["rotate"] = False  # the other crops have their own way
-    if CROPS[stage.item.crop].reads != "box":
-        del params["box"]  # so that only the crop that it concerns is made anew
+    params = crop_options(stage.item.crop, top_margin=section.top_margin, rotate=section.rotate, box=section.box)
     build_product(
         f"data/cache/{corpus}/{stage.item.crop}/frames.h5", rows,
         functools.partial(compute, landmarks=landmarks, **params), functools.partial(fingerprint, landmarks=landmarks),

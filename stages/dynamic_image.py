@@ -12,6 +12,7 @@ import numpy as np
 
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
+from mer.errors import MerError
 from mer.motion.dynamic_image import dynamic_image
 from stages._run import run
 
@@ -23,7 +24,10 @@ def pooled(clip: Clip, which: str, frames: ClipCache, apex: ClipCache) -> np.nda
 
 
 def compute(clip: Clip, *, which: str, solver: str, c: float, frames: ClipCache, apex: ClipCache) -> dict:
-    return {"data": dynamic_image(pooled(clip, which, frames, apex), solver=solver, c=c)}
+    try:
+        return {"data": dynamic_image(pooled(clip, which, frames, apex), solver=solver, c=c)}
+    except MerError as error:
+        raise MerError(f"{clip.id}: {error}") from None
 
 
 def fingerprint(clip: Clip, *, which: str, frames: ClipCache, apex: ClipCache) -> str:
@@ -33,7 +37,10 @@ def fingerprint(clip: Clip, *, which: str, frames: ClipCache, apex: ClipCache) -
 def main(stage):
     corpus, chain, section = stage.item.corpus, stage.item.chain, stage.section
     index = f"data/index/{corpus}.csv"
-    inputs = {kind: ClipCache(f"data/cache/{corpus}/{chain}/{kind}.h5", kind) for kind in ("frames", "apex")}
+    inputs = {
+        "frames": ClipCache(f"data/cache/{corpus}/{chain}/frames.h5", "frames"),
+        "apex": ClipCache(f"data/cache/{corpus}/{stage.item.crop}/apex.h5", "apex"),
+    }
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
     params = {"solver": section.solver, "c": section.c}
     build_product(

@@ -13,11 +13,13 @@ from mer import corpora
 from mer.cache import ClipCache, available
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
-from mer.evaluation import figures
+from mer.evaluation import figures, magnified
 from mer.motion.strain import unit_channels
 from stages._run import run
 
 WORST = 12  # crops on the contact sheet
+SHOWN = 6  # factors of a sequence
+PART = 3  # the picture of too much shows one part in so many of the crop's edge
 
 
 def main(stage):
@@ -43,7 +45,7 @@ def main(stage):
         means[name] = sum(flow[i].astype(np.float64) for i in ids) / len(ids)
     figures.class_means(means, folder / "classes.png", f"{item.corpus}: mean flow and strain of each class")
 
-    if item.frames != item.flow:
+    if there(item, "frames"):
         shown = [
             (f"{name}\n{clip.subject} {clip.clip}", clip)
             for label, name in enumerate(names)
@@ -59,11 +61,81 @@ def main(stage):
             folder / "dynamic_images.png",
             f"{item.corpus}: dynamic images",
         )
+        if there(item, "magnified"):
+            draw_magnified(item, shown, flow, folder)
+        if there(item, "magnet"):
+            rows = [factor_row(name, item, clip) for name, clip in shown]
+            magnified.factor_gallery(
+                rows, rows[0]["factors"], folder / "factors.png", f"{item.corpus}: motion magnified by a network"
+            )
         figures.contact_sheet(
             worst_faces(item, table),
             folder / "worst_crops.png",
             f"{item.corpus}: the crops to look at first (detector score)",
         )
+
+
+def there(item, product: str) -> bool:
+    """Whether a corpus has the product: its slot then does not repeat the flow."""
+    return getattr(item, product) != item.flow
+
+
+def draw_magnified(item, shown, flow: ClipCache, folder: Path) -> None:
+    """Eulerian magnification: a strip a class, and one clip magnified too much."""
+    recipes = tuple(Path(path).parent.name.partition("-")[2] for path in (item.magnified, item.apex_frame))
+    rows = [strip_row(name, item, clip, flow[clip.id]) for name, clip in shown]
+    magnified.strip_gallery(rows, recipes, folder / "magnified.png", f"{item.corpus}: Eulerian magnification")
+    most = {clip.id: float(np.quantile(np.hypot(*flow[clip.id][:2]), 0.99)) for _, clip in shown}
+    clip = max((clip for _, clip in shown), key=lambda clip: most[clip.id])
+    title = f"{item.corpus}: too much for {clip.subject} {clip.clip}, which moves by {most[clip.id]:.1f} px"
+    magnified.too_much(too_much_panels(item, clip, flow[clip.id]), folder / "too_much.png", title)
+
+
+def strip_row(name: str, item, clip: Clip, flow: np.ndarray) -> dict:
+    frames, after = ClipCache(item.frames, "frames"), ClipCache(item.magnified, "frames")
+    drawn, at = faces(item, clip), clip.position(int(ClipCache(item.apex, "apex")[clip.id]))
+    line = magnified.telling_line(flow[:2], drawn["apex"])
+    return {
+        "name": name,
+        "onset": drawn["onset"],
+        "apex": drawn["apex"],
+        "magnified": after.frame(clip.id, at),
+        "line": line,
+        "before": magnified.slice_through_time(frames[clip.id], line),
+        "after": magnified.slice_through_time(after[clip.id], line),
+        "plain": ClipCache(item.plain, "frames").frame(clip.id, at),
+        "apex_frame": ClipCache(item.apex_frame, "apex_frame")[clip.id],
+    }
+
+
+def too_much_panels(item, clip: Clip, flow: np.ndarray) -> list[dict]:
+    """The part about the largest motion: apex, magnified, and by what is too much."""
+    drawn, at = faces(item, clip), clip.position(int(ClipCache(item.apex, "apex")[clip.id]))
+    images = {"onset": drawn["onset"], "apex": drawn["apex"]}
+    images[Path(item.magnified).parent.name] = ClipCache(item.magnified, "frames").frame(clip.id, at)
+    images[Path(item.overdriven).parent.name] = ClipCache(item.overdriven, "apex_frame")[clip.id]
+    if there(item, "magnet"):
+        learned = ClipCache(item.magnet, "magnet")
+        images[f"network, factor {learned.extra('factors', clip.id)[-1]:.3g}"] = learned[clip.id][-1]
+    size = drawn["apex"].shape[0]
+    _, row, column = magnified.telling_line(flow[:2], drawn["apex"])
+    part = size // PART
+    low = np.clip(np.array([row, column]) - part // 2, 0, size - part) / size
+    panels = []
+    for name, image in images.items():
+        y, x = (low * len(image)).astype(int)
+        side = len(image) // PART
+        panels.append({"name": name, "image": image[y : y + side, x : x + side]})
+    return panels
+
+
+def factor_row(name: str, item, clip: Clip) -> dict:
+    learned = ClipCache(item.magnet, "magnet")
+    factors = learned.extra("factors", clip.id)
+    chosen = np.unique(np.linspace(0, len(factors) - 1, SHOWN).round().astype(int))
+    drawn = faces(item, clip)
+    return {"name": name, "onset": drawn["onset"], "apex": drawn["apex"], "images": learned[clip.id][chosen],
+            "factors": factors[chosen].tolist()}  # fmt: skip
 
 
 def flow_row(name: str, item, clip: Clip, flow: np.ndarray) -> dict:
@@ -98,7 +170,7 @@ def spread(rows, count: int):
 
 def faces(item, clip: Clip) -> dict:
     """Onset, apex and landmarks in the crop; empty for a corpus released without frames."""
-    if item.frames == item.flow:
+    if not there(item, "frames"):
         return {}
     frames = ClipCache(item.frames, "frames")
     points = ClipCache(item.landmarks, "landmarks")[clip.id]

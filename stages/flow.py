@@ -50,7 +50,10 @@ def fingerprint(clip: Clip, *, product: str, frames: ClipCache, apex: ClipCache)
 def main(stage):
     corpus, chain, product = stage.item.corpus, stage.item.chain, stage.item.product
     index = f"data/index/{corpus}.csv"
-    inputs = {kind: ClipCache(f"data/cache/{corpus}/{chain}/{kind}.h5", kind) for kind in ("frames", "apex")}
+    inputs = {
+        "frames": ClipCache(f"data/cache/{corpus}/{chain}/frames.h5", "frames"),
+        "apex": ClipCache(f"data/cache/{corpus}/{stage.item.crop}/apex.h5", "apex"),
+    }
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
     params = {name: getattr(stage.section, name) for name in PARAMETERS}
     build_product(

@@ -33,7 +33,7 @@ def main(stage):
     table = table[~table["id"].isin(excluded)]
     table.attrs["class_names"] = names
     hyper = {**stage.params.knobs[item.knobs], **item.overrides}
-    device = pick_device(stage.params.runtime.device)
+    device = stage.device
     with Spool(stage.spool) as spool:
         predictions = loso.run(
             caches, table, model=item.model, classes=item.classes, hyper=hyper, recipe=item.recipe,
@@ -55,14 +55,6 @@ def read_products(item, table) -> tuple[list[ClipCache], dict[str, str]]:
         raise MerError(f"model {item.model} reads {listed(needed)}; inputs hold {listed(found)}: add {listed(missing)}")
     _, excluded = available(list(table.itertuples()), item.index, *caches)
     return [found[kind] for kind in needed], excluded
-
-
-def pick_device(wanted: str) -> str:
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise MerError("runtime.device is cuda, but torch sees no GPU; set it to cpu or auto")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def about(stage, index, table, excluded: dict[str, str], device: str) -> dict:

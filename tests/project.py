@@ -25,6 +25,7 @@ def make_project(root: Path, folder: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic=TINY))
+    edit(folder, lambda p: p["train_magnet"]["runs"]["magnet"].update(steps=2, batch_size=2, size=32))
     edit(folder, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4}))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(

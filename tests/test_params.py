@@ -85,6 +85,12 @@ def change(raw: dict, path: str, value) -> dict:
         ("synthesize/runs/synthetic/clips", 20, "needs at least 3"),
         ("align/runs/synthetic-box224/corpus", "synthetik", "has no index; did you mean 'synthetic'?"),
         ("flow/runs/synthetic-box224/chain", "box112", "must be named synthetic-box112"),
+        ("flow/runs/synthetic-box224/crop", "box112", "crop is 'box112', but chain box224 is made of another one"),
+        ("magnify_eulerian/runs/synthetic-box224-msmmt/recipe", "mssmt", "must be named synthetic-box224-mssmt"),
+        ("magnify_eulerian/runs/synthetic-box224-msmmt/reads", "box112/frames", "must be landmarks, or box224/frames"),
+        ("magnify_eulerian/recipes/dcma/low", 0.5, "low is 0.5, high 0.4; a band needs low below high"),
+        ("magnify_eulerian/recipes/dcma/fps", 0.5, "high is 0.4 Hz, above fps/2 = 0.25 Hz"),
+        ("magnify_learned/runs/synthetic-box224/weights", "magnt", "did you mean 'magnet'?"),
         (
             "experiments/synthetic-linear/index",
             "data/index/x.csv",

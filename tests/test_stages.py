@@ -201,3 +201,68 @@ def test_exclusions_are_listed_through_to_the_predictions(project):
     assert "no face found" in reasons[f"synthetic/{a_clip(project).relative_to(project / 'data/raw/synthetic/corpus')}"]
     assert f"synthetic/sub02/{gone.name}" in reasons
     assert len(pd.read_csv(project / "data/predictions/synthetic-linear/predictions.csv")) == 13
+
+
+def test_weights_that_are_not_magnets(project):
+    import torch
+
+    folder = project / "data/raw/magnet"
+    torch.save(
+        {"encoder.cba_1.conv2d.weight": torch.zeros(16, 3, 7, 7), "head.weight": torch.zeros(3)}, folder / "a.pth"
+    )
+    refused(stage(project, "train_magnet", "magnet"), "data/raw/magnet/a.pth: not the weights of MagNet (42 tensors)",
+            "41 missing: decoder.cba_1.conv2d.weight", "1 too many: head.weight")  # fmt: skip
+    (folder / "b.pth").write_bytes(b"")
+    refused(stage(project, "train_magnet", "magnet"), "data/raw/magnet: holds a.pth, b.pth; leave one file")
+
+
+def test_public_weights_are_taken_when_they_are_in_place(project, reference):
+    from mer.magnification.magnet import load_magnet, weights_about
+
+    source = reference / "magnet/magnet_epoch12_loss7.28e-02.pth"
+    shutil.copyfile(source, project / f"data/raw/magnet/{source.name}")
+    assert stage(project, "train_magnet", "magnet") == (0, [])
+    made = project / "data/weights/magnet.safetensors"
+    assert weights_about(made)["weights"] == f"public: {source.name}"
+    expected = load_magnet(source).state_dict()
+    assert all((value == expected[name]).all() for name, value in load_magnet(made).state_dict().items())
+    edit(project, lambda p: p["train_magnet"].update(public=False))
+    assert stage(project, "train_magnet", "magnet")[0] == 0
+    assert weights_about(made)["weights"] == "trained here from nothing, 2 steps"
+
+
+def test_a_clip_too_short_for_a_filter(project):
+    """Two frames from onset to offset: magnification names the clip; excluded, it is listed."""
+    for name in ("align", "spot"):
+        assert stage(project, name, "synthetic-box224")[0] == 0
+    index = project / "data/index/synthetic.csv"
+    table = pd.read_csv(index, dtype=str, keep_default_na=False)
+    short = table.loc[0, "id"]
+    first = str(int(table.loc[0, "onset"]) + 1)
+    table.loc[0, ["apex", "offset", "digest"]] = [first, first, "another"]
+    table.to_csv(index, index=False)
+    for name in ("landmarks", "align", "spot"):
+        assert stage(project, name, "synthetic" if name == "landmarks" else "synthetic-box224")[0] == 0
+    run = "synthetic-box224-msmmt"
+    refused(stage(project, "magnify_eulerian", run), f"{short}: magnify: a clip of 2 frames; needed are at least 3",
+            "magnify_eulerian.on_error: exclude")  # fmt: skip
+    edit(project, lambda p: p["magnify_eulerian"].update(on_error="exclude"))
+    code, lines = stage(project, "magnify_eulerian", run)
+    assert code == 0
+    assert any(line.startswith("excluded 1 of 15 clips") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factors": "linspace_2_13_0"}, "magnify_learned.factors: 'linspace_2_13_0' gives []"),
+        ({"factors": "two_to_thirteen"}, "magnify_learned.factors is 'two_to_thirteen'"),
+        ({"convention": "onepls"}, "magnify_learned.convention is 'onepls'"),
+    ],
+)
+def test_factors_and_convention(project, change, message):
+    for name in ("align", "spot"):
+        assert stage(project, name, "synthetic-box224")[0] == 0
+    assert stage(project, "train_magnet", "magnet")[0] == 0
+    edit(project, lambda p: p["magnify_learned"].update(change))
+    refused(stage(project, "magnify_learned", "synthetic-box224"), message)

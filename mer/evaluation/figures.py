@@ -49,7 +49,7 @@ def gallery(rows: list[dict], path, title: str) -> None:
     columns = ["onset and landmarks", "apex", "apex - onset, x8", "flow", "strain"]
     if "onset" not in rows[0]:
         columns = ["u", "v", "flow", "strain"]
-    with _figure(len(rows), len(columns)) as (figure, axes):
+    with grid(len(rows), len(columns)) as (figure, axes):
         for ax, row in zip(axes, rows, strict=True):
             flow = row["flow"]
             largest = float(np.quantile(np.hypot(*flow[:2]), 0.99))
@@ -76,8 +76,8 @@ def gallery(rows: list[dict], path, title: str) -> None:
         for a, column in zip(axes[0], columns, strict=True):
             a.set_title(column, fontsize=9)
         _legend(figure)
-        _title(figure, title)
-        _save(figure, path)
+        heading(figure, title)
+        save(figure, path)
 
 
 def flow_gallery(rows: list[dict], path, title: str) -> None:
@@ -90,7 +90,7 @@ def flow_gallery(rows: list[dict], path, title: str) -> None:
     columns = ["apex", "flow", "u", "v", "strain", "u, v, strain as RGB"]
     largest = max(float(np.quantile(np.hypot(*row["flow"][:2]), 0.99)) for row in rows)
     strain = max(float(np.quantile(row["flow"][2], 0.995)) for row in rows)
-    with _figure(len(rows), len(columns)) as (figure, axes):
+    with grid(len(rows), len(columns)) as (figure, axes):
         for ax, row in zip(axes, rows, strict=True):
             ax[0].imshow(row["apex"])
             ax[0].set_ylabel(row["name"], fontsize=9)
@@ -105,8 +105,8 @@ def flow_gallery(rows: list[dict], path, title: str) -> None:
         for a, label in zip(axes[-1][1:5], (*ends, f"white {strain:.3f}"), strict=True):
             a.set_xlabel(label, fontsize=7)
         _legend(figure)
-        _title(figure, title)
-        _save(figure, path)
+        heading(figure, title)
+        save(figure, path)
 
 
 def dynamic_gallery(rows: list[dict], path, title: str) -> None:
@@ -116,7 +116,7 @@ def dynamic_gallery(rows: list[dict], path, title: str) -> None:
         rows: each {name, frames: five (H, W, 3) uint8 RGB, numbers: theirs in the clip, dynamic (H, W, 3) uint8}.
         path: the PNG to write.
     """
-    with _figure(len(rows), len(rows[0]["frames"]) + 1) as (figure, axes):
+    with grid(len(rows), len(rows[0]["frames"]) + 1) as (figure, axes):
         for ax, row in zip(axes, rows, strict=True):
             for a, frame, number in zip(ax[:-1], row["frames"], row["numbers"], strict=True):
                 a.imshow(frame)
@@ -126,8 +126,8 @@ def dynamic_gallery(rows: list[dict], path, title: str) -> None:
         axes[0][0].set_title("onset", fontsize=9)
         axes[0][-2].set_title("offset", fontsize=9)
         axes[0][-1].set_title("dynamic image", fontsize=9)
-        _title(figure, title)
-        _save(figure, path)
+        heading(figure, title)
+        save(figure, path)
 
 
 def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None:
@@ -137,7 +137,7 @@ def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None
         faces: each {name, image (H, W, 3) uint8 RGB, points (68, 2) px of the crop}.
         path: the PNG to write.
     """
-    with _figure(-(-len(faces) // columns), columns) as (figure, axes):
+    with grid(-(-len(faces) // columns), columns) as (figure, axes):
         for a in axes.flat:
             a.axis("off")
         for a, face in zip(axes.flat, faces, strict=False):
@@ -145,8 +145,8 @@ def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None
             a.scatter(*face["points"].T, s=2, c="#00e5ff", linewidths=0)
             a.set(title=face["name"], xlim=(0, face["image"].shape[1]), ylim=(face["image"].shape[0], 0))
             a.title.set_fontsize(7)
-        _title(figure, title)
-        _save(figure, path)
+        heading(figure, title)
+        save(figure, path)
 
 
 def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
@@ -158,7 +158,7 @@ def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
     """
     largest = max(float(np.quantile(np.hypot(*m[:2]), 0.99)) for m in means.values())
     strain = max(float(np.quantile(m[2], 0.995)) for m in means.values())
-    with _figure(2, len(means)) as (figure, axes):
+    with grid(2, len(means)) as (figure, axes):
         for i, (name, mean) in enumerate(means.items()):
             axes[0][i].imshow(flow_colours(mean[:2], largest))
             axes[1][i].imshow(mean[2], cmap="magma", vmin=0, vmax=strain)
@@ -166,11 +166,11 @@ def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
         axes[0][0].set_ylabel("flow", fontsize=9)
         axes[1][0].set_ylabel("strain", fontsize=9)
         _legend(figure)
-        _title(figure, title)
-        _save(figure, path)
+        heading(figure, title)
+        save(figure, path)
 
 
-class _figure:
+class grid:
     """A grid of pictures without ticks, closed when done. Agg: no display is needed."""
 
     def __init__(self, rows: int, columns: int):
@@ -195,7 +195,7 @@ class _figure:
         return False
 
 
-def _title(figure, title: str) -> None:
+def heading(figure, title: str) -> None:
     figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
 
 
@@ -206,7 +206,7 @@ def _legend(figure) -> None:
     a.axis("off")
 
 
-def _save(figure, path) -> None:
+def save(figure, path) -> None:
     # No date and no version in the file: equal pictures are equal bytes.
     png = io.BytesIO()
     figure.savefig(png, dpi=110, metadata={"Software": None})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mer.errors import MerError, suggestion
+from mer.faces.landmarks import face_box
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,26 @@ def crop_transform(
         eyes = np.stack([landmarks[36:42].mean(0), landmarks[42:48].mean(0)])
         return _aligned_square(_similarity(eyes, TEMPLATE), landmarks, size, top_margin)
     return _square(landmarks, size, top_margin)
+
+
+def crop_options(crop: str, *, top_margin: float, rotate: bool, box: str) -> dict:
+    """Those of align's parameters that this crop heeds, for `clip_transform`; the others cannot change it."""
+    options = {"crop": crop, "top_margin": top_margin, "rotate": rotate and crop == "box224"}
+    return options | {"box": box} if CROPS[crop].reads == "box" else options
+
+
+def clip_transform(frame: np.ndarray, landmarks: np.ndarray, crop: str, *, box: str = "haar", **options) -> np.ndarray:
+    """The transform of a whole clip, by one of its frames: `crop_transform`, a box being looked for where one is read.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        landmarks: (68, 2) px of the onset frame; they say which of several boxes is the face.
+        crop, options: see `crop_options`.
+        box: `haar`, OpenCV's detection, and the landmarks' box where it finds none; `landmarks` (D-04).
+    """
+    if CROPS[crop].reads == "box" and box == "haar":
+        options["box"] = face_box(frame, landmarks)
+    return crop_transform(landmarks, crop, shape=frame.shape[:2], **options)
 
 
 def eye_alignment(landmarks: np.ndarray) -> np.ndarray:

@@ -41,12 +41,13 @@ from mer.errors import MerError, suggestion
 # D-01: the paper gives band and alpha. An FFT finds no bin of that band in a clip of half a second, so the default is
 # the recursive filter at the native fps. Alternatives: filter="ideal" on the long recording round the clip (`keep`);
 # another `fps`, at which the clip lasts several seconds; a band scaled to the clip.
-# D-02, before or after the crop, is the order of the graph.
+# D-02, before or after the crop, is what stages/magnify_eulerian.py reads.
 RECIPES = {
     "msmmt": {"alpha": 10, "low": 0.4, "high": 3.0, "filter": "iir", "lambda_c": 16, "chroma": 0.1},
     "dcma": {"alpha": 15, "low": 0.1, "high": 0.4, "filter": "iir", "lambda_c": 16, "chroma": 0.1},
 }
 FILTERS = ("iir", "ideal", "butterworth")
+CAUSAL = ("iir", "butterworth")  # what a frame becomes does not depend on later ones
 PYRAMIDS = ("laplacian", "gaussian")
 WAVELENGTH = 5  # px; (A), of the finest band
 SMALLEST = 5  # px; the width of the pyramid's filter: what is smaller is not halved
@@ -158,6 +159,16 @@ def response(filter: str, f, fps: float, low: float, high: float) -> np.ndarray:
     centre, width = _analogue(fps, low, high)
     s = 1j * np.tan(np.pi * f / fps)
     return width * s / (s * s + width * s + centre * centre)
+
+
+def band_of_clip(count: int, fps: float, low: float, high: float) -> dict[str, float]:
+    """The band moved to where the clip can have one: `low` becomes its first bin, high / low stays (D-01).
+
+    Returns:
+        {"low": …, "high": …} in Hz for `magnify`, for a clip of `count` frames at `fps`.
+    """
+    first = fps / count
+    return {"low": first, "high": first * high / low}
 
 
 # ---- space ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 Shapes: B clips; input (B, 3, 28, 28), grey levels 0..255 in the release's channel order (strain, v, u), which is the
 order in which OpenCV reads its PNGs. Three parallel streams of 3, 5 and 8 filters; 16 maps of 5x5; one linear layer.
+The streams see the same input and meet only in the linear layer, so they are the channels of one convolution here.
 """
 
 import pickle
@@ -17,6 +18,7 @@ PRODUCTS = ("flow",)
 # Short, for the pipeline: the published 800 epochs at 5e-5 take two hours on two cores.
 RECIPE = {"optimizer": "adam", "lr": 1e-3, "epochs": 60, "batch_size": 256}
 SIZE = 28
+STREAMS = (3, 5, 8)  # filters
 
 
 def build(classes: int, *, dropout: float = 0.5) -> "STSTNet":
@@ -25,33 +27,21 @@ def build(classes: int, *, dropout: float = 0.5) -> "STSTNet":
 
 
 class STSTNet(nn.Module):
-    """Module names are those of the released weight files: conv1..3, bn1..3, fc."""
+    """Channels 0..2, 3..7 and 8..15 are the three streams."""
 
     def __init__(self, classes: int = 3, *, dropout: float = 0.5):
         super().__init__()
         # Padding 2, and normalisation after the rectifier: with either changed, the released weights lose 0.06 UF1.
-        self.conv1 = nn.Conv2d(3, 3, kernel_size=3, padding=2)
-        self.conv2 = nn.Conv2d(3, 5, kernel_size=3, padding=2)
-        self.conv3 = nn.Conv2d(3, 8, kernel_size=3, padding=2)
-        self.bn1 = nn.BatchNorm2d(3)
-        self.bn2 = nn.BatchNorm2d(5)
-        self.bn3 = nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(3, sum(STREAMS), kernel_size=3, padding=2)
+        self.norm = nn.BatchNorm2d(sum(STREAMS))
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(16 * 5 * 5, classes)
+        self.fc = nn.Linear(sum(STREAMS) * 5 * 5, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, 28, 28) grey levels 0..255 -> (B, classes) logits."""
-        streams = [
-            self.stream(x, self.conv1, self.bn1),
-            self.stream(x, self.conv2, self.bn2),
-            self.stream(x, self.conv3, self.bn3),
-        ]
-        features = F.avg_pool2d(torch.cat(streams, dim=1), kernel_size=2, stride=2)  # (B, 16, 5, 5)
-        return self.fc(features.flatten(1))
-
-    def stream(self, x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-        """(B, 3, 28, 28) -> (B, filters, 10, 10)."""
-        return self.dropout(F.max_pool2d(norm(F.relu(conv(x))), kernel_size=3, stride=3, padding=1))
+        maps = self.norm(F.relu(self.conv(x), inplace=True))  # (B, 16, 30, 30)
+        maps = self.dropout(F.max_pool2d(maps, kernel_size=3, stride=3, padding=1))  # (B, 16, 10, 10)
+        return self.fc(F.avg_pool2d(maps, kernel_size=2, stride=2).flatten(1))
 
 
 def prepare(flow: np.ndarray) -> np.ndarray:
@@ -76,11 +66,19 @@ def mirror(grey: Tensor) -> Tensor:
 
 
 def load_released(path) -> STSTNet:
-    """One of the released weight files (`<subject>.pth`), in evaluation mode."""
+    """One of the released weight files (`<subject>.pth`: conv1..3, bn1..3, fc), in evaluation mode."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model = STSTNet(classes=len(state.get("fc.bias", ())) or 3)
+        released = torch.load(path, map_location="cpu", weights_only=True)
+        model = STSTNet(classes=len(released.get("fc.bias", ())) or 3)
+        state = {}
+        for name, value in model.state_dict().items():
+            layer, _, part = name.partition(".")
+            streams = {"conv": "conv", "norm": "bn"}.get(layer)
+            if streams is None or not value.dim():  # the linear layer; each stream counts the same batches
+                state[name] = released[f"{streams}1.{part}" if streams else name]
+            else:
+                state[name] = torch.cat([released[f"{streams}{i}.{part}"] for i in (1, 2, 3)])
         model.load_state_dict(state)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
         raise MerError(f"{path}: is not an STSTNet weight file: {error}") from None
     return model.eval()

@@ -217,14 +217,32 @@ def _solve(steps: np.ndarray, pairs: _Pairs, tol: float, max_iter: int) -> RankS
         _, d_a, d_spare, d_short = newton.step(-a * spare, -b * short)
         far = newton.room(d_a, d_spare, d_short)
         ahead = (a + far * d_a) @ (spare + far * d_spare) + (b - far * d_a) @ (short + far * d_short)
-        now = a @ spare + b @ short
+        now = _products((v, a, b, spare, short))
         goal = now / (2 * pairs.count) * (ahead / now) ** 3
-        d_v, d_a, d_spare, d_short = newton.step(goal - a * spare - d_a * d_spare, goal - b * short + d_a * d_short)
-        far = min(1.0, 0.995 * newton.room(d_a, d_spare, d_short))
-        v, a, b = v + far * d_v, a + far * d_a, b - far * d_a
-        spare, short = spare + far * d_spare, short + far * d_short
+        step = newton.step(goal - a * spare - d_a * d_spare, goal - b * short + d_a * d_short)
+        after = _moved((v, a, b, spare, short), step, newton.room(*step[1:]))
+        if _products(after) > now / 2:
+            # Where the products are far apart the bend foretold is wrong, and following it may circle for ever. So
+            # straight to where all of them are equal and half as large.
+            goal = now / (4 * pairs.count)
+            step = newton.step(goal - a * spare, goal - b * short)
+            after = _moved((v, a, b, spare, short), step, newton.room(*step[1:]))
+        v, a, b, spare, short = after
     beta = np.diff(vectors[:, kept] @ (best_v / root), prepend=0.0, append=0.0)
     return RankSvm(-beta, float(best), float((best - bound) / best), iteration)
+
+
+def _moved(point, step, room: float):
+    """(v, a, b, spare, short) after a step, all but v still positive."""
+    (v, a, b, spare, short), (d_v, d_a, d_spare, d_short) = point, step
+    far = min(1.0, 0.995 * room)
+    return v + far * d_v, a + far * d_a, b - far * d_a, spare + far * d_spare, short + far * d_short
+
+
+def _products(point) -> float:
+    """a * spare + b * short over all pairs: what the method brings to 0."""
+    _, a, b, spare, short = point
+    return a @ spare + b @ short
 
 
 class _Newton:

@@ -1,0 +1,67 @@
+"""Learned magnification; writes data/cache/<corpus>/<crop>/magnet.h5, (L, size, size, 3) uint8 a clip.
+
+    python -m stages.magnify_learned synthetic-box224
+
+The apex frame with its motion since the onset made larger, once for every factor, in the order of the factors.
+"""
+
+import functools
+import hashlib
+
+import cv2
+import numpy as np
+
+from mer.cache import ClipCache, available, build_product, digest
+from mer.clips import Clip, clips, read_index
+from mer.magnification.magnet import linear_abs, load_magnet, magnify_pair, named_factors
+from mer.parallel import Engine
+from stages._run import run
+
+
+def pair(clip: Clip, size: int, frames: ClipCache, apex: ClipCache) -> tuple[np.ndarray, np.ndarray]:
+    """Onset and apex, (size, size, 3) uint8."""
+    images = [frames.frame(clip.id, t) for t in (0, clip.position(int(apex[clip.id])))]
+    return tuple(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images)
+
+
+network = functools.lru_cache(maxsize=1)(load_magnet)  # once a worker
+
+
+def compute(
+    clip: Clip, *, size: int, factors: str, convention: str, absolute: bool, weights: str, device: str, **inputs
+) -> dict:
+    onset, apex = pair(clip, size, **inputs)
+    values = named_factors(factors)
+    if absolute:  # U-03
+        frames = linear_abs(onset, apex, values)
+    else:
+        frames = magnify_pair(network(weights, device), onset, apex, values, convention)
+    return {"data": frames, "factors": values}
+
+
+def fingerprint(clip: Clip, *, size: int, weights: str, **inputs) -> str:
+    return digest([hashlib.sha256(image).hexdigest() for image in pair(clip, size, **inputs)], weights)
+
+
+def main(stage):
+    item, section = stage.item, stage.section
+    index = f"data/index/{item.corpus}.csv"
+    inputs = {kind: ClipCache(f"data/cache/{item.corpus}/{item.crop}/{kind}.h5", kind) for kind in ("frames", "apex")}
+    rows, excluded = available(clips(read_index(index)), index, *inputs.values())
+    params = {name: getattr(section, name) for name in ("size", "factors", "convention", "absolute")}
+    weights = f"data/weights/{item.weights}.safetensors"
+    with open(weights, "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    # A GPU is fed by one process.
+    engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)
+    build_product(
+        f"data/cache/{item.corpus}/{item.crop}/magnet.h5", rows,
+        functools.partial(compute, weights=weights, device=stage.device, **params, **inputs),
+        functools.partial(fingerprint, size=section.size, weights=content, **inputs), kind="magnet", ragged=False,
+        params=params | {"weights": content}, code=stage.code(), spool=stage.spool,
+        engine=engine, excluded=excluded,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run("magnify_learned", main)
