@@ -5,11 +5,12 @@
 
 Prints one JSON line. STSTNet on the 442 flow clips of the MEGC 2019 release where they lie (`--flow`, else the
 reference data, MER_REFERENCE), else on noise of that size; Adam at 5e-5, batches of 256, as released: 68 folds of 800
-epochs. The peer (benchmarks/_fold_by_fold.py) trains one fold after another on two threads, `mer` two folds at a time in
-two processes of one thread. Both take a few epochs of a few folds in turns; the median over rounds is what counts.
-Other work on the machine slows the peer more, whose threads wait for each other: look at `load_average`.
+epochs. The peer (benchmarks/_fold_by_fold.py) trains one fold after another on two threads, `mer` two folds at a time
+in two processes of one thread. Both take a few epochs of a few folds in turns; the median over rounds is what counts.
 
-    speedup             seconds a fold and epoch, peer / mer
+    speedup             seconds a fold and epoch, peer / mer. Too high where other work runs beside it, which slows the
+                        peer far more: its two threads wait for each other. Look at `load_average`, or at
+    speedup_cpu         processor seconds a fold and epoch, peer on one thread / mer
     same_predictions    from the same weights, with the same batches and dropout masks, the classes are the same
                         wherever the two largest probabilities are further apart than 1e-3
     table               K folds side by side: seconds a fold and epoch, share of the time outside of operators (CPU) or
@@ -77,13 +78,16 @@ build_ststnet = functools.partial(models.build, "ststnet", 3)
 # ---- speed ------------------------------------------------------------------------------------------------------
 
 
-def our_fold(flow: Path, number: int, epochs: int) -> tuple[float, float]:
-    """Start and end of a fold, by the machine's clock; in a worker."""
+def one_fold(whose: str, flow: Path, number: int, epochs: int) -> tuple[float, float, float]:
+    """Start and end of a fold by the machine's clock, and its processor seconds; in a worker."""
     inputs, labels, tasks = _loaded(flow)
     with single_threaded():
-        start = time.monotonic()
-        train_group([tasks[number]], inputs, labels, build_ststnet, plan(epochs), ids=range(len(labels)))
-        return start, time.monotonic()
+        start, cpu = time.monotonic(), time.process_time()
+        if whose == "mer":
+            train_group([tasks[number]], inputs, labels, build_ststnet, plan(epochs), ids=range(len(labels)))
+        else:
+            peer.train_fold(inputs, labels, _mask(tasks[number], labels), epochs=epochs)
+        return start, time.monotonic(), time.process_time() - cpu
 
 
 @functools.cache
@@ -95,26 +99,33 @@ def _loaded(flow: Path):
 def speed(flow: Path, rounds: int, epochs: int, patience: float) -> dict:
     """At most `rounds` rounds, fewer when `patience` seconds are over."""
     inputs, labels, tasks = _loaded(flow)
-    ours, theirs = [], []
+    ours, theirs, cpu = [], [], {"mer": [], "fold_by_fold": []}
     torch.set_num_threads(2)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(our_fold, [flow] * 4, range(4), [4] * 4))  # starts the workers, warms them up
+        run = functools.partial(pool.map, one_fold)
+        list(run(["mer"] * 4, [flow] * 4, range(4), [4] * 4))  # starts the workers, warms them up
         peer.train_fold(inputs, labels, _mask(tasks[0], labels), epochs=2)
         begin = time.monotonic()
         for i in range(rounds):
             if ours and time.monotonic() - begin > patience:
                 break
             numbers = [(2 * i) % len(tasks), (2 * i + 1) % len(tasks)]
-            times = list(pool.map(our_fold, [flow] * 2, numbers, [epochs] * 2))
-            ours.append((max(end for _, end in times) - min(start for start, _ in times)) / (2 * epochs))
+            times = list(run(["mer"] * 2, [flow] * 2, numbers, [epochs] * 2))
+            ours.append((max(end for _, end, _ in times) - min(start for start, _, _ in times)) / (2 * epochs))
+            cpu["mer"] += [seconds / epochs for *_, seconds in times]
             start = time.monotonic()
             peer.train_fold(inputs, labels, _mask(tasks[numbers[0]], labels), epochs=epochs)
             theirs.append((time.monotonic() - start) / epochs)
+        times = list(run(["fold_by_fold"] * 2, [flow] * 2, [0, 1], [epochs] * 2))
+        cpu["fold_by_fold"] += [seconds / epochs for *_, seconds in times]
+    cpu = {name: statistics.median(values) for name, values in cpu.items()}
     mer, fold_by_fold = statistics.median(ours), statistics.median(theirs)
     return {
         "speedup": round(fold_by_fold / mer, 2),
         "speedup_by_round": [round(b / a, 2) for a, b in zip(ours, theirs, strict=True)],
+        "speedup_cpu": round(cpu["fold_by_fold"] / cpu["mer"], 2),
         "seconds_per_fold_epoch": {"mer": round(mer, 4), "fold_by_fold": round(fold_by_fold, 4)},
+        "cpu_seconds_per_fold_epoch": {name: round(seconds, 4) for name, seconds in cpu.items()},
         "hours_for_all": {
             "mer": round(mer * FOLDS * EPOCHS / 3600, 2),
             "fold_by_fold": round(fold_by_fold * FOLDS * EPOCHS / 3600, 2),
@@ -184,28 +195,24 @@ def agreement(flow: Path, folds: int, epochs: int) -> dict:
     """The biggest folds, whose test clips are the most. With each of ours trained alone, and all side by side."""
     inputs, labels, tasks = _loaded(flow)
     tasks = sorted(tasks, key=lambda t: -len(t.test))[:folds]
-    theirs = [
-        peer.train_fold(
-            inputs, labels, _mask(t, labels), epochs=epochs, network=peers_network(t), sampler=OurOrder(t)
-        ).numpy()
-        for t in tasks
-    ]  # fmt: skip
-    theirs = np.concatenate(theirs)
-    largest, same, compared = {}, True, 0
-    for name, together in (("alone", False), ("side_by_side", True)):
-        outcomes = train_group(
-            tasks, inputs, labels, build_ststnet, plan(epochs), ids=range(len(labels)), together=together
-        )
-        ours = np.concatenate([o.probability for o in outcomes])
+    theirs, largest, same = [], {}, True
+    with single_threaded():
+        for task in tasks:
+            options = {"network": peers_network(task), "sampler": OurOrder(task), "epochs": epochs}
+            theirs.append(peer.train_fold(inputs, labels, _mask(task, labels), **options).numpy())
+        theirs = np.concatenate(theirs)
         top = np.sort(theirs, axis=1)
         clear = top[:, -1] - top[:, -2] > TOLERANCE
-        same &= bool((ours.argmax(1) == theirs.argmax(1))[clear].all())
-        largest[name] = float(f"{np.abs(ours - theirs).max():.2g}")
-        compared = int(clear.sum())
+        for name, together in (("alone", False), ("side_by_side", True)):
+            options = {"ids": range(len(labels)), "together": together}
+            outcomes = train_group(tasks, inputs, labels, build_ststnet, plan(epochs), **options)
+            ours = np.concatenate([o.probability for o in outcomes])
+            same &= bool((ours.argmax(1) == theirs.argmax(1))[clear].all())
+            largest[name] = float(f"{np.abs(ours - theirs).max():.2g}")
     return {
         "same_predictions": same,
         "largest_difference": largest,
-        "compared": {"folds": folds, "epochs": epochs, "clips": compared, "of": len(theirs)},
+        "compared": {"folds": folds, "epochs": epochs, "clips": int(clear.sum()), "of": len(theirs)},
     }
 
 
@@ -244,12 +251,12 @@ def cell(flow: Path, model: str, together: int, device: str) -> dict:
     """One line of the table; in a process of its own, whose memory is the cell's."""
     inputs, labels, tasks = _loaded(flow)
     build = {"ststnet": build_ststnet, "transformer": Transformer}[model]
-    # On a CPU an epoch of the transformer takes minutes: 32 clips, and the rest by proportion.
-    clips = len(labels) if model == "ststnet" or device == "cuda" else 32
+    # On a CPU an epoch of the transformer takes minutes: 16 clips, and the rest by proportion.
+    clips = len(labels) if model == "ststnet" or device == "cuda" else 16
     inputs, labels = inputs[:clips].to(device), labels[:clips].to(device)
     tasks = [Task(t.name, t.stream, np.delete(np.arange(clips), k % clips), np.array([k % clips]))
              for k, t in enumerate(tasks[:together])]  # fmt: skip
-    how = plan(2 if device == "cpu" else 5, batch_size=BATCH if model == "ststnet" else 32, lr=1e-4)
+    how = plan(3 if device == "cpu" else 5, batch_size=BATCH if model == "ststnet" else 32, lr=1e-4)
 
     def run(epochs: Plan) -> float:
         start = time.monotonic()
@@ -299,9 +306,9 @@ def table(flow: Path, device: str) -> list[dict]:
     rows = []
     for model in ("ststnet", "transformer"):
         for together in (1, 8, FOLDS):
-            if model == "transformer" and device == "cpu" and together == FOLDS:
-                # 68 times 21 M parameters with gradients and moments alone are 23 GB.
-                rows.append({"model": model, "together": together, "not_possible": "needs a GPU's memory and time"})
+            if device == "cpu" and together == FOLDS:
+                # 68 times 21 M parameters with gradients and moments alone are 23 GB, STSTNet's activations as much.
+                rows.append({"model": model, "together": together, "not_possible": "needs a GPU's memory"})
                 continue
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 rows.append(pool.submit(cell, flow, model, together, device).result())
@@ -317,7 +324,7 @@ def main() -> None:
     add_options(parser)
     args = parser.parse_args()
     source = load(args.flow)[0]
-    result = {"data": source, **(speed(args.flow, 5, 15, 12) if args.quick else speed(args.flow, 9, 40, 600))}
+    result = {"data": source, **(speed(args.flow, 5, 30, 12) if args.quick else speed(args.flow, 9, 60, 240))}
     result |= agreement(args.flow, 2, 4 if args.quick else 20)
     if not args.quick:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

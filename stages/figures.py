@@ -65,9 +65,8 @@ def main(stage):
             draw_magnified(item, shown, flow, folder)
         if there(item, "magnet"):
             rows = [factor_row(name, item, clip) for name, clip in shown]
-            magnified.factor_gallery(
-                rows, rows[0]["factors"], folder / "factors.png", f"{item.corpus}: motion magnified by a network"
-            )
+            title = f"{item.corpus}: motion magnified by a network, {ClipCache(item.magnet, 'magnet').params['about']}"
+            magnified.factor_gallery(rows, rows[0]["factors"], folder / "factors.png", title)
         figures.contact_sheet(
             worst_faces(item, table),
             folder / "worst_crops.png",
@@ -111,9 +110,13 @@ def strip_row(name: str, item, clip: Clip, flow: np.ndarray) -> dict:
 def too_much_panels(item, clip: Clip, flow: np.ndarray) -> list[dict]:
     """The part about the largest motion: apex, magnified, and by what is too much."""
     drawn, at = faces(item, clip), clip.position(int(ClipCache(item.apex, "apex")[clip.id]))
-    images = {"onset": drawn["onset"], "apex": drawn["apex"]}
-    images[Path(item.magnified).parent.name] = ClipCache(item.magnified, "frames").frame(clip.id, at)
-    images[Path(item.overdriven).parent.name] = ClipCache(item.overdriven, "apex_frame")[clip.id]
+    enough, overdriven = ClipCache(item.magnified, "frames"), ClipCache(item.overdriven, "apex_frame")
+    images = {
+        "onset": drawn["onset"],
+        "apex": drawn["apex"],
+        f"Eulerian, alpha {enough.params['recipe']['alpha']:g}": enough.frame(clip.id, at),
+        f"Eulerian, alpha {overdriven.params['recipe']['alpha']:g}": overdriven[clip.id],
+    }
     if there(item, "magnet"):
         learned = ClipCache(item.magnet, "magnet")
         images[f"network, factor {learned.extra('factors', clip.id)[-1]:.3g}"] = learned[clip.id][-1]

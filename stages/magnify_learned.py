@@ -13,7 +13,7 @@ import numpy as np
 
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
-from mer.magnification.magnet import linear_abs, load_magnet, magnify_pair, named_factors
+from mer.magnification.magnet import linear_abs, loaded_magnet, magnify_pair, named_factors, weights_about
 from mer.parallel import Engine
 from stages._run import run
 
@@ -24,9 +24,6 @@ def pair(clip: Clip, size: int, frames: ClipCache, apex: ClipCache) -> tuple[np.
     return tuple(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images)
 
 
-network = functools.lru_cache(maxsize=1)(load_magnet)  # once a worker
-
-
 def compute(
     clip: Clip, *, size: int, factors: str, convention: str, absolute: bool, weights: str, device: str, **inputs
 ) -> dict:
@@ -35,7 +32,7 @@ def compute(
     if absolute:  # U-03
         frames = linear_abs(onset, apex, values)
     else:
-        frames = magnify_pair(network(weights, device), onset, apex, values, convention)
+        frames = magnify_pair(loaded_magnet(weights, device), onset, apex, values, convention)
     return {"data": frames, "factors": values}
 
 
@@ -58,7 +55,7 @@ def main(stage):
         f"data/cache/{item.corpus}/{item.crop}/magnet.h5", rows,
         functools.partial(compute, weights=weights, device=stage.device, **params, **inputs),
         functools.partial(fingerprint, size=section.size, weights=content, **inputs), kind="magnet", ragged=False,
-        params=params | {"weights": content}, code=stage.code(), spool=stage.spool,
+        params=params | {"weights": content, "about": weights_about(weights).get("weights", "")}, code=stage.code(), spool=stage.spool,
         engine=engine, excluded=excluded,
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
     python -m stages.train_magnet magnet
 
-The public weights where data/raw/magnet holds them; else the network is trained from nothing on moving layers made of
-textures and portraits. A killed training goes on from its last checkpoint. What the weights are stands in the file.
+The public weights where data/raw/magnet holds them; else the network is trained on moving layers made of textures and
+portraits. A killed training goes on from its last checkpoint. What the weights are stands in the file.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def main(stage):
         images, **item, seed=stage.section.seed, device=stage.device, checkpoint=stage.spool / "checkpoint.pt",
         code=stage.code(), progress=True,
     )  # fmt: skip
-    save_magnet(model, target, about={"weights": f"trained here from nothing, {item['steps']} steps"})
+    save_magnet(model, target, about={"weights": f"trained here, {item['steps']} steps"})
 
 
 def public_weights() -> Path | None:

@@ -228,7 +228,7 @@ def test_public_weights_are_taken_when_they_are_in_place(project, reference):
     assert all((value == expected[name]).all() for name, value in load_magnet(made).state_dict().items())
     edit(project, lambda p: p["train_magnet"].update(public=False))
     assert stage(project, "train_magnet", "magnet")[0] == 0
-    assert weights_about(made)["weights"] == "trained here from nothing, 2 steps"
+    assert weights_about(made)["weights"] == "trained here, 2 steps"
 
 
 def test_a_clip_too_short_for_a_filter(project):

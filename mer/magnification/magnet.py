@@ -25,6 +25,7 @@ down. A still pair comes back to 4 to 6 grey levels in the mean, its finest deta
 
 import contextlib
 import copy
+import functools
 import json
 from pathlib import Path
 
@@ -235,6 +236,12 @@ def load_magnet(path, device="cpu") -> MagNet:
     return model.to(device).eval()
 
 
+@functools.lru_cache(maxsize=1)
+def loaded_magnet(path: str, device: str = "cpu") -> MagNet:
+    """`load_magnet`, once a process however many clips it magnifies; the file must not change meanwhile."""
+    return load_magnet(path, device)
+
+
 def save_magnet(model: MagNet, path, about: dict[str, str] | None = None) -> None:
     """Write the weights for `load_magnet`: safetensors, with the names of the public file, float32, on the CPU.
 
@@ -398,7 +405,8 @@ def magnify_pair(
     device = next(model.parameters()).device
     out = np.empty((len(factors), height, width, 3), dtype=np.uint8)
     # Only the decoder: the encoder runs once, and in float32 it halves the error.
-    kind, decoder = (torch.bfloat16, copy.deepcopy(model.decoder).bfloat16()) if bf16 else (torch.float32, model.decoder)
+    kind = torch.bfloat16 if bf16 else torch.float32
+    decoder = copy.deepcopy(model.decoder).bfloat16() if bf16 else model.decoder
     with torch.no_grad(), evaluation(model):
         pair = torch.from_numpy(np.stack([onset, apex])).to(device).permute(0, 3, 1, 2)
         texture, shape = model.encoder(whole(pair.float() / 127.5 - 1))

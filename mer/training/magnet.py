@@ -10,6 +10,15 @@ the weights, b + factor * (b - a) on brightness: the decoder paints colours from
 every residual block begins as the identity. That is right for motions that stay small after magnification, so a short
 training keeps what it has and learns to clean it, where random weights learn no more than to give b back. For the same
 reason training begins with motions that stay small, and with frames that seldom change their colours (`difficulty`).
+
+Measured on two rendered faces of 112 px moved by 0.25 to 1 px, factors 2 to 8: motion beyond b in units of factor * d,
+and the mean error of a still pair in grey levels.
+
+    the start, untrained                  0.86 to 0.39    1.9    large motions overshoot at edges
+    1000 steps of 4 x 32 px, lr 1e-3      0.59 to 0.36    2.3    error on scenes of difficulty 0 down by 28 %
+    the public weights                    0.09 to 0.91    3.6    small motions hardly grow
+
+Many small steps did better than few large ones at equal cost; random weights came to 10 grey levels.
 """
 
 import hashlib

@@ -67,12 +67,13 @@ class Dropout(nn.Module):
 
 
 def _hash(number: Tensor, key: Tensor, call: int) -> Tensor:
-    """Murmur3's 32-bit finaliser with a second word added in the middle, so that no two steps walk one sequence."""
-    h = number ^ (key[0] + _signed(call * 0x9E3779B9))
+    """Murmur3's 32-bit finaliser with a second word put in on the way, so that no two steps walk one sequence."""
+    # No sums: a compiler may take it that signed ones do not overflow.
+    h = number ^ (key[0] ^ _signed(call * 0x9E3779B9))
     h ^= (h >> 16).bitwise_and_(0xFFFF)  # int32 shifts its sign in
     h *= _signed(0x85EBCA6B)
     h ^= (h >> 13).bitwise_and_(0x7FFFF)
-    h += key[1]
+    h ^= key[1]
     h *= _signed(0xC2B2AE35)
     h ^= (h >> 16).bitwise_and_(0xFFFF)
     h *= _signed(0x9E3779B1)  # the highest bits decide, and multiplying is what stirs those

@@ -329,7 +329,8 @@ def test_u01_factors():
     default[0] = -1
     assert named_factors()[0] == 2  # a copy
     assert len(named_factors("linspace_2_13_8")) == 8
-    for wrong in ("arange_2_14", "linspace_2_13_2.5", "arange_1_2_0", "linspace_0_13_8", "arange_5_1_1", "logspace_1_2_3"):
+    unreadable = ("arange_2_14", "linspace_2_13_2.5", "arange_1_2_0", "logspace_1_2_3")
+    for wrong in (*unreadable, "linspace_0_13_8", "arange_5_1_1"):
         with pytest.raises(MerError, match=f"magnify_learned.factors: '{wrong}' "):
             named_factors(wrong)
 

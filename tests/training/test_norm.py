@@ -104,6 +104,6 @@ def test_every_fold_of_a_vmap_has_its_own_statistics():
         (nn.InstanceNorm1d(3, track_running_stats=True), "inst"),
     ],
 )
-def test_statistics_that_reach_over_clips_are_refused(layer, reason):
-    with pytest.raises(MerError, match=reason):
+def test_statistics_that_reach_over_clips_are_refused(layer, why):
+    with pytest.raises(MerError, match=why):
         norm.attach(nn.Sequential(layer))

@@ -94,7 +94,7 @@ def plain_mask(stream, step, layer, count, p):
     for h in range(count):
         h ^= word % 2**32
         h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
-        h = ((h ^ h >> 13) + (word >> 32)) * 0xC2B2AE35 % 2**32
+        h = (h ^ h >> 13 ^ word >> 32) * 0xC2B2AE35 % 2**32
         h = (h ^ h >> 16) * 0x9E3779B1 % 2**32
         kept.append((h + 2**31) % 2**32 >= p * 2**32)  # as int32 the upper half comes first
     return kept
