@@ -38,12 +38,12 @@ def map_clips(
     items: Iterable,
     engine: Engine = SERIAL,
     label: str = "clips",
-    each: Callable[[Any], None] | None = None,
+    each: Callable[[Any], str | None] | None = None,
 ) -> list:
     """[fn(item) for item in items], fanned out; results in the order of `items`.
 
-    `each(result)` is called here, in order, while the workers go on. The first exception of a worker is raised here,
-    unchanged; items that finished before it have finished.
+    `each(result)` is called here, in order, while the workers go on; a text that it returns is shown beside the bar. The
+    first exception of a worker is raised here, unchanged; items that finished before it have finished.
     """
     items = list(items)
     workers = engine.count(len(items))
@@ -54,9 +54,7 @@ def map_clips(
             with single_threaded():
                 for item in items:
                     results.append(fn(item))
-                    if each is not None:
-                        each(results[-1])
-                    bar.update()
+                    _tell(each, results[-1], bar)
             return results
 
         import cloudpickle
@@ -76,14 +74,19 @@ def map_clips(
             try:
                 for result in pool(joblib.delayed(_in_worker)(path, item, os.getpid()) for item in items):
                     results.append(result)
-                    if each is not None:
-                        each(result)
-                    bar.update()
+                    _tell(each, result, bar)
             finally:
                 # Workers are not handed on to the next call: loky takes the growth by another module's imports for a
                 # memory leak, stops the worker and warns from a thread.
                 get_reusable_executor().shutdown(wait=True)
         return results
+
+
+def _tell(each: Callable[[Any], str | None] | None, result, bar: tqdm) -> None:
+    text = each(result) if each is not None else None
+    if text:
+        bar.set_postfix_str(text, refresh=False)
+    bar.update()
 
 
 _limited = False

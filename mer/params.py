@@ -239,7 +239,11 @@ class Experiment(Section):
 
 class Train(Section):
     seed: Seed
-    selection: Literal["last_epoch"]
+    seeds: list[Seed]
+    selection: Literal["last_epoch", "inner_val", "test_best"]
+    audit: bool
+    held_out: float = Field(gt=0, lt=1)
+    folds_together: Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
 class Evaluate(Section):

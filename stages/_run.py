@@ -87,7 +87,7 @@ class Stage:
 
         So a resumed run never mixes two versions of either.
         """
-        deps = _graph()[self.name]["do"]["deps"]
+        deps = _graph()[self.name].get("do", _graph()[self.name])["deps"]
         files = [re.sub(r"\$\{item\.(\w+)\}", lambda m: str(getattr(self.item, m[1])), d) for d in deps]
         digest = hashlib.sha256()
         for name in sorted(f for f in files if f.endswith(".py")):

@@ -33,9 +33,10 @@ def main(stage):
     write_csv(plots / "subjects.csv", metrics.subject_accuracy(predictions["label"], guess, who))
 
 
-def read(folder: Path) -> tuple[pd.DataFrame, dict]:
+def read(folder: Path, name: str = "predictions.csv") -> tuple[pd.DataFrame, dict]:
+    """Predictions and run.json of an experiment."""
     try:
-        predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str, "corpus": str, "subject": str})
+        predictions = pd.read_csv(folder / name, dtype={"id": str, "corpus": str, "subject": str})
         return predictions, json.loads((folder / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise MerError(f"{folder}: predictions cannot be read ({error}); run dvc repro") from None

@@ -45,18 +45,18 @@ def main(stage):
     index = f"data/index/{item.corpus}.csv"
     inputs = {kind: ClipCache(f"data/cache/{item.corpus}/{item.crop}/{kind}.h5", kind) for kind in ("frames", "apex")}
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
-    params = {name: getattr(section, name) for name in ("size", "factors", "convention", "absolute")}
+    how = {name: getattr(section, name) for name in ("size", "factors", "convention", "absolute")}
     weights = f"data/weights/{item.weights}.safetensors"
     with open(weights, "rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
+    params = how | {"weights": content, "about": weights_about(weights).get("weights", "")}
     # A GPU is fed by one process.
     engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)
     build_product(
         f"data/cache/{item.corpus}/{item.crop}/magnet.h5", rows,
-        functools.partial(compute, weights=weights, device=stage.device, **params, **inputs),
+        functools.partial(compute, weights=weights, device=stage.device, **how, **inputs),
         functools.partial(fingerprint, size=section.size, weights=content, **inputs), kind="magnet", ragged=False,
-        params=params | {"weights": content, "about": weights_about(weights).get("weights", "")}, code=stage.code(), spool=stage.spool,
-        engine=engine, excluded=excluded,
+        params=params, code=stage.code(), spool=stage.spool, engine=engine, excluded=excluded,
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
     python -m stages.train synthetic-ststnet
 
-predictions.csv has one row a clip, predicted by the model that has not seen its subject; run.json says under which
-protocol. Finished folds survive a kill.
+predictions.csv has one row a clip (and seed), predicted by the model that has not seen its subject; run.json says under
+which protocol; audit.csv, with train.audit, what choosing the epoch on the test subject would have claimed. Finished
+folds survive a kill.
 """
 
 import json
@@ -33,14 +34,19 @@ def main(stage):
     table = table[~table["id"].isin(excluded)]
     table.attrs["class_names"] = names
     hyper = {**stage.params.knobs[item.knobs], **item.overrides}
-    device = stage.device
+    train = stage.section
     with Spool(stage.spool) as spool:
         predictions = loso.run(
             caches, table, model=item.model, classes=item.classes, hyper=hyper, recipe=item.recipe,
-            seed=stage.params.train.seed, device=device, engine=stage.engine, spool=spool, code=stage.code(),
+            seeds=seeds(train), selection=train.selection, audit=train.audit, held_out=train.held_out,
+            together=train.folds_together, device=stage.device, engine=stage.engine, spool=spool, code=stage.code(),
         )  # fmt: skip
         # The folds stay in the spool: DVC has not recorded the folder yet, and a kill before it has must not cost them.
-        write(Path("data/predictions") / stage.key, predictions, about(stage, index, table, excluded, device))
+        write(Path("data/predictions") / stage.key, predictions, about(stage, index, table, excluded), train.selection)
+
+
+def seeds(train) -> list[int]:
+    return list(train.seeds) or [train.seed]
 
 
 def read_products(item, table) -> tuple[list[ClipCache], dict[str, str]]:
@@ -57,7 +63,7 @@ def read_products(item, table) -> tuple[list[ClipCache], dict[str, str]]:
     return [found[kind] for kind in needed], excluded
 
 
-def about(stage, index, table, excluded: dict[str, str], device: str) -> dict:
+def about(stage, index, table, excluded: dict[str, str]) -> dict:
     """What a reader must know to trust the numbers. No times: equal runs write equal files."""
     import sklearn
     import torch
@@ -75,10 +81,12 @@ def about(stage, index, table, excluded: dict[str, str], device: str) -> dict:
         "inputs": list(dict.fromkeys(item.inputs)),
         "protocol": {
             "evaluation": "leave-one-subject-out",
-            "selection": stage.params.train.selection,
-            "seeds": [stage.params.train.seed],
+            "selection": stage.section.selection,
+            "held_out": stage.section.held_out,
+            "seeds": seeds(stage.section),
+            "folds_together": stage.section.folds_together,
             "weights": None if recipe is None else "random",
-            "leaky": False,
+            "leaky": stage.section.selection == loso.LEAKY,
             "transductive": False,
             "n_excluded": len(excluded),
             "excluded": excluded,
@@ -89,18 +97,21 @@ def about(stage, index, table, excluded: dict[str, str], device: str) -> dict:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "scikit-learn": sklearn.__version__,
-            "device": device if device == "cpu" else torch.cuda.get_device_name(),
+            "device": "cpu" if stage.device == "cpu" else torch.cuda.get_device_name(),
             "machine": platform.machine(),
         },
     }  # fmt: skip
 
 
-def write(folder: Path, predictions, run_info: dict) -> None:
-    """Both files in one rename, so that the folder is there whole or not at all."""
+def write(folder: Path, predictions, run_info: dict, selection: str) -> None:
+    """All files in one rename, so that the folder is there whole or not at all."""
     part = Path("data/.partial") / f"predictions-{folder.name}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    predictions.to_csv(part / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
+    honest = predictions["selection"] == selection
+    for name, rows in (("predictions", predictions[honest]), ("audit", predictions[~honest])):
+        if len(rows):
+            rows.to_csv(part / f"{name}.csv", index=False, lineterminator="\n", float_format="%.9g")
     (part / "run.json").write_text(json.dumps(run_info, indent=1, sort_keys=True) + "\n")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -117,7 +117,7 @@ def test_equal_seeds_equal_predictions_whatever_the_workers():
     torch.manual_seed(2)  # the global stream must not matter
     b = run(rows, x, engine=Engine(workers=2))
     pd.testing.assert_frame_equal(a, b)
-    assert not np.array_equal(probabilities(a), probabilities(run(rows, x, seed=1)))
+    assert not np.array_equal(probabilities(a), probabilities(run(rows, x, seeds=[1])))
 
 
 def test_mirroring_is_used_when_asked_for():
@@ -134,28 +134,28 @@ class Interrupted(Exception):
 def test_finished_folds_survive_and_changed_parameters_never_reuse_them(tmp_path, monkeypatch):
     rows, x = table(), flow()
     whole = run(rows, x)
-    real, seen = loso._run_fold, []
+    real, seen = loso._Training.__call__, []
 
-    def fragile(fold, **options):
+    def fragile(training, job, bar=None):
         if len(seen) == 2:
             raise Interrupted
-        seen.append(fold.name)
-        return real(fold, **options)
+        seen.append(job.folds[0].name)
+        return real(training, job, bar)
 
-    monkeypatch.setattr(loso, "_run_fold", fragile)
+    monkeypatch.setattr(loso._Training, "__call__", fragile)
     with Spool(tmp_path) as spool, pytest.raises(Interrupted):
         run(rows, x, spool=spool)
 
-    def counted(fold, **options):
-        seen.append(fold.name)
-        return real(fold, **options)
+    def counted(training, job, bar=None):
+        seen.append(job.folds[0].name)
+        return real(training, job, bar)
 
-    monkeypatch.setattr(loso, "_run_fold", counted)
+    monkeypatch.setattr(loso._Training, "__call__", counted)
     with Spool(tmp_path) as spool:
         resumed = run(rows, x, spool=spool)
         assert seen == ["c/s0", "c/s1", "c/s2", "c/s3"]
         pd.testing.assert_frame_equal(resumed, whole)
-        changes = [{"seed": 1}, {"recipe": {**SHORT, "lr": 2e-3}}, {"hyper": {"dropout": 0.1}}, {"code": "v2"}]
+        changes = [{"seeds": [1]}, {"recipe": {**SHORT, "lr": 2e-3}}, {"hyper": {"dropout": 0.1}}, {"code": "v2"}]
         for change in changes:
             seen.clear()
             run(rows, x, spool=spool, **change)
@@ -177,9 +177,11 @@ def test_finished_folds_stay_until_other_parameters_come(tmp_path):
     rows, x = table(), flow()
     with Spool(tmp_path) as spool:
         run(rows, x, spool=spool)
-        assert len(list(tmp_path.glob("*.block"))) == 4
-        run(rows, x, spool=spool, seed=1)
-        assert len(list(tmp_path.glob("*.block"))) == 4
+        kept = set(tmp_path.glob("*.block"))
+        assert len(kept) == 5  # four folds, and how they were grouped
+        run(rows, x, spool=spool, seeds=[1])
+        assert len(set(tmp_path.glob("*.block")) - kept) == 4
+        assert len(list(tmp_path.glob("*.block"))) == 5
 
 
 def test_a_product_file_is_read_like_an_array(tmp_path):
@@ -198,12 +200,6 @@ def test_inputs_that_are_not_finite_name_their_clips():
     x[7, 1, 2, 3] = np.nan
     with pytest.raises(MerError, match=r"not finite in clips c/s3/07"):
         run(rows, x)
-
-
-def test_a_last_batch_of_one_joins_its_neighbour():
-    assert [len(b) for b in loso._batches(np.arange(17), 8)] == [8, 9]
-    assert [len(b) for b in loso._batches(np.arange(18), 8)] == [8, 8, 2]
-    assert [len(b) for b in loso._batches(np.arange(1), 8)] == [1]
 
 
 def test_the_prediction_of_a_fold_is_the_plain_loop():

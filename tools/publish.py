@@ -2,8 +2,8 @@
 
     python -m tools.publish
 
-Each experiment's metric, its details and run.json, and the params.yaml that made them. Refused while anything is out
-of date, and for a result whose epoch was chosen on the test subject.
+Each experiment's metric, its details and run.json, the measured leaks, and the params.yaml that made them. Refused
+while anything is out of date, and for a result whose epoch was chosen on the test subject.
 """
 
 import json
@@ -41,7 +41,8 @@ def publish(root: Path = Path()) -> Path:
         shutil.copyfile(root / f"metrics/{name}.json", target / f"{name}.json")
         shutil.copyfile(root / f"metrics/details/{name}.json", target / f"details/{name}.json")
         shutil.copyfile(root / f"data/predictions/{name}/run.json", target / f"runs/{name}.json")
-    shutil.copyfile(root / "params.yaml", target / "params.yaml")
+    for name in ("metrics/leakage.json", "params.yaml"):
+        shutil.copyfile(root / name, target / Path(name).name)
     return target
 
 

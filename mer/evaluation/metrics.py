@@ -12,6 +12,9 @@ import pandas as pd
 from mer.errors import MerError
 
 
+KEPT = ("uf1", "uar", "acc")
+
+
 def confusion_matrix(y_true, y_pred, n_classes: int) -> np.ndarray:
     """(n_classes, n_classes) int64 counts, rows true, columns predicted."""
     y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
@@ -73,11 +76,12 @@ def score(y_true, y_pred, class_names: Sequence[str]) -> dict:
 
 
 def bootstrap_ci95(
-    y_true, y_pred, subjects, class_names: Sequence[str], *, replicates: int = 2000, seed: int = 0
+    y_true, y_pred, subjects, class_names: Sequence[str], *, runs=None, replicates: int = 2000, seed: int = 0
 ) -> dict:
     """Percentile intervals of uf1, uar and acc when subjects (not clips) are drawn with replacement.
 
-    Clips of one subject are alike, so clips drawn singly would make the interval too narrow.
+    Clips of one subject are alike, so clips drawn singly would make the interval too narrow. With `runs` (N,), the run
+    (seed) of each prediction, the interval is that of the mean over the runs; a replicate has one draw for all of them.
 
     Returns:
         {uf1: [low, high], uar: …, acc: …, replicates, undefined_replicates}. A replicate in which a class has no clip
@@ -86,17 +90,19 @@ def bootstrap_ci95(
     y_true, y_pred, subjects = np.asarray(y_true), np.asarray(y_pred), np.asarray(subjects)
     k = len(class_names)
     names = np.unique(subjects)
-    # One confusion matrix a subject: a replicate is a weighted sum of them.
-    parts = np.stack([confusion_matrix(y_true[subjects == s], y_pred[subjects == s], k) for s in names])
+    runs = np.zeros(len(y_true), dtype=int) if runs is None else np.asarray(runs)
     draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
-    total = np.einsum("rs,sij->rij", draws, parts).astype(float)
-    hits, true, predicted = np.einsum("rii->ri", total), total.sum(2), total.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = {
-            "uf1": (2 * hits / (true + predicted)).mean(1),
-            "uar": (hits / true).mean(1),
-            "acc": hits.sum(1) / total.sum((1, 2)),
-        }
+    of_runs = []
+    for run in np.unique(runs):
+        # One confusion matrix a subject: a replicate is a weighted sum of them.
+        rows = [(subjects == s) & (runs == run) for s in names]
+        total = np.einsum("rs,sij->rij", draws, np.stack([confusion_matrix(y_true[r], y_pred[r], k) for r in rows]))
+        total = total.astype(float)
+        hits, true, predicted = np.einsum("rii->ri", total), total.sum(2), total.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            uf1, uar = (2 * hits / (true + predicted)).mean(1), (hits / true).mean(1)
+            of_runs.append({"uf1": uf1, "uar": uar, "acc": hits.sum(1) / total.sum((1, 2))})
+    values = {name: np.mean([run[name] for run in of_runs], axis=0) for name in KEPT}
     intervals = {}
     for name, value in values.items():
         value = value[np.isfinite(value)]
@@ -118,44 +124,37 @@ def subject_accuracy(y_true, y_pred, subjects) -> pd.DataFrame:
 def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int) -> tuple[dict, dict]:
     """The metric of an experiment and its details (design: metric JSON).
 
+    With several seeds each run is pooled by itself, and a metric is the mean over the runs; the interval is that of the
+    mean, confusion matrices are added up.
+
     Args:
-        predictions: as mer.training.loso.run returns them; one row a clip.
+        predictions: as mer.training.loso.run returns them; one row a seed and clip.
         run: what the training stage wrote beside them: class_names, protocol, environment.
 
     Returns:
-        (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite).
+        (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite);
+        details also has `runs`, every single run, and `spread`, their standard deviation (None for one run).
 
     Raises:
-        MerError: a clip predicted twice, or probabilities that are none.
+        MerError: a clip predicted twice in a run, runs of different clips, or probabilities that are none.
     """
     names = run["class_names"]
-    twice = predictions["id"][predictions["id"].duplicated()]
-    if len(twice):
-        raise MerError(f"predictions: {len(twice)} clips occur twice, such as {twice.iloc[0]}; train again")
-    probability = predictions[[f"p{c}" for c in range(len(names))]].to_numpy()
-    if not np.allclose(probability.sum(1), 1, atol=1e-6):  # a softmax in float32 is off by less than 1e-6
-        raise MerError("predictions: probabilities of a clip do not add up to 1; train again")
-    predictions = predictions.assign(
-        predicted=probability.argmax(1), who=predictions["corpus"] + "/" + predictions["subject"].astype(str)
-    )
-
-    def pooled(rows):
-        return score(rows["label"].to_numpy(), rows["predicted"].to_numpy(), names)
-
-    whole = pooled(predictions)
+    predictions = _checked(predictions, names)
     corpora = sorted(predictions["corpus"].unique())
-    parts = {c: pooled(predictions[predictions["corpus"] == c]) for c in corpora} if len(corpora) > 1 else {}
-    kept = ("uf1", "uar", "acc")
+    parts = {c: pooled(predictions[predictions["corpus"] == c], names) for c in corpora} if len(corpora) > 1 else {}
+    whole = pooled(predictions, names)
     metric = {
-        **{k: whole[k] for k in kept},
+        **{k: whole[k] for k in KEPT},
         "n_clips": whole["n_clips"],
         "n_subjects": int(predictions["who"].nunique()),
-        "parts": {c: {k: part[k] for k in kept} for c, part in parts.items()},
+        "parts": {c: {k: part[k] for k in KEPT} for c, part in parts.items()},
     }
     truth, guess, who = (predictions[c].to_numpy() for c in ("label", "predicted", "who"))
     details = {
-        "ci95": bootstrap_ci95(truth, guess, who, names, replicates=replicates, seed=seed),
-        **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined")},
+        "ci95": bootstrap_ci95(
+            truth, guess, who, names, runs=predictions["seed"].to_numpy(), replicates=replicates, seed=seed
+        ),
+        **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined", "runs", "spread")},
         "subject_mean": float(subject_accuracy(truth, guess, who)["accuracy"].mean()),
         "parts": {
             c: {k: part[k] for k in ("n_clips", "class_counts", "confusion", "undefined")} for c, part in parts.items()
@@ -164,3 +163,64 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
         "environment": run["environment"],
     }
     return metric, details
+
+
+def leak(predictions: pd.DataFrame, audited: pd.DataFrame, class_names: Sequence[str]) -> dict:
+    """What choosing the epoch on the test subject would have claimed beside what is so.
+
+    Args:
+        predictions, audited: one row a seed and clip, of the same clips; the second of the selection `test_best`.
+
+    Returns:
+        {uf1: {honest, leaky, gap}, uar: …, runs: how many seeds}; means over the seeds; gap = leaky - honest.
+    """
+    honest, leaky = (pooled(_checked(rows, class_names), class_names) for rows in (predictions, audited))
+    out = {}
+    for name in ("uf1", "uar"):
+        pair = honest[name], leaky[name]
+        out[name] = {"honest": pair[0], "leaky": pair[1], "gap": None if None in pair else pair[1] - pair[0]}
+    return out | {"runs": len(honest["runs"])}
+
+
+def pooled(predictions: pd.DataFrame, names: Sequence[str]) -> dict:
+    """`score` of every run (seed), and their means; counts of predictions and confusion matrices are sums."""
+    runs = {seed: score(rows["label"].to_numpy(), rows["predicted"].to_numpy(), names)
+            for seed, rows in predictions.groupby("seed", sort=False)}  # fmt: skip
+    scores = list(runs.values())
+    first = scores[0]
+    together = {name: _mean([s[name] for s in scores]) for name in KEPT}
+    per_class = {
+        name: {k: _mean([s["per_class"][name][k] for s in scores]) for k in ("f1", "recall", "precision")}
+        | {"n": first["per_class"][name]["n"], "predicted": sum(s["per_class"][name]["predicted"] for s in scores)}
+        for name in names
+    }
+    values = {k: [s[k] for s in scores] for k in KEPT}
+    return {
+        **together,
+        "n_clips": first["n_clips"],
+        "per_class": per_class,
+        "confusion": np.sum([s["confusion"] for s in scores], axis=0).tolist(),
+        "class_counts": first["class_counts"],
+        "undefined": {k: v for s in scores for k, v in s["undefined"].items()},
+        "runs": [{"seed": int(seed), **{k: s[k] for k in KEPT}} for seed, s in runs.items()],
+        "spread": {k: float(np.std(v, ddof=1)) if len(v) > 1 and None not in v else None for k, v in values.items()},
+    }
+
+
+def _mean(values: list) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def _checked(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """With the columns `predicted` and `who`."""
+    twice = predictions["id"][predictions.duplicated(["seed", "id"])]
+    if len(twice):
+        raise MerError(f"predictions: {len(twice)} clips occur twice, such as {twice.iloc[0]}; train again")
+    if predictions.groupby("seed")["id"].agg(lambda ids: tuple(sorted(ids))).nunique() > 1:
+        raise MerError("predictions: the runs of different seeds have different clips; train again")
+    probability = predictions[[f"p{c}" for c in range(len(names))]].to_numpy()
+    if not np.allclose(probability.sum(1), 1, atol=1e-6):  # a softmax in float32 is off by less than 1e-6
+        raise MerError("predictions: probabilities of a clip do not add up to 1; train again")
+    return predictions.assign(
+        predicted=probability.argmax(1), who=predictions["corpus"] + "/" + predictions["subject"].astype(str)
+    )

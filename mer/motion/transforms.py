@@ -35,33 +35,60 @@ def turn_flow(flow, degrees, scale=1.0):
         The same shape and kind; bilinear, the border repeated where the picture does not reach.
     """
     import torch
-    import torch.nn.functional as F
 
     _check("turn_flow", flow)
     if flow.ndim != 4:
         raise MerError(f"turn_flow: flow is {tuple(flow.shape)}; needed is (N, 2 or 3, H, W)")
     image = torch.from_numpy(np.ascontiguousarray(flow)) if isinstance(flow, np.ndarray) else flow
-    if not image.dtype.is_floating_point:
-        raise MerError(f"turn_flow: flow is {image.dtype}; needed is float, in pixels")
-    angle, scale = (torch.as_tensor(x, dtype=image.dtype, device=image.device) for x in (degrees, scale))
-    for name, value in (("degrees", angle), ("scale", scale)):
-        if value.shape not in ((), (1,), (len(image),)) or not torch.isfinite(value).all():
-            raise MerError(f"turn_flow: {name} has shape {tuple(value.shape)}; needed is one number, or one a flow")
-    if not (scale > 0).all():
-        raise MerError("turn_flow: scale must be positive")
-    angle, scale = torch.deg2rad(angle).expand(len(image)), scale.expand(len(image))
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    height, width = image.shape[-2:]
-    # Where each pixel of the result comes from, in affine_grid's units: both axes run from -1 to 1.
-    back = torch.zeros(len(image), 2, 3, dtype=image.dtype, device=image.device)
-    back[:, 0, 0], back[:, 0, 1] = cos / scale, sin / scale * height / width
-    back[:, 1, 0], back[:, 1, 1] = -sin / scale * width / height, cos / scale
-    grid = F.affine_grid(back, list(image.shape), align_corners=False)
-    turned = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    cos, sin, scale = (part[:, None, None] for part in (cos, sin, scale))
-    u, v = turned[:, 0].clone(), turned[:, 1].clone()
-    turned[:, 0], turned[:, 1] = scale * (cos * u - sin * v), scale * (sin * u + cos * v)
+    turned = turn_images(image, degrees, scale, vectors=(0, 1))
     return turned.numpy() if isinstance(flow, np.ndarray) else turned
+
+
+def turn_images(images, degrees, scale=1.0, *, vectors=None):
+    """Pictures turned clockwise (as seen on the screen) and scaled about their centre.
+
+    Args:
+        images: (N, C, H, W) floating torch tensor, on any device.
+        degrees, scale: numbers, or one per picture (N,).
+        vectors: the two channels that hold vectors, to the right and down; they turn and grow with the picture.
+
+    Returns:
+        The same shape; bilinear, the border repeated where the picture does not reach.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if images.ndim != 4 or not images.dtype.is_floating_point:
+        raise MerError(f"turn: images are {tuple(images.shape)} {images.dtype}; needed is (N, C, H, W) float")
+    # To find where a pixel comes from, the turn goes back and the scale is undone.
+    scale = torch.as_tensor(scale, dtype=images.dtype, device=images.device)
+    if not (scale > 0).all():
+        raise MerError("turn: scale must be positive")
+    cos, sin = _turn(degrees, 1 / scale, images)
+    height, width = images.shape[-2:]
+    # In affine_grid's units: both axes run from -1 to 1.
+    back = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+    back[:, 0, 0], back[:, 0, 1] = cos, sin * height / width
+    back[:, 1, 0], back[:, 1, 1] = -sin * width / height, cos
+    grid = F.affine_grid(back, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if vectors is not None:
+        cos, sin = (part[:, None, None] for part in _turn(degrees, scale, images))
+        u, v = (turned[:, channel].clone() for channel in vectors)
+        turned[:, vectors[0]], turned[:, vectors[1]] = cos * u - sin * v, sin * u + cos * v
+    return turned
+
+
+def _turn(degrees, scale, like):
+    """scale * cos and scale * sin of the angles, (N,) each."""
+    import torch
+
+    parts = [torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (degrees, scale)]
+    for name, value in zip(("degrees", "scale"), parts, strict=True):
+        if value.shape not in ((), (1,), (len(like),)) or not torch.isfinite(value).all():
+            raise MerError(f"turn: {name} has shape {tuple(value.shape)}; needed is one number, or one a picture")
+    angle, scale = torch.deg2rad(parts[0]).expand(len(like)), parts[1].expand(len(like))
+    return scale * torch.cos(angle), scale * torch.sin(angle)
 
 
 def _check(name: str, flow) -> None:

@@ -12,6 +12,7 @@ Shapes: N clips, K folds, B rows of a batch, C classes, P parameters.
 import contextlib
 import copy
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from mer.errors import MerError, listed
 from mer.training import norm, streams
+from mer.training.augmentation import AS_IT_IS, Augmentation
 from mer.training.optim import Schedule, StackedAdam, stops
 
 # (network, inputs (B, …), labels (B,), share (B,)) -> scalar; share: what a row counts, 1/n, 0 for padding.
@@ -53,7 +55,7 @@ class Task:
 class Plan:
     """How all folds are trained.
 
-    decoupled: AdamW instead of Adam; mirror: what a training clip becomes with probability 1/2; patience: epochs
+    decoupled: AdamW instead of Adam; augment: what becomes of training clips; patience: epochs
     without a lower validation loss after which a fold stops; best: the weights of the epoch with the lowest validation
     loss are tested, not the last ones; audit: also remember what choosing the epoch on the test clips would have
     given, which changes nothing else; half: bfloat16 autocast; compiled: torch.compile.
@@ -63,7 +65,7 @@ class Plan:
     batch_size: int
     decoupled: bool = False
     weight_decay: float = 0.0
-    mirror: Callable[[Tensor], Tensor] | None = None
+    augment: Augmentation | None = None
     loss: Loss = cross_entropy
     patience: int | None = None
     best: bool = False
@@ -104,6 +106,7 @@ def train_group(
     *,
     ids: Sequence[str],
     together: bool = True,
+    watch: Callable[[float], None] | None = None,
 ) -> list[Outcome]:
     """Train and test every fold.
 
@@ -112,6 +115,7 @@ def train_group(
         build: the network, drawn from torch's global generator, which is set to the fold's stream and put back.
         ids: (N,) names of the clips, for messages.
         together: side by side; False: one after another. See `why_alone` for networks that cannot stand side by side.
+        watch: called after every epoch with the mean training loss of the folds that take part.
 
     Returns:
         One outcome a task, in their order.
@@ -125,9 +129,9 @@ def train_group(
             raise MerError(f"fold {task.name} holds out no clips, which this recipe needs")
     data = _Data(inputs, labels, ids)
     if together and len(tasks) > 1:
-        return _train(_Side(tasks, data, build, plan), tasks, data, plan)
+        return _train(_Side(tasks, data, build, plan), tasks, data, plan, watch)
     with _keeping_memory(inputs.device):
-        return [_train(_Alone(task, data, build, plan), [task], data, plan)[0] for task in tasks]
+        return [_train(_Alone(task, data, build, plan), [task], data, plan, watch)[0] for task in tasks]
 
 
 def why_alone(build: Callable[[], nn.Module], inputs: Tensor, plan: Plan) -> str | None:
@@ -179,7 +183,7 @@ class _Data:
         return self.inputs[index], self.labels[index]
 
 
-def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Plan) -> list[Outcome]:
+def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Plan, watch=None) -> list[Outcome]:
     """`side` holds the folds that still train; `going` are their places in `tasks`."""
     outcomes = [Outcome() for _ in tasks]
     samplers = [np.random.default_rng(task.stream) for task in tasks]
@@ -190,11 +194,11 @@ def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Pla
         sums = np.zeros(len(going))
         for step in range(max(len(b) for b in todo)):
             rows = [b[step] if step < len(b) else None for b in todo]
-            flips = [
-                samplers[k].random(len(r)) < 0.5 if plan.mirror is not None and r is not None else None
+            drawn = [
+                plan.augment.draw(samplers[k], len(r)) if plan.augment is not None and r is not None else None
                 for k, r in zip(going, rows, strict=True)
             ]
-            losses = side.losses(rows, flips)
+            losses = side.losses(rows, drawn)
             values = losses.detach().double().cpu().numpy()
             for k, r, value in zip(going, rows, values, strict=True):
                 if r is not None and not math.isfinite(value):
@@ -205,6 +209,8 @@ def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Pla
             side.update(losses, rates, [r is not None for r in rows])
             sums += [value * len(r) if r is not None else 0 for r, value in zip(rows, values, strict=True)]
         _after_epoch(side, [tasks[k] for k in going], [outcomes[k] for k in going], sums, data, plan)
+        if watch is not None:
+            watch(float(np.mean([outcomes[k].train_losses[-1] for k in going])))
         if plan.patience is not None:
             on = [i for i, k in enumerate(going) if not stops(outcomes[k].validation_losses, plan.patience)]
             if len(on) < len(going) and epoch + 1 < plan.schedule.epochs:
@@ -306,11 +312,11 @@ class _Alone:
         self.steps = 0
         self.best: dict[str, Tensor] = {}
 
-    def losses(self, rows: list, flips: list) -> Tensor:
+    def losses(self, rows: list, drawn: list) -> Tensor:
         """(1,) the loss of the next batch."""
         x, y = self.data.take(rows[0])
-        if flips[0] is not None:
-            x = _mirrored(x, flips[0], self.plan.mirror)
+        if drawn[0] is not None:
+            x = self.plan.augment(x, drawn[0])
         self._begin_step(x.device)
         share = torch.full((len(y),), 1 / len(y), dtype=_real(x), device=x.device)
         with _autocast(x.device, self.plan), _own_numbers_only(self.task, x.device, self.steps == 0):
@@ -367,12 +373,6 @@ def _own_numbers_only(task: Task, device: torch.device, watched: bool):
         )
 
 
-def _mirrored(x: Tensor, flipped: np.ndarray, mirror: Callable[[Tensor], Tensor]) -> Tensor:
-    """x (B, …), flipped (B,)."""
-    where = torch.from_numpy(flipped).to(x.device).view(-1, *[1] * (x.dim() - 1))
-    return torch.where(where, mirror(x), x)
-
-
 @contextlib.contextmanager
 def _keeping_memory(device: torch.device):
     """Let the C library keep freed memory instead of handing it back to the system.
@@ -400,6 +400,11 @@ def _keeping_memory(device: torch.device):
 # ---- several folds: stacked ---------------------------------------------------------------------------------------
 
 
+def _stacked_loss(base: nn.Module, loss: Loss, params: dict, buffers: dict, x: Tensor, y: Tensor, share: Tensor):
+    """Of one fold, under vmap."""
+    return loss(lambda inputs: functional_call(base, (params, buffers), (inputs,)), x, y, share)
+
+
 class _Side:
     """K folds side by side. Lists have one entry a fold; None are the rows of a fold without a batch."""
 
@@ -421,7 +426,8 @@ class _Side:
         self.drops = [name for name, m in network.named_modules() if isinstance(m, streams.Dropout)]
         self.norms = [name for name, m in network.named_modules() if isinstance(m, norm.MaskedBatchNorm)]
         self.adam = StackedAdam(self.flat, weight_decay=plan.weight_decay, decoupled=plan.decoupled)
-        self.forward = vmap(self._loss, randomness="error")
+        # Nothing in here may refer to self: a cycle would keep the memory of finished folds until Python looks for it.
+        self.forward = vmap(functools.partial(_stacked_loss, network, plan.loss), randomness="error")
         if plan.compiled:
             self.forward = torch.compile(self.forward)
         self.best = None
@@ -432,10 +438,6 @@ class _Side:
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in named}
 
-    def _loss(self, params, buffers, x, y, share) -> Tensor:
-        """Of one fold, under vmap."""
-        return self.plan.loss(lambda inputs: functional_call(self.base, (params, buffers), (inputs,)), x, y, share)
-
     def _pad(self, rows: list) -> tuple[np.ndarray, np.ndarray]:
         """(K, B) rows and which of them are real; padding repeats a training clip of the fold."""
         rows = [np.empty(0, dtype=np.int64) if r is None else r for r in rows]
@@ -444,14 +446,14 @@ class _Side:
         padded[real] = np.concatenate(rows)
         return padded, real
 
-    def losses(self, rows: list, flips: list) -> Tensor:
+    def losses(self, rows: list, drawn: list) -> Tensor:
         """(K,) the losses of the next batches; 0 for a fold without one."""
         padded, real = self._pad(rows)
         x, y = self.data.take(padded)
-        if any(f is not None for f in flips):
-            flipped = np.zeros(real.shape, dtype=bool)
-            flipped[real] = np.concatenate([f for f in flips if f is not None])
-            x = _mirrored(x.flatten(0, 1), flipped.ravel(), self.plan.mirror).unflatten(0, real.shape)
+        if self.plan.augment is not None:
+            every = np.tile(AS_IT_IS, (*real.shape, 1))
+            every[real] = np.concatenate([d for d in drawn if d is not None])
+            x = self.plan.augment(x.flatten(0, 1), every.reshape(-1, len(AS_IT_IS))).unflatten(0, real.shape)
         share = torch.from_numpy(real / np.maximum(real.sum(1, keepdims=True), 1)).to(x.device, _real(x))
         self._begin_step(torch.from_numpy(real).to(x.device))
         with _autocast(x.device, self.plan):

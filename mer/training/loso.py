@@ -1,45 +1,36 @@
 """Leave one subject out: every subject is tested once, by a model that has seen none of its clips.
 
-A fold is keyed by (corpus, subject) and depends on nothing but its own key, seed and clips: its random streams are
-derived from them, and its result is the same whatever other folds are run, in whatever order. Nothing is learned,
-chosen or normalised with the test subject in sight; the epoch is the last one.
+A fold depends on nothing but its own key, seed and clips: its random streams are derived from them, and its result is
+the same, to rounding, whatever other folds are trained beside it. Nothing is learned, chosen or normalised with the
+test subject in sight. Which epoch is tested is one of SELECTIONS:
+
+    last_epoch   the last one
+    inner_val    the one with the lowest loss on training subjects that are held out
+    test_best    the first that is best on the test subject: a leak, kept to measure how much it flatters
 """
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from mer import models
 from mer.cache import ClipCache, digest, report_reused
 from mer.errors import MerError, listed
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.spool import Spool
+from mer.training.folds import Fold, folds, hold_out
 from mer.training.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class Fold:
-    """The test subject and the rows it is tested on."""
-
-    corpus: str
-    subject: str
-    test: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.corpus}/{self.subject}"
-
-
-def folds(table: pd.DataFrame) -> list[Fold]:
-    """One fold a (corpus, subject), in the order of their names. Raises MerError with fewer than two subjects."""
-    keys = list(zip(table["corpus"], table["subject"], strict=True))
-    if len(set(keys)) < 2:
-        raise MerError(f"leave-one-subject-out needs two subjects, the index has {len(set(keys))}")
-    return [Fold(c, s, tuple(i for i, k in enumerate(keys) if k == (c, s))) for c, s in sorted(set(keys))]
+SELECTIONS = ("last_epoch", "inner_val", "test_best")
+LEAKY = "test_best"
+HOLDING_OUT = 1  # added to a fold's stream for the draw of held-out subjects
 
 
 def run(
@@ -50,13 +41,17 @@ def run(
     classes: int,
     hyper: dict | None = None,
     recipe: dict | None = None,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
+    selection: Literal["last_epoch", "inner_val", "test_best"] = "last_epoch",
+    audit: bool = False,
+    held_out: float = 0.2,
+    together: int | Literal["auto"] = "auto",
     device: str = "cpu",
     engine: Engine = SERIAL,
     spool: Spool | None = None,
     code: str = "",
 ) -> pd.DataFrame:
-    """Train and test a model in every fold.
+    """Train and test a model in every fold, once a seed.
 
     Args:
         arrays: the products that the model reads, in the order of its PRODUCTS: product files, or arrays with rows as
@@ -64,60 +59,261 @@ def run(
         table: one row a clip with id, corpus, subject and integer label (see mer.corpora.select).
         model, classes, hyper: what mer.models.build takes.
         recipe: changes to the model's own recipe.
-        seed: from which every fold's streams are derived.
+        seeds: the whole is done once with each; every fold's streams are derived from it.
+        selection: which epoch is tested; an estimator without epochs is tested as it is.
+        audit: also keep what `test_best` would have claimed, as rows of that selection; nothing else changes.
+        held_out: share of the training clips that `inner_val`, a plateau or early stopping hold out, whole subjects.
+        together: how many folds are trained side by side; auto: one on a CPU, as many as fit on a GPU.
+        engine: its processes share the groups of folds (on a CPU).
         spool, code: where finished folds are kept, also after the end (those of other parameters are removed), and a
             digest of the code they depend on. Without, nothing is kept.
 
     Returns:
-        Predictions, one row a clip in the order of `id`: seed, selection, id, corpus, subject, fold, label and one
-        probability p0, p1, … a class.
+        Predictions, one row a seed, selection and clip, in this order (clips by id): seed, selection, epoch (that was
+        tested, from 1; 0 without epochs), id, corpus, subject, fold, label and one probability p0, p1, … a class.
 
     Raises:
-        MerError: fewer than two subjects, values or a loss that are not finite (naming fold, epoch and clips).
+        MerError: fewer than two subjects, values or a loss that are not finite (naming fold, epoch and clips), more
+            than fits into memory even fold by fold.
     """
+    if selection not in SELECTIONS:
+        raise MerError(f"train.selection is {selection!r}; valid: {', '.join(SELECTIONS)}")
     order = np.argsort(table["id"].to_numpy(), kind="stable")  # row order of the caller cannot matter
     table = table.iloc[order].reset_index(drop=True)
     module = models.load(model)
     hyper = dict(hyper or {})
     models.check_knobs(model, hyper)
-    plan = Recipe.of(module.RECIPE, recipe or {}) if module.RECIPE is not None else None
-    if plan is not None:
-        import torch  # noqa: F401 - before any fold, so that map_clips can limit its threads in this process too
     inputs = _prepare(module, arrays, order, table["id"].tolist())
     _check_finite(inputs, table)
-    labels = table["label"].to_numpy(dtype=np.int64)
-    content = hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest()
-    rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
-    common = digest(model, classes, hyper, asdict(plan) if plan else None, seed, device, content, rows, code)
-
-    def key(fold: Fold) -> str:
-        return digest(common, fold.name)
-
-    todo = folds(table)
-    work = functools.partial(
-        _run_fold, inputs=inputs, labels=labels, ids=table["id"].tolist(), model=model, classes=classes, hyper=hyper,
-        recipe=plan, seed=seed, device=device,
+    who = (table["corpus"] + "/" + table["subject"].astype(str)).to_numpy()
+    training = _Training(
+        inputs=inputs, labels=table["label"].to_numpy(dtype=np.int64, copy=True), ids=table["id"].tolist(), who=who,
+        model=model, classes=classes, hyper=hyper,
+        recipe=None if module.RECIPE is None else Recipe.of(module.RECIPE, recipe or {}), selection=selection,
+        audit=audit or selection == LEAKY, held_out=held_out, device=device,
     )  # fmt: skip
+    rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
+    common = digest(training.about(), hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest(), rows, code)
+    jobs, kept = _grouped(folds(table), list(dict.fromkeys(seeds)), training, together, common, spool, engine)
     if spool is None:
-        results = map_clips(work, todo, engine, "folds")
+        results = _train(jobs, training, engine, device)
     else:
-        missing = [(fold, key(fold)) for fold in todo if key(fold) not in spool]
-        report_reused(len(todo) - len(missing), len(todo), "folds", engine)
-        map_clips(functools.partial(_keep_fold, work=work, spool=spool), missing, engine, "folds")
-        results = [spool.get(key(fold))["probability"] for fold in todo]
-        spool.clear(but=[key(fold) for fold in todo])
+        missing = [job for job in jobs if job.key not in spool]
+        total, left = (sum(len(job.folds) for job in some) for some in (jobs, missing))
+        report_reused(total - left, total, "folds", engine)
+        _train(missing, functools.partial(_store, training=training, spool=spool), engine, device)
+        results = [spool.get(job.key) for job in jobs]
+        spool.clear(but=kept)
+    done = list(zip(jobs, results, strict=True))
+    predictions = []
+    for seed in dict.fromkeys(seeds):
+        for name in dict.fromkeys((selection, LEAKY) if audit else (selection,)):
+            predictions.append(_predictions(table, classes, seed, name, [(j, r) for j, r in done if j.seed == seed]))
+    return pd.concat(predictions, ignore_index=True)
 
-    probability = np.zeros((len(table), classes))
+
+@dataclass(frozen=True)
+class _Job:
+    """Folds that are trained side by side, and the key of their result."""
+
+    seed: int
+    folds: tuple[Fold, ...]
+    key: str
+
+
+def _grouped(todo, seeds, training, together, common: str, spool: Spool | None, engine: Engine):
+    """(jobs, keys to be kept). Rounding knows the group: an interrupted run goes on with the grouping it began with."""
+    plan = digest(common, "groups", together)
+    if spool is not None and plan in spool:
+        size = int(spool.get(plan)["size"])
+    else:
+        size = training.side_by_side(len(todo), together, engine)
+        if spool is not None:
+            spool.put(plan, {"size": np.int64(size)})
+    groups = [tuple(todo[k : k + size]) for k in range(0, len(todo), size)]
+    jobs = [_Job(seed, g, digest(common, seed, [fold.name for fold in g])) for seed in seeds for g in groups]
+    return jobs, [plan, *(job.key for job in jobs)]
+
+
+def _train(jobs: list[_Job], work: Callable, engine: Engine, device: str) -> list:
+    """[work(job) …]; processes share the jobs on a CPU, a GPU is fed by this one."""
+    if device == "cpu":
+        return map_clips(work, jobs, engine, "folds" if all(len(j.folds) == 1 for j in jobs) else "groups", each=_said)
+    results = []
+    for number, job in enumerate(jobs, start=1):
+        label = f"group {number} of {len(jobs)}, {len(job.folds)} folds"
+        with tqdm(desc=label, unit="epoch", disable=not engine.progress, mininterval=0.5) as bar:
+            results.append(work(job, bar=bar))
+    return results
+
+
+def _said(result: dict) -> str:
+    """What the progress bar says of a finished job."""
+    return f"loss {result['loss'].mean():.3f} after {int(result['epochs'].max())} epochs" if "loss" in result else ""
+
+
+def _store(job: _Job, *, training: "_Training", spool: Spool, bar=None) -> dict:
+    result = training(job, bar=bar)
+    spool.put(job.key, result)
+    return {name: result[name] for name in ("loss", "epochs") if name in result}
+
+
+def _predictions(table: pd.DataFrame, classes: int, seed: int, selection: str, done: list) -> pd.DataFrame:
+    """Of one seed and selection, one row a clip."""
+    probability, epoch = np.zeros((len(table), classes)), np.zeros(len(table), dtype=np.int64)
     fold_name = np.empty(len(table), dtype=object)
-    for fold, result in zip(todo, results, strict=True):
-        probability[list(fold.test)] = result
-        fold_name[list(fold.test)] = fold.name
-    predictions = table[["id", "corpus", "subject", "label"]].assign(seed=seed, selection="last_epoch", fold=fold_name)
-    for c in range(classes):
-        predictions[f"p{c}"] = probability[:, c]
-    return predictions[
-        ["seed", "selection", "id", "corpus", "subject", "fold", "label", *(f"p{c}" for c in range(classes))]
-    ]
+    leaky = selection == LEAKY
+    for job, result in done:
+        ends = np.cumsum([len(fold.test) for fold in job.folds])
+        parts = np.split(result["audit" if leaky and "audit" in result else "probability"], ends[:-1])
+        chosen = result["audit_epoch" if leaky else "chosen"] if "chosen" in result else np.zeros(len(parts), np.int64)
+        for fold, part, number in zip(job.folds, parts, chosen, strict=True):
+            rows = list(fold.test)
+            probability[rows], epoch[rows], fold_name[rows] = part, number, fold.name
+    columns = {"seed": seed, "selection": selection, "epoch": epoch, "fold": fold_name}
+    columns |= {f"p{c}": probability[:, c] for c in range(classes)}
+    predictions = table[["id", "corpus", "subject", "label"]].assign(**columns)
+    order = ["seed", "selection", "epoch", "id", "corpus", "subject", "fold", "label"]
+    return predictions[[*order, *(f"p{c}" for c in range(classes))]]
+
+
+# ---- one job --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """All that a process needs to train folds; called with a job, it returns the arrays that make its result."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    who: np.ndarray
+    model: str
+    classes: int
+    hyper: dict
+    recipe: Recipe | None
+    selection: str
+    audit: bool
+    held_out: float
+    device: str
+
+    def about(self) -> list:
+        """What the result depends on, beside clips and code."""
+        recipe = asdict(self.recipe) if self.recipe else None
+        return [self.model, self.classes, self.hyper, recipe, self.selection, self.audit, self.held_out, self.device]
+
+    def side_by_side(self, count: int, together: int | str, engine: Engine) -> int:
+        """How many folds are trained side by side; says so where it is less than was asked for."""
+        # On a CPU folds side by side gain nothing: two processes with a fold each are faster (benchmarks/loso.py).
+        wanted = (1 if self.device == "cpu" else count) if together == "auto" else min(int(together), count)
+        if self.recipe is None or wanted == 1:
+            return 1
+        from mer.training.group import why_alone
+        from mer.training.memory import folds_that_fit
+
+        inputs, labels = self._tensors()
+        reason = why_alone(self._build, inputs, self._plan())
+        if reason is not None:
+            _say(engine, f"{self.model} trains one fold at a time: {reason}")
+            return 1
+        fits = folds_that_fit(self._build, inputs, labels, self._plan())
+        if fits < wanted and together != "auto":
+            _say(engine, f"train.folds_together is {together}, but only {fits} fit into memory: {fits} at a time")
+        return min(wanted, fits)
+
+    def __call__(self, job: _Job, bar=None) -> dict[str, np.ndarray]:
+        """probability (n, C), folds one after another; of a network also epochs, chosen, loss, audit, audit_epoch."""
+        if self.recipe is None:
+            return {"probability": np.concatenate([self._estimate(fold) for fold in job.folds])}
+        outcomes = self._networks(job.folds, job.seed, bar)
+        result = {
+            "probability": np.concatenate([o.probability for o in outcomes]),
+            "epochs": np.array([o.epochs for o in outcomes]),
+            "chosen": np.array([o.chosen for o in outcomes]),
+            "loss": np.array([o.train_losses[-1] for o in outcomes]),
+        }
+        if self.audit:
+            result |= {
+                "audit": np.concatenate([o.audit for o in outcomes]),
+                "audit_epoch": np.array([o.audit_epoch for o in outcomes]),
+            }
+        return result
+
+    def _estimate(self, fold: Fold) -> np.ndarray:
+        test = np.array(fold.test)
+        train = np.setdiff1d(np.arange(len(self.labels)), test)
+        estimator = models.build(self.model, self.classes, **self.hyper)
+        estimator.fit(self.inputs[train], self.labels[train])
+        # An estimator speaks only of the classes it was shown; the others have probability 0.
+        probability = np.zeros((len(test), self.classes))
+        probability[:, estimator.classes_] = estimator.predict_proba(self.inputs[test])
+        return probability
+
+    def _networks(self, some: Sequence[Fold], seed: int, bar):
+        import torch
+
+        from mer.training.group import train_group
+
+        def watch(loss: float) -> None:
+            if bar is not None:
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                bar.update()
+
+        inputs, labels = self._tensors()
+        try:
+            return train_group(
+                [self._task(fold, seed) for fold in some], inputs, labels, self._build, self._plan(), ids=self.ids,
+                together=len(some) > 1, watch=watch,
+            )  # fmt: skip
+        except torch.cuda.OutOfMemoryError:
+            if len(some) == 1:
+                raise MerError(
+                    f"fold {some[0].name} does not fit into the GPU's memory; lower recipe.batch_size"
+                ) from None
+        half = (len(some) + 1) // 2
+        print(f"{len(some)} folds do not fit into the GPU's memory side by side: {half} at a time", file=sys.stderr)
+        torch.cuda.empty_cache()
+        return [*self._networks(some[:half], seed, bar), *self._networks(some[half:], seed, bar)]
+
+    def _task(self, fold: Fold, seed: int):
+        from mer.training.group import Task
+
+        test, stream = np.array(fold.test), fold.stream(seed)
+        train, validation = np.setdiff1d(np.arange(len(self.labels)), test), np.empty(0, dtype=np.int64)
+        if self.selection == "inner_val" or self.recipe.watches:
+            held = hold_out(self.who[train], self.labels[train], self.held_out, stream + HOLDING_OUT)
+            train, validation = train[~held], train[held]
+        return Task(fold.name, stream, train, test, validation)
+
+    def _plan(self):
+        from mer.training.augmentation import of_model
+        from mer.training.group import Plan, cross_entropy
+
+        recipe, module = self.recipe, models.load(self.model)
+        return Plan(
+            schedule=recipe.rates(), batch_size=recipe.batch_size, decoupled=recipe.optimizer == "adamw",
+            weight_decay=recipe.weight_decay, augment=of_model(module, recipe, f"mer/models/{self.model}.py"),
+            loss=getattr(module, "loss", cross_entropy), patience=recipe.stop or None,
+            best=self.selection == "inner_val", audit=self.audit, half=recipe.bf16 and self.device != "cpu",
+            compiled=recipe.compiled,
+        )  # fmt: skip
+
+    def _build(self):
+        return models.build(self.model, self.classes, **self.hyper)
+
+    def _tensors(self):
+        """Inputs and labels on the device, where they stay."""
+        import torch
+
+        return torch.from_numpy(self.inputs).to(self.device), torch.from_numpy(self.labels).to(self.device)
+
+
+def _say(engine: Engine, text: str) -> None:
+    if engine.progress:
+        print(text, file=sys.stderr)
+
+
+# ---- inputs ---------------------------------------------------------------------------------------------------------
 
 
 def _prepare(module, arrays, order, ids: list[str], at_once: int = 16) -> np.ndarray:
@@ -135,67 +331,3 @@ def _check_finite(inputs: np.ndarray, table: pd.DataFrame) -> None:
     bad = ~np.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     if bad.any():
         raise MerError(f"values that are not finite in clips {listed(table['id'][bad])}; make their product again")
-
-
-def _keep_fold(item, *, work, spool: Spool) -> None:
-    fold, key = item
-    spool.put(key, {"probability": work(fold)})
-
-
-def _run_fold(fold: Fold, *, inputs, labels, ids, model, classes, hyper, recipe, seed, device) -> np.ndarray:
-    """(n_test, classes) probabilities of the test subject's clips."""
-    test = np.array(fold.test)
-    train = np.setdiff1d(np.arange(len(labels)), test)
-    if recipe is None:
-        estimator = models.build(model, classes, **hyper)
-        estimator.fit(inputs[train], labels[train])
-        # An estimator speaks only of the classes it was shown; the others have probability 0.
-        probability = np.zeros((len(test), classes))
-        probability[:, estimator.classes_] = estimator.predict_proba(inputs[test])
-        return probability
-    return _train_network(fold, inputs, labels, ids, train, test, model, classes, hyper, recipe, seed, device)
-
-
-def _train_network(fold, inputs, labels, ids, train, test, model, classes, hyper, recipe, seed, device) -> np.ndarray:
-    import torch
-    from torch.nn import functional as F
-
-    mirror = getattr(models.load(model), "mirror", None)
-    if recipe.mirror and mirror is None:
-        raise MerError(f"recipe.mirror is on, but mer/models/{model}.py declares no `mirror`")
-    stream = int(digest(seed, fold.name)[:15], 16)
-    sampler = np.random.default_rng(stream)
-    with torch.random.fork_rng():
-        torch.manual_seed(stream)
-        network = models.build(model, classes, **hyper).to(device)
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](
-            network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
-        x, y = torch.tensor(inputs, device=device), torch.tensor(labels, device=device)
-        for epoch in range(recipe.epochs):
-            network.train()
-            for rows in _batches(sampler.permutation(train), recipe.batch_size):
-                batch = x[torch.from_numpy(rows).to(device)]
-                if recipe.mirror:
-                    flipped = torch.from_numpy(sampler.random(len(rows)) < 0.5).to(device)
-                    batch = torch.where(flipped[:, None, None, None], mirror(batch), batch)
-                loss = F.cross_entropy(network(batch), y[torch.from_numpy(rows).to(device)])
-                if not torch.isfinite(loss):
-                    raise MerError(
-                        f"fold {fold.name}, epoch {epoch + 1}: loss is {loss.item()} on clips "
-                        f"{listed(ids[r] for r in rows)}; the weights before this step were sound: lower recipe.lr"
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        network.eval()
-        with torch.inference_mode():
-            return network(x[torch.from_numpy(test).to(device)]).double().softmax(1).cpu().numpy()
-
-
-def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Consecutive batches; a last one of a single clip joins its neighbour, since batch norm cannot take it."""
-    cuts = list(range(size, len(rows), size))
-    if cuts and len(rows) - cuts[-1] == 1:
-        cuts.pop()
-    return np.split(rows, cuts)

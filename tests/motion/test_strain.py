@@ -158,7 +158,7 @@ def test_flowing_a_turned_pair_gives_the_turned_flow():
 def test_turn_flow_refuses(degrees, scale, message):
     with pytest.raises(MerError, match=message):
         turn_flow(flow_images(), degrees, scale)
-    with pytest.raises(MerError, match="needed is float"):
+    with pytest.raises(MerError, match=r"needed is \(N, C, H, W\) float"):
         turn_flow(np.zeros((1, 3, 8, 8), np.int64), 5.0)
 
 
