@@ -14,7 +14,8 @@ from stages.evaluate import read, write_json
 
 def main(stage):
     leaks = {}
-    for name in stage.params.experiments:
+    names = list(stage.params.experiments.keys())
+    for name in names:
         folder = Path("data/predictions") / name
         predictions, run_info = read(folder)
         if (folder / "audit.csv").exists():

@@ -93,7 +93,9 @@ def test_bootstrap_over_subjects_is_wider_than_over_clips():
 
 
 def frame(y, p, who, corpus="a"):
-    table = pd.DataFrame({"id": [f"{corpus}/{w}/{i}" for i, w in enumerate(who)], "corpus": corpus, "subject": who, "seed": 0})
+    table = pd.DataFrame(
+        {"id": [f"{corpus}/{w}/{i}" for i, w in enumerate(who)], "corpus": corpus, "subject": who, "seed": 0}
+    )
     one_hot = np.eye(3)[p]
     return table.assign(label=y, p0=one_hot[:, 0], p1=one_hot[:, 1], p2=one_hot[:, 2])
 

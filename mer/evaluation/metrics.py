@@ -11,7 +11,6 @@ import pandas as pd
 
 from mer.errors import MerError
 
-
 KEPT = ("uf1", "uar", "acc")
 
 
@@ -216,7 +215,8 @@ def _checked(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     twice = predictions["id"][predictions.duplicated(["seed", "id"])]
     if len(twice):
         raise MerError(f"predictions: {len(twice)} clips occur twice, such as {twice.iloc[0]}; train again")
-    if predictions.groupby("seed")["id"].agg(lambda ids: tuple(sorted(ids))).nunique() > 1:
+    clips = {tuple(sorted(run["id"])) for _, run in predictions.groupby("seed")}
+    if len(clips) > 1:
         raise MerError("predictions: the runs of different seeds have different clips; train again")
     probability = predictions[[f"p{c}" for c in range(len(names))]].to_numpy()
     if not np.allclose(probability.sum(1), 1, atol=1e-6):  # a softmax in float32 is off by less than 1e-6
