@@ -42,8 +42,8 @@ def map_clips(
 ) -> list:
     """[fn(item) for item in items], fanned out; results in the order of `items`.
 
-    `each(result)` is called here, in order, while the workers go on; a text that it returns is shown beside the bar. The
-    first exception of a worker is raised here, unchanged; items that finished before it have finished.
+    `each(result)` is called here, in order, while the workers go on; what it returns is shown as text. The first
+    exception of a worker is raised here, unchanged; items that finished before it have finished.
     """
     items = list(items)
     workers = engine.count(len(items))

@@ -2,7 +2,7 @@
 
     python -m stages.leakage
 
-Of every experiment that was trained with train.audit: UF1 and UAR as they are, as they would have been claimed, the gap.
+Of every experiment that was trained with train.audit: UF1 and UAR as they are, as would have been claimed, the gap.
 """
 
 from pathlib import Path

@@ -9,7 +9,9 @@ from mer import models
 from mer.errors import MerError
 from mer.parallel import Engine
 from mer.spool import Spool
-from mer.training import loso
+from mer.training import group, loso, memory
+from mer.training.folds import folds
+from mer.training.optim import Schedule
 
 
 def table(n=24, subjects=4, corpus="c", seed=0):
@@ -39,7 +41,7 @@ def probabilities(p):
 
 def test_one_fold_a_corpus_and_subject():
     both = pd.concat([table(), table(corpus="d")], ignore_index=True)
-    todo = loso.folds(both)
+    todo = folds(both)
     assert [f.name for f in todo] == [f"{c}/s{i}" for c in "cd" for i in range(4)]
     tested = sorted(i for f in todo for i in f.test)
     assert tested == list(range(48))  # every clip once
@@ -49,7 +51,7 @@ def test_one_fold_a_corpus_and_subject():
 
 def test_one_subject_is_refused():
     with pytest.raises(MerError, match="two subjects"):
-        loso.folds(table(subjects=1))
+        folds(table(subjects=1))
 
 
 def test_shuffled_rows_change_nothing():
@@ -224,3 +226,178 @@ def test_the_prediction_of_a_fold_is_the_plain_loop():
     expected = net.eval()(inputs[test]).softmax(1).detach().numpy()
     # One batch, so only the order of its rows differs: rounding of float32 sums, through three steps of Adam.
     np.testing.assert_allclose(probabilities(p[p["subject"] == "s2"]), expected, atol=1e-3)
+
+
+# ---- selection, audit, seeds, groups ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """The tasks that networks are trained on."""
+    seen, real = [], group.train_group
+
+    def spy(tasks, *args, **options):
+        seen.extend(tasks)
+        return real(tasks, *args, **options)
+
+    monkeypatch.setattr(group, "train_group", spy)
+    return seen
+
+
+@pytest.mark.parametrize("options", [{"selection": "inner_val"}, {"recipe": {**SHORT, "stop": 2}},
+                                     {"recipe": {**SHORT, "schedule": "plateau"}}])  # fmt: skip
+def test_what_is_held_out_is_neither_trained_on_nor_the_test_subject(tasks, options):
+    rows = table(n=40, subjects=8)
+    p = run(rows, flow(40), **options)
+    who = rows.sort_values("id", kind="stable")["subject"].to_numpy()
+    assert len(tasks) == 8
+    for task in tasks:
+        parts = [set(who[task.train]), set(who[task.validation]), set(who[task.test])]
+        assert all(parts)
+        assert len(set.union(*parts)) == sum(map(len, parts)) == 8
+        assert len(task.train) + len(task.validation) + len(task.test) == 40
+    assert p["epoch"].between(1, 3).all()
+
+
+def test_without_need_nothing_is_held_out(tasks):
+    run(table(), flow())
+    assert not any(len(task.validation) for task in tasks)
+
+
+def test_an_audit_changes_nothing_and_claims_at_least_as_much():
+    """Labels are drawn by lot, so every point above chance is the leak."""
+    rows, x = table(n=60, subjects=6, seed=4), flow(60, seed=4)
+    recipe = {**SHORT, "epochs": 6}
+    plain = run(rows, x, recipe=recipe)
+    audited = run(rows, x, recipe=recipe, audit=True)
+    honest, leaky = (audited[audited["selection"] == s].reset_index(drop=True) for s in ("last_epoch", "test_best"))
+    pd.testing.assert_frame_equal(honest, plain)
+    right = {name: (probabilities(p).argmax(1) == p["label"]).groupby(p["fold"]).mean()
+             for name, p in (("honest", honest), ("leaky", leaky))}  # fmt: skip
+    assert (right["leaky"] >= right["honest"]).all()
+    assert (right["leaky"] > right["honest"]).any()
+    assert set(leaky["epoch"]) - {6}
+    claimed = run(rows, x, recipe=recipe, selection="test_best")
+    pd.testing.assert_frame_equal(claimed, leaky)
+
+
+def test_an_estimator_has_no_epoch_to_choose():
+    p = run(table(), flow(), model="linear", recipe=None, audit=True)
+    honest, leaky = (p[p["selection"] == s] for s in ("last_epoch", "test_best"))
+    np.testing.assert_array_equal(probabilities(honest), probabilities(leaky))
+    assert (p["epoch"] == 0).all()
+    inner = run(table(), flow(), model="linear", recipe=None, selection="inner_val")
+    np.testing.assert_array_equal(probabilities(inner), probabilities(honest))
+
+
+def test_several_seeds_are_several_runs():
+    rows, x = table(), flow()
+    both = run(rows, x, seeds=[3, 1, 3])
+    single = pd.concat([run(rows, x, seeds=[s]) for s in (3, 1)], ignore_index=True)
+    pd.testing.assert_frame_equal(both, single)
+
+
+def test_folds_side_by_side_are_folds_alone():
+    rows, x = table(n=30, subjects=5), flow(30)
+    alone = run(rows, x)
+    for together in (2, 5, 99):
+        beside = run(rows, x, together=together)
+        np.testing.assert_allclose(probabilities(beside), probabilities(alone), atol=1e-3)
+        pd.testing.assert_frame_equal(beside.drop(columns=["p0", "p1", "p2"]), alone.drop(columns=["p0", "p1", "p2"]))
+
+
+def test_an_interrupted_run_goes_on_with_its_grouping(tmp_path, monkeypatch):
+    """Although more would fit by now: rounding knows the group."""
+    rows, x = table(n=30, subjects=5), flow(30)
+    whole = run(rows, x, together=2)
+    real, sizes = loso._Training.__call__, []
+
+    def counted(training, job, bar=None):
+        sizes.append(len(job.folds))
+        if len(sizes) == 2:
+            raise Interrupted
+        return real(training, job, bar)
+
+    monkeypatch.setattr(loso._Training, "__call__", counted)
+    with Spool(tmp_path) as spool, pytest.raises(Interrupted):
+        run(rows, x, together=2, spool=spool)
+    monkeypatch.setattr(loso._Training, "side_by_side", lambda *_: 5)
+    with Spool(tmp_path) as spool:
+        resumed = run(rows, x, together=2, spool=spool)
+    assert sizes == [2, 2, 2, 1]
+    pd.testing.assert_frame_equal(resumed, whole)
+
+
+def test_a_damaged_fold_is_trained_again(tmp_path):
+    """A kill while its block is written leaves none; a disk may leave a torn one."""
+    rows, x = table(), flow()
+    with Spool(tmp_path) as spool:
+        whole = run(rows, x, spool=spool)
+    for block in tmp_path.glob("*.block"):
+        block.write_bytes(block.read_bytes()[:-3])
+    with Spool(tmp_path) as spool:
+        pd.testing.assert_frame_equal(run(rows, x, spool=spool), whole)
+
+
+def test_more_folds_than_memory_allows_are_trained_fewer_at_a_time(monkeypatch, capsys):
+    rows, x = table(n=30, subjects=5), flow(30)
+    module = models.load("ststnet")
+    inputs = torch.from_numpy(module.prepare(x))
+    labels = torch.tensor(rows["label"].to_numpy(copy=True))
+    plan = group.Plan(schedule=Schedule(lr=1e-3, epochs=3), batch_size=8)
+    one = memory.bytes_of_a_fold(lambda: models.build("ststnet", 3), inputs, labels, plan)
+    # Its 1,700 parameters four times, and what eight clips leave for the backward pass: 16 maps of 30x30, at least.
+    assert 8 * 16 * 30 * 30 * 4 < one < 20 * 8 * 16 * 30 * 30 * 4
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2.5 * one / memory.SHARE)
+    p = run(rows, x, together=5, engine=Engine(progress=True))
+    assert "train.folds_together is 5, but only 2 fit into memory: 2 at a time" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(p, run(rows, x, together=2))
+
+
+def test_a_group_that_does_not_fit_after_all_is_halved(monkeypatch, capsys):
+    rows, x = table(n=30, subjects=5), flow(30)
+    expected, real = run(rows, x), group.train_group
+
+    def small(tasks, *args, **options):
+        if len(tasks) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return real(tasks, *args, **options)
+
+    monkeypatch.setattr(group, "train_group", small)
+    np.testing.assert_allclose(probabilities(run(rows, x, together=5)), probabilities(expected), atol=1e-3)
+    assert "5 folds do not fit into the GPU's memory side by side: 3 at a time" in capsys.readouterr().err
+
+    def none(*args, **options):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(group, "train_group", none)
+    with pytest.raises(MerError, match=r"fold c/s0 does not fit .* lower recipe.batch_size"):
+        run(rows, x)
+
+
+def test_a_model_that_cannot_stand_side_by_side_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(group, "why_alone", lambda *_: "it sorts")
+    rows, x = table(), flow()
+    p = run(rows, x, together=4, engine=Engine(progress=True))
+    assert "ststnet trains one fold at a time: it sorts" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(p, run(rows, x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selection": "best"}, "train.selection is 'best'; valid: last_epoch, inner_val, test_best"),
+        ({"recipe": {**SHORT, "rotate": 10.0}}, "mer/models/ststnet.py declares no VECTORS"),
+        ({"recipe": {**SHORT, "warmup": 3}}, "warmup is 3 of 3 epochs"),
+        ({"recipe": {**SHORT, "schedule": "linear"}}, "recipe.schedule is 'linear'; valid: constant, step, cosine"),
+        ({"recipe": {**SHORT, "stop": -1}}, "recipe.stop is -1"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(MerError, match=message):
+        run(table(), flow(), **options)
+
+
+def test_two_subjects_leave_nobody_to_hold_out():
+    with pytest.raises(MerError, match=r"only c/s1 is left to train on.*set train.selection to last_epoch"):
+        run(table(subjects=2), flow(), selection="inner_val")

@@ -125,6 +125,40 @@ def test_parts_add_up_and_equal_subjects_of_two_corpora_are_two():
     assert (sum(np.array(p["confusion"]) for p in details["parts"].values()) == whole).all()
 
 
+def test_several_seeds_are_means_with_every_single_run():
+    rng = np.random.default_rng(3)
+    y, who = rng.integers(0, 3, 60), np.repeat(list("abcdef"), 10)
+    guesses = [np.where(rng.random(60) < right, y, (y + 1) % 3) for right in (0.5, 0.7, 0.9)]
+    single = [metrics.evaluate(frame(y, p, who), RUN, replicates=200, seed=0) for p in guesses]
+    both = pd.concat([frame(y, p, who).assign(seed=s) for s, p in enumerate(guesses)])
+    metric, details = metrics.evaluate(both, RUN, replicates=200, seed=0)
+    for name in ("uf1", "uar", "acc"):
+        values = [m[name] for m, _ in single]
+        assert metric[name] == pytest.approx(np.mean(values), abs=1e-12)
+        assert details["spread"][name] == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+        assert [run[name] for run in details["runs"]] == values
+        # The mean of the runs varies over subjects no more than the runs do.
+        widths = [d["ci95"][name][1] - d["ci95"][name][0] for _, d in single]
+        assert details["ci95"][name][1] - details["ci95"][name][0] < max(widths)
+    assert (metric["n_clips"], metric["n_subjects"]) == (60, 6)
+    assert np.sum(details["confusion"]) == 180
+    assert single[0][1]["spread"]["uf1"] is None
+
+
+def test_a_leak_is_what_was_claimed_less_what_is_so():
+    y, who = np.tile([0, 1, 2], 10), np.repeat(list("abcde"), 6)
+    honest, leaky = frame(y, (y + (y == 0)) % 3, who), frame(y, y, who)
+    found = metrics.leak(honest, leaky, THREE)
+    assert found["uar"] == {"honest": pytest.approx(2 / 3), "leaky": 1.0, "gap": pytest.approx(1 / 3)}
+    assert found["runs"] == 1
+
+
+def test_runs_of_different_clips_are_refused():
+    rows = frame([0, 1, 2], [0, 1, 2], list("abc"))
+    with pytest.raises(MerError, match="different clips"):
+        metrics.evaluate(pd.concat([rows, rows.iloc[:2].assign(seed=1)]), RUN, replicates=100, seed=0)
+
+
 def test_a_clip_predicted_twice_is_refused():
     rows = frame([0, 1, 2], [0, 1, 2], list("abc"))
     with pytest.raises(MerError, match="occur twice"):
