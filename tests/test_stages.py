@@ -266,3 +266,67 @@ def test_factors_and_convention(project, change, message):
     assert stage(project, "train_magnet", "magnet")[0] == 0
     edit(project, lambda p: p["magnify_learned"].update(change))
     refused(stage(project, "magnify_learned", "synthetic-box224"), message)
+
+
+@pytest.fixture(scope="module")
+def flown(finished, tmp_path_factory):
+    """A tiny project with its flow."""
+    folder = tmp_path_factory.mktemp("flown") / "p"
+    shutil.copytree(finished, folder, symlinks=True)
+    for name in ("align", "spot", "flow"):
+        code, lines = stage(folder, name, "synthetic-box224")
+        assert code == 0, lines
+    return folder
+
+
+@pytest.fixture
+def trained(flown, tmp_path):
+    shutil.copytree(flown, tmp_path / "p", symlinks=True)
+    return tmp_path / "p"
+
+
+def test_an_audited_training_repeats_to_the_byte_and_its_leak_is_measured(trained):
+    edit(trained, lambda p: p["train"].update(audit=True, seeds=[3, 4]))
+    edit(trained, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 6}))
+    written = []
+    for _ in range(2):
+        shutil.rmtree(trained / "data/.partial")
+        for name in ("synthetic-linear", "synthetic-ststnet"):
+            code, lines = stage(trained, "train", name)
+            assert code == 0, lines
+        folder = trained / "data/predictions/synthetic-ststnet"
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"predictions.csv", "audit.csv", "run.json"}
+    for name in ("synthetic-linear", "synthetic-ststnet"):
+        assert stage(trained, "evaluate", name) == (0, [])
+    assert stage(trained, "leakage") == (0, [])
+    leaks = json.loads((trained / "metrics/leakage.json").read_text())
+    assert leaks["synthetic-linear"]["uf1"]["gap"] == 0
+    found = leaks["synthetic-ststnet"]
+    metric = json.loads((trained / "metrics/synthetic-ststnet.json").read_text())
+    details = json.loads((trained / "metrics/details/synthetic-ststnet.json").read_text())
+    assert found["uf1"]["honest"] == metric["uf1"]
+    assert found["uf1"]["gap"] == found["uf1"]["leaky"] - metric["uf1"]
+    assert [run["seed"] for run in details["runs"]] == [3, 4]
+    assert details["protocol"]["seeds"] == [3, 4]
+    assert details["protocol"]["leaky"] is False
+    assert metric["uf1"] == pytest.approx(np.mean([run["uf1"] for run in details["runs"]]))
+
+
+def test_an_epoch_chosen_on_the_test_subject_is_stamped(trained):
+    edit(trained, lambda p: p["train"].update(selection="test_best"))
+    assert stage(trained, "train", "synthetic-ststnet")[0] == 0
+    protocol = json.loads((trained / "data/predictions/synthetic-ststnet/run.json").read_text())["protocol"]
+    assert (protocol["selection"], protocol["leaky"]) == ("test_best", True)
+
+
+def test_a_device_that_is_not_there(trained):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one here")
+    edit(trained, lambda p: p["runtime"].update(device="cuda"))
+    refused(
+        stage(trained, "train", "synthetic-ststnet"), "runtime.device is cuda, but torch sees no GPU; set it to cpu"
+    )

@@ -27,6 +27,20 @@ def table(names, folder: Path = Path("metrics")) -> str:
     return "\n".join(lines)
 
 
+def leaks(names, path: Path = Path("metrics/leakage.json")) -> list[str]:
+    """One line for each experiment whose leak was measured (train.audit)."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    lines = []
+    for name in (n for n in names if n in found):
+        cells = [
+            f"{metric.upper()} {row['honest']:.4f} -> {row['leaky']:.4f}"
+            for metric in ("uf1", "uar")
+            if (row := found[name][metric])["gap"] is not None
+        ]
+        lines.append(f"{name}: {', '.join(cells)}")
+    return lines
+
+
 def _cell(value, interval) -> str:
     if value is None:
         return "undefined"
@@ -38,6 +52,10 @@ def main() -> None:
         params = load("params.yaml")
         print(f"\nPreset {params.preset}: leave-one-subject-out, pooled; in brackets 95 % over subjects\n")
         print(table(list(params.experiments)))
+        claimed = leaks(params.experiments)
+        if claimed:
+            print("\nWith the epoch chosen on the test subject one would have claimed")
+            print("\n".join(claimed))
     except MerError as error:
         sys.exit(f"summary: {error}")
     except FileNotFoundError as error:

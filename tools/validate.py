@@ -10,6 +10,7 @@ from mer import corpora, models
 from mer.corpora import megc2019_flow
 from mer.errors import MerError, listed, suggestion
 from mer.params import Params, load
+from mer.training import augmentation
 from mer.training.recipe import Recipe
 
 
@@ -40,7 +41,9 @@ def check_experiment(params: Params, name: str, item) -> None:
     if module.RECIPE is None and item.recipe:
         raise MerError(f"{where}.recipe: model {item.model} is no network and has no recipe; remove it")
     if module.RECIPE is not None:
-        Recipe.of(module.RECIPE, item.recipe, f"{where}.recipe")
+        augmentation.of_model(
+            module, Recipe.of(module.RECIPE, item.recipe, f"{where}.recipe"), f"mer/models/{item.model}.py"
+        )
     class_lists(f"experiments.{name}", item.labels, item.classes)
     kinds = {Path(path).stem for path in item.inputs}
     missing = set(module.PRODUCTS) - kinds

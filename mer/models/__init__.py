@@ -7,8 +7,8 @@ What the file declares:
     build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; nothing is downloaded
     prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
     mirror(inputs)      optional: the same inputs for the mirrored face (flow changes the sign of u)
-    VECTORS             optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for none;
-                        a recipe may then turn and scale the faces
+    VECTORS             optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
+                        none; a recipe may then turn and scale the faces
     loss(network, inputs, labels, share)        optional, instead of cross entropy: network(inputs) runs it; share (B,)
                         is what each row counts, 1/n for a clip and 0 for padding; returns a scalar
 

@@ -124,7 +124,9 @@ class _Job:
 def _grouped(todo, seeds, training, together, common: str, spool: Spool | None, engine: Engine):
     """(jobs, keys to be kept). Rounding knows the group: an interrupted run goes on with the grouping it began with."""
     plan = digest(common, "groups", together)
-    if spool is not None and plan in spool:
+    if together == "auto" and training.device == "cpu":
+        size = 1  # two processes with a fold each are faster than folds side by side (benchmarks/loso.py)
+    elif spool is not None and plan in spool:
         size = int(spool.get(plan)["size"])
     else:
         size = training.side_by_side(len(todo), together, engine)
@@ -204,8 +206,7 @@ class _Training:
 
     def side_by_side(self, count: int, together: int | str, engine: Engine) -> int:
         """How many folds are trained side by side; says so where it is less than was asked for."""
-        # On a CPU folds side by side gain nothing: two processes with a fold each are faster (benchmarks/loso.py).
-        wanted = (1 if self.device == "cpu" else count) if together == "auto" else min(int(together), count)
+        wanted = count if together == "auto" else min(int(together), count)
         if self.recipe is None or wanted == 1:
             return 1
         from mer.training.group import why_alone
