@@ -152,8 +152,13 @@ def read_frame(path: Path) -> np.ndarray:
 
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:
     """The frames onset..offset one by one, (H, W, 3) uint8 RGB. Raises MerError when their sizes differ."""
+    return read_paths(clip.paths())
+
+
+def read_paths(paths) -> Iterator[np.ndarray]:
+    """The frames of one clip, as `read_frames`."""
     first = None
-    for path in clip.paths():
+    for path in paths:
         frame = read_frame(path)
         first = frame.shape if first is None else first
         if frame.shape != first:

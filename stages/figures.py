@@ -17,6 +17,7 @@ from mer.evaluation import figures, magnified
 from mer.motion.strain import unit_channels
 from stages._run import run
 
+DRAWN = ("flow", "frames", "dynamic", "magnified", "plain", "apex_frame", "overdriven", "magnet")
 WORST = 12  # crops on the contact sheet
 SHOWN = 6  # factors of a sequence
 PART = 3  # the picture of too much shows one part in so many of the crop's edge
@@ -27,7 +28,8 @@ def main(stage):
     table = corpora.select(read_index(f"data/index/{item.corpus}.csv"), item.labels, item.classes)
     names = table.attrs["class_names"]
     flow = ClipCache(item.flow, "flow")
-    _, excluded = available(list(table.itertuples()), f"data/index/{item.corpus}.csv", flow)
+    drawn = [ClipCache(path) for path in sorted({getattr(item, name) for name in DRAWN})]
+    _, excluded = available(list(table.itertuples()), f"data/index/{item.corpus}.csv", *drawn)
     table = table[~table["id"].isin(excluded)]
     folder = Path("metrics/figures") / stage.key
 
@@ -61,7 +63,7 @@ def main(stage):
             folder / "dynamic_images.png",
             f"{item.corpus}: dynamic images",
         )
-        if there(item, "magnified"):
+        if all(there(item, product) for product in ("magnified", "plain", "apex_frame", "overdriven")):
             draw_magnified(item, shown, flow, folder)
         if there(item, "magnet"):
             rows = [factor_row(name, item, clip) for name, clip in shown]

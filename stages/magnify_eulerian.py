@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 
 from mer.cache import ClipCache, available, build_product, digest
-from mer.clips import Clip, clips, files_digest, read_frame, read_index
+from mer.clips import Clip, clips, files_digest, read_index, read_paths
 from mer.errors import MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, warp
 from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify
@@ -39,20 +39,19 @@ def compute(
     clip: Clip, *, source: ClipCache, reads: str, product: str, apex: ClipCache, recipe: dict, crop: dict
 ) -> dict:
     numbers, keep = frames_needed(clip, product, apex, recipe)
-    full = reads == "landmarks"
-    if full or recipe["around"]:
-        frames = np.stack([read_frame(clip.path(number)) for number in numbers])
-    else:
-        frames = source[clip.id][: len(numbers)]
-    size = crop_size(crop["crop"])
-    if not full:
-        transform = source.extra("transform", clip.id)
-        if recipe["around"]:
-            frames = warp(frames, transform, size)
+    full, size = reads == "landmarks", crop_size(crop["crop"])
     settings = {name: recipe[name] for name in FILTER} | {"fps": recipe["fps"] or clip.fps, "keep": keep}
     try:
+        if full or recipe["around"]:
+            frames = np.stack(list(read_paths([clip.path(number) for number in numbers])))
+        else:
+            frames = source[clip.id][: len(numbers)]
+        if not full:
+            transform = source.extra("transform", clip.id)
+            if recipe["around"]:
+                frames = warp(frames, transform, size)
         if recipe["band"] == "clip":
-            settings |= band_of_clip(len(frames), settings["fps"], recipe["low"], recipe["high"])
+            settings |= band_of_clip(clip.n_frames, settings["fps"], recipe["low"], recipe["high"])
         magnified = magnify(frames, **settings)
     except MerError as error:
         raise MerError(f"{clip.id}: {error}; or leave such clips out with magnify_eulerian.on_error: exclude") from None
@@ -64,9 +63,12 @@ def compute(
 
 
 def fingerprint(clip: Clip, *, source: ClipCache, reads: str, product: str, apex: ClipCache, recipe: dict) -> str:
-    where = source[clip.id].tolist() if reads == "landmarks" else hashlib.sha256(source[clip.id]).hexdigest()
+    full = reads == "landmarks"
+    where = source[clip.id].tolist() if full else hashlib.sha256(source[clip.id]).hexdigest()
+    # The apex is where a whole frame's crop is looked for; a clip of a crop does not depend on it.
+    at = int(apex[clip.id]) if full or product == "apex_frame" else None
     around = [clip.path(n) for n in clip.numbers_around(recipe["around"])] if recipe["around"] else []
-    return digest(clip.digest, clip.fps, int(apex[clip.id]), where, files_digest(around))
+    return digest(clip.digest, clip.fps, at, where, files_digest(around))
 
 
 def main(stage):

@@ -36,8 +36,9 @@ def compute(
     return {"data": frames, "factors": values}
 
 
-def fingerprint(clip: Clip, *, size: int, weights: str, **inputs) -> str:
-    return digest([hashlib.sha256(image).hexdigest() for image in pair(clip, size, **inputs)], weights)
+def fingerprint(clip: Clip, *, size: int, weights: str, device: str, **inputs) -> str:
+    # The kind of device decides the last bits: a product never mixes two.
+    return digest([hashlib.sha256(image).hexdigest() for image in pair(clip, size, **inputs)], weights, device)
 
 
 def main(stage):
@@ -55,7 +56,8 @@ def main(stage):
     build_product(
         f"data/cache/{item.corpus}/{item.crop}/magnet.h5", rows,
         functools.partial(compute, weights=weights, device=stage.device, **how, **inputs),
-        functools.partial(fingerprint, size=section.size, weights=content, **inputs), kind="magnet", ragged=False,
+        functools.partial(fingerprint, size=section.size, weights=content, device=stage.device, **inputs),
+        kind="magnet", ragged=False,
         params=params, code=stage.code(), spool=stage.spool, engine=engine, excluded=excluded,
     )  # fmt: skip
 

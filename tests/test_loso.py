@@ -402,3 +402,57 @@ def test_bad_input(options, message):
 def test_two_subjects_leave_nobody_to_hold_out():
     with pytest.raises(MerError, match=r"only c/s1 is left to train on.*set train.selection to last_epoch"):
         run(table(subjects=2), flow(), selection="inner_val")
+
+
+def test_augmented_folds_stand_side_by_side_too(capsys):
+    rows, x = table(n=30, subjects=5), flow(30)
+    recipe = {**SHORT, "mirror": True}
+    alone = run(rows, x, recipe=recipe)
+    beside = run(rows, x, recipe=recipe, together=5, engine=Engine(progress=True))
+    assert "one fold at a time" not in capsys.readouterr().err
+    np.testing.assert_allclose(probabilities(beside), probabilities(alone), atol=1e-3)
+
+
+def test_a_prepare_in_which_clips_see_each_other_is_refused(monkeypatch):
+    module = models.load("linear")
+    real = module.prepare
+    monkeypatch.setattr(module, "prepare", lambda flow: real(flow - flow.mean(0)))
+    with pytest.raises(
+        MerError, match=r"mer.models.linear: what its prepare makes of c/s0/00 depends on the clips beside"
+    ):
+        run(table(), flow(), model="linear", recipe=None)
+
+
+def test_arrays_of_another_length_are_refused():
+    with pytest.raises(MerError, match="has 25 rows, the table 24"):
+        run(table(), flow(25))
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_a_last_step_that_breaks_the_weights_is_noticed(together):
+    with pytest.raises(MerError, match=r"fold c/s0, after epoch 1: probabilities of c/s0/\d+.* not finite; lower"):
+        run(table(), flow(), recipe={**SHORT, "epochs": 1, "batch_size": 100, "lr": 1e30}, together=together)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_one_training_clip_is_too_few_for_batch_norm(together):
+    rows = table(n=3, subjects=2)
+    with pytest.raises(MerError, match=r"fold c/s0 is left with one training clip"):
+        run(rows, flow(3), together=together)
+
+
+def test_a_network_learns_the_label_and_not_the_subject():
+    """As inputs, through the engine: the label scores 1.0, the subject alone no better than chance."""
+    rows = table(n=60, subjects=6, seed=2)
+    recipe = {"epochs": 60, "batch_size": 64, "lr": 3e-3}
+    place = np.zeros((60, 3, 28, 28), np.float32)
+    for i, label in enumerate(rows["label"]):
+        place[i, 0, 9 * label : 9 * label + 9] = 1
+    p = run(rows, place, recipe=recipe)
+    assert (probabilities(p).argmax(1) == p["label"]).all()
+    rows["label"] = rows["subject"].str[1:].astype(int) % 3  # each subject has one class of its own
+    place = np.zeros((60, 3, 28, 28), np.float32)
+    for i, who in enumerate(rows["subject"].str[1:].astype(int)):
+        place[i, 0, 4 * who : 4 * who + 4] = 1
+    p = run(rows, place, recipe=recipe)
+    assert (probabilities(p).argmax(1) == p["label"]).mean() <= 1 / 3

@@ -359,7 +359,9 @@ def named_factors(name: str = FACTORS[0]) -> np.ndarray:
             f"arange_<first>_<end>_<step>, for example {FACTORS[0]}"
         ) from None
     if not len(factors) or factors[0] <= 0 or (np.diff(factors) <= 0).any():
-        raise MerError(f"magnify_learned.factors: {name!r} gives {factors.tolist()[:4]}; needed are factors above 0")
+        raise MerError(
+            f"magnify_learned.factors: {name!r} gives {factors.tolist()[:4]}; needed are factors above 0 that ascend"
+        )
     return factors
 
 

@@ -10,7 +10,9 @@ What the file declares:
     VECTORS             optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
                         none; a recipe may then turn and scale the faces
     loss(network, inputs, labels, share)        optional, instead of cross entropy: network(inputs) runs it; share (B,)
-                        is what each row counts, 1/n for a clip and 0 for padding; returns a scalar
+                        is what each row counts, 1/n for a clip and 0 for padding; returns a scalar. It can run the
+                        network and nothing else, so what it needs the network returns in training; in evaluation a
+                        network returns logits (B, C)
 
 What a network draws at random comes from nn.Dropout layers, each of which the engine gives the fold's own stream; no
 bias stands directly before a batch norm, which takes it out again (its gradient is rounding, and Adam makes steps of

@@ -61,7 +61,9 @@ def prepare(flow: np.ndarray) -> np.ndarray:
 def mirror(grey: Tensor) -> Tensor:
     """The inputs of the mirrored faces: columns reversed; u, the last channel, is stretched, so -u is 255 - u."""
     mirrored = grey.flip(-1).clone()
-    mirrored[:, 2] = 255 - mirrored[:, 2]
+    u = mirrored[:, 2]
+    # Without any motion it is 0 throughout, and stays so.
+    mirrored[:, 2] = torch.where(u.amax((1, 2), keepdim=True) > 0, 255 - u, u)
     return mirrored
 
 

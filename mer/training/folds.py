@@ -75,4 +75,22 @@ def hold_out(who: np.ndarray, labels: np.ndarray, share: float, stream: int) -> 
             break
         chosen.append(best)
         held, kept = held + counts[best], kept - counts[best]
-    return np.isin(number, chosen)
+    return np.isin(number, _exchanged(chosen, order, counts, wanted))
+
+
+def _exchanged(chosen: list[int], order: list[int], counts: np.ndarray, wanted: np.ndarray) -> list[int]:
+    """`chosen` with subjects swapped for others, as long as that brings the classes nearer to what is wanted."""
+
+    def error(some) -> float:
+        held = counts[list(some)].sum(0)
+        lost = ((counts.sum(0) > 0) & (counts.sum(0) == held)).any()
+        return np.inf if lost else float(((held - wanted) ** 2).sum())
+
+    best = error(chosen)
+    while np.isfinite(best):
+        trials = [[*(c for c in chosen if c != out), new] for out in chosen for new in order if new not in chosen]
+        nearest = min(trials, key=error, default=chosen)
+        if error(nearest) >= best:
+            break
+        chosen, best = nearest, error(nearest)
+    return chosen

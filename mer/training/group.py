@@ -12,6 +12,7 @@ Shapes: N clips, K folds, B rows of a batch, C classes, P parameters.
 import contextlib
 import copy
 import ctypes
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -129,8 +130,9 @@ def train_group(
             raise MerError(f"fold {task.name} holds out no clips, which this recipe needs")
     data = _Data(inputs, labels, ids)
     if together and len(tasks) > 1:
-        return _train(_Side(tasks, data, build, plan), tasks, data, plan, watch)
-    with _keeping_memory(inputs.device):
+        with _exactly():
+            return _train(_Side(tasks, data, build, plan), tasks, data, plan, watch)
+    with _exactly(), _keeping_memory(inputs.device):
         return [_train(_Alone(task, data, build, plan), [task], data, plan, watch)[0] for task in tasks]
 
 
@@ -140,6 +142,7 @@ def why_alone(build: Callable[[], nn.Module], inputs: Tensor, plan: Plan) -> str
     Found are operations that vmap does not know, random numbers drawn outside layers, and clips that are not the first
     axis throughout (padding would change their dropout or batch norm).
     """
+    plan = dataclasses.replace(plan, augment=None)  # of clips, before the network sees them
     rows = np.arange(min(3, len(inputs)))
     labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
     data = _Data(inputs, labels, [str(i) for i in range(len(inputs))])
@@ -162,7 +165,7 @@ def why_alone(build: Callable[[], nn.Module], inputs: Tensor, plan: Plan) -> str
                 # Another mask or other statistics change the loss of three clips by far more.
                 if not math.isclose(alone, loss, rel_tol=0.05 if plan.half else 1e-3, abs_tol=1e-4):
                     return f"side by side its loss is {loss:.6g}, alone {alone:.6g}"
-    except MerError:
+    except (MerError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # vmap refuses in many ways
         return " ".join(str(error).split())[:300]
@@ -189,6 +192,7 @@ def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Pla
     samplers = [np.random.default_rng(task.stream) for task in tasks]
     going = list(range(len(tasks)))
     for epoch in range(plan.schedule.epochs):
+        side.epoch = epoch
         rates = [plan.schedule.rate(epoch, outcomes[k].validation_losses) for k in going]
         todo = [batches(samplers[k].permutation(tasks[k].train), plan.batch_size) for k in going]
         sums = np.zeros(len(going))
@@ -204,7 +208,7 @@ def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Pla
                 if r is not None and not math.isfinite(value):
                     raise MerError(
                         f"fold {tasks[k].name}, epoch {epoch + 1}: loss is {value} on clips "
-                        f"{listed(data.ids[i] for i in r)}; the weights before this step were sound: lower recipe.lr"
+                        f"{listed(data.ids[i] for i in r)}; lower recipe.lr"
                     )
             side.update(losses, rates, [r is not None for r in rows])
             sums += [value * len(r) if r is not None else 0 for r, value in zip(rows, values, strict=True)]
@@ -214,12 +218,12 @@ def _train(side: "_Alone | _Side", tasks: Sequence[Task], data: _Data, plan: Pla
         if plan.patience is not None:
             on = [i for i, k in enumerate(going) if not stops(outcomes[k].validation_losses, plan.patience)]
             if len(on) < len(going) and epoch + 1 < plan.schedule.epochs:
-                _test(side, tasks, outcomes, going, [i for i in range(len(going)) if i not in on], plan)
+                _test(side, tasks, outcomes, going, [i for i in range(len(going)) if i not in on], data, plan)
                 going = [going[i] for i in on]
                 if not going:
                     return outcomes
                 side.select(on)
-    _test(side, tasks, outcomes, going, list(range(len(going))), plan)
+    _test(side, tasks, outcomes, going, list(range(len(going))), data, plan)
     return outcomes
 
 
@@ -238,6 +242,7 @@ def _after_epoch(side, tasks, outcomes, sums, data: _Data, plan: Plan) -> None:
             likelihood = found[k][np.arange(len(label)), label]
             with np.errstate(divide="ignore"):
                 loss = float(-np.log(likelihood).mean())
+            _check_finite(likelihood, task, outcome, task.validation, data)
             if loss < min(outcome.validation_losses, default=math.inf) or not outcome.validation_losses:
                 better.append(k)
                 if plan.best:
@@ -255,14 +260,25 @@ def _after_epoch(side, tasks, outcomes, sums, data: _Data, plan: Plan) -> None:
                 outcome._audit_accuracy = accuracy
 
 
-def _test(side, tasks, outcomes, going, which: list[int], plan: Plan) -> None:
+def _test(side, tasks, outcomes, going, which: list[int], data: _Data, plan: Plan) -> None:
     """The probabilities of the folds `which` (places in `going`), which will not be trained any further."""
     if plan.best:
         side.recall(which)
     rows = [tasks[k].test if i in which else np.empty(0, dtype=np.int64) for i, k in enumerate(going)]
     found = side.probabilities(rows, plan.batch_size)
     for i in which:
-        outcomes[going[i]].probability = found[i]
+        task, outcome = tasks[going[i]], outcomes[going[i]]
+        _check_finite(found[i], task, outcome, task.test, data)
+        outcome.probability = found[i]
+
+
+def _check_finite(probability: np.ndarray, task: Task, outcome: Outcome, rows: np.ndarray, data: "_Data") -> None:
+    """A last step that breaks the weights has no later loss to show it."""
+    if not np.isfinite(probability).all():
+        raise MerError(
+            f"fold {task.name}, after epoch {outcome.epochs}: probabilities of {listed(data.ids[i] for i in rows)} are not "
+            "finite; lower recipe.lr"
+        )
 
 
 def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -274,11 +290,16 @@ def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _build(task: Task, build: Callable[[], nn.Module], device: torch.device) -> nn.Module:
-    """The fold's network with its own initial weights, and dropout that listens to its stream."""
+    """The fold's network with its own initial weights, and layers that draw from its stream."""
     with torch.random.fork_rng():
         torch.manual_seed(task.stream)
         network = build().to(device)
     norm.check(network)
+    if len(task.train) == 1 and norm.of(network):
+        raise MerError(
+            f"fold {task.name} is left with one training clip, and batch norm needs two; add subjects, or lower "
+            "train.held_out"
+        )
     streams.attach(network)
     return network.train()
 
@@ -305,11 +326,11 @@ class _Alone:
             # Batch norm and pooling of a CPU are vectorised over channels: 1.4 times as fast for STSTNet.
             self.network.to(memory_format=torch.channels_last)
             self.data = _Data(data.inputs.contiguous(memory_format=torch.channels_last), data.labels, data.ids)
-        self.drops = [m for m in self.network.modules() if isinstance(m, streams.Dropout)]
+        self.sources = list(streams.sources(self.network).values())
         kind = torch.optim.AdamW if plan.decoupled else torch.optim.Adam
         self.optimizer = kind(self.network.parameters(), lr=plan.schedule.lr, weight_decay=plan.weight_decay)
         self.call = torch.compile(self.network) if plan.compiled else self.network
-        self.steps = 0
+        self.steps = self.epoch = 0
         self.best: dict[str, Tensor] = {}
 
     def losses(self, rows: list, drawn: list) -> Tensor:
@@ -320,13 +341,14 @@ class _Alone:
         self._begin_step(x.device)
         share = torch.full((len(y),), 1 / len(y), dtype=_real(x), device=x.device)
         with _autocast(x.device, self.plan), _own_numbers_only(self.task, x.device, self.steps == 0):
-            return self.plan.loss(self.call, x, y, share)[None]
+            # A function, as side by side: a loss may run the network and nothing else.
+            return self.plan.loss(lambda inputs: self.call(inputs), x, y, share)[None]
 
     def _begin_step(self, device: torch.device) -> None:
         streams.begin(self.network)
-        words = torch.from_numpy(streams.keys([self.task.stream], [self.steps], len(self.drops))[0]).to(device)
-        for drop, word in zip(self.drops, words, strict=True):
-            drop.key = word
+        words = streams.words(self.sources, [self.task.stream], [self.steps], self.epoch)[0]
+        for source, word in zip(self.sources, torch.from_numpy(words).to(device), strict=True):
+            source.key = word
 
     def update(self, losses: Tensor, rates: list[float], active: list[bool]) -> None:
         self.optimizer.param_groups[0]["lr"] = rates[0]
@@ -369,8 +391,20 @@ def _own_numbers_only(task: Task, device: torch.device, watched: bool):
     if not torch.equal(before, state()):
         raise MerError(
             f"fold {task.name}: the network draws random numbers outside of nn.Dropout layers (F.dropout, torch.rand, "
-            "…), which would not be the same in every run; use nn.Dropout or mer.training.streams.Dropout"
+            "…), which would not be the same in every run; use nn.Dropout, or a layer of mer.training.streams"
         )
+
+
+@contextlib.contextmanager
+def _exactly():
+    """On a GPU: the same sums in every run, and float32 that is float32 (TF32 has 10 bits)."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextlib.contextmanager
@@ -416,21 +450,23 @@ class _Side:
         for task in tasks:
             network = _build(task, build, device)
             norm.attach(network)
-            # A tied parameter appears once, so it stays tied.
-            flat.append(torch.cat([p.detach().reshape(-1) for p in network.parameters()]))
-            buffers.append(dict(network.named_buffers()))
+            # A tied parameter appears once, so it stays tied. Without a gradient (frozen) it is nothing but a buffer.
+            params = dict(network.named_parameters())
+            frozen = {name: p.detach() for name, p in params.items() if not p.requires_grad}
+            flat.append(torch.cat([p.detach().reshape(-1) for name, p in params.items() if name not in frozen]))
+            buffers.append(dict(network.named_buffers()) | frozen)
         self.base = network
-        self.shapes = {name: p.shape for name, p in network.named_parameters()}
+        self.shapes = {name: p.shape for name, p in params.items() if name not in frozen}
         self.flat = torch.stack(flat).requires_grad_()
         self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in buffers[0]}
-        self.drops = [name for name, m in network.named_modules() if isinstance(m, streams.Dropout)]
+        self.sources = streams.sources(network)
         self.norms = [name for name, m in network.named_modules() if isinstance(m, norm.MaskedBatchNorm)]
         self.adam = StackedAdam(self.flat, weight_decay=plan.weight_decay, decoupled=plan.decoupled)
         # Nothing in here may refer to self: a cycle would keep the memory of finished folds until Python looks for it.
         self.forward = vmap(functools.partial(_stacked_loss, network, plan.loss), randomness="error")
         if plan.compiled:
             self.forward = torch.compile(self.forward)
-        self.best = None
+        self.best, self.epoch = None, 0
 
     def _params(self) -> dict[str, Tensor]:
         """Views (K, …) of the one tensor; split, whose backward puts all gradients together in one go."""
@@ -461,9 +497,9 @@ class _Side:
 
     def _begin_step(self, real: Tensor) -> None:
         streams.begin(self.base)
-        words = torch.from_numpy(streams.keys(self.streams, self.adam.steps, len(self.drops))).to(real.device)
-        for i, name in enumerate(self.drops):
-            self.buffers[f"{name}.key" if name else "key"] = words[:, i]
+        words = streams.words(list(self.sources.values()), self.streams, self.adam.steps, self.epoch)
+        for name, word in zip(self.sources, torch.from_numpy(words).to(real.device).unbind(1), strict=True):
+            self.buffers[f"{name}.key" if name else "key"] = word
         for name in self.norms:
             self.buffers[f"{name}.rows" if name else "rows"] = real
 

@@ -95,13 +95,14 @@ def run(
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
     common = digest(training.about(), hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest(), rows, code)
     jobs, kept = _grouped(folds(table), list(dict.fromkeys(seeds)), training, together, common, spool, engine)
+    epochs = training.recipe.epochs if training.recipe else None
     if spool is None:
-        results = _train(jobs, training, engine, device)
+        results = _train(jobs, training, engine, device, epochs)
     else:
         missing = [job for job in jobs if job.key not in spool]
         total, left = (sum(len(job.folds) for job in some) for some in (jobs, missing))
         report_reused(total - left, total, "folds", engine)
-        _train(missing, functools.partial(_store, training=training, spool=spool), engine, device)
+        _train(missing, functools.partial(_store, training=training, spool=spool), engine, device, epochs)
         results = [spool.get(job.key) for job in jobs]
         spool.clear(but=kept)
     done = list(zip(jobs, results, strict=True))
@@ -137,14 +138,14 @@ def _grouped(todo, seeds, training, together, common: str, spool: Spool | None, 
     return jobs, [plan, *(job.key for job in jobs)]
 
 
-def _train(jobs: list[_Job], work: Callable, engine: Engine, device: str) -> list:
+def _train(jobs: list[_Job], work: Callable, engine: Engine, device: str, epochs: int | None) -> list:
     """[work(job) …]; processes share the jobs on a CPU, a GPU is fed by this one."""
     if device == "cpu":
         return map_clips(work, jobs, engine, "folds" if all(len(j.folds) == 1 for j in jobs) else "groups", each=_said)
     results = []
     for number, job in enumerate(jobs, start=1):
         label = f"group {number} of {len(jobs)}, {len(job.folds)} folds"
-        with tqdm(desc=label, unit="epoch", disable=not engine.progress, mininterval=0.5) as bar:
+        with tqdm(total=epochs, desc=label, unit="epoch", disable=not engine.progress, mininterval=0.5) as bar:
             results.append(work(job, bar=bar))
     return results
 
@@ -202,7 +203,13 @@ class _Training:
     def about(self) -> list:
         """What the result depends on, beside clips and code."""
         recipe = asdict(self.recipe) if self.recipe else None
-        return [self.model, self.classes, self.hyper, recipe, self.selection, self.audit, self.held_out, self.device]
+        about = [self.model, self.classes, self.hyper, recipe, self.selection, self.audit]
+        holds_out = self.recipe is not None and self._holds_out
+        return [*about, self.held_out if holds_out else None, self.device if recipe else None]
+
+    @property
+    def _holds_out(self) -> bool:
+        return self.selection == "inner_val" or self.recipe.watches
 
     def side_by_side(self, count: int, together: int | str, engine: Engine) -> int:
         """How many folds are trained side by side; says so where it is less than was asked for."""
@@ -217,7 +224,8 @@ class _Training:
         if reason is not None:
             _say(engine, f"{self.model} trains one fold at a time: {reason}")
             return 1
-        fits = folds_that_fit(self._build, inputs, labels, self._plan())
+        processes = engine.count(-(-count // wanted)) if self.device == "cpu" else 1
+        fits = folds_that_fit(self._build, inputs, labels, self._plan(), processes)
         if fits < wanted and together != "auto":
             _say(engine, f"train.folds_together is {together}, but only {fits} fit into memory: {fits} at a time")
         return min(wanted, fits)
@@ -281,7 +289,7 @@ class _Training:
 
         test, stream = np.array(fold.test), fold.stream(seed)
         train, validation = np.setdiff1d(np.arange(len(self.labels)), test), np.empty(0, dtype=np.int64)
-        if self.selection == "inner_val" or self.recipe.watches:
+        if self._holds_out:
             held = hold_out(self.who[train], self.labels[train], self.held_out, stream + HOLDING_OUT)
             train, validation = train[~held], train[held]
         return Task(fold.name, stream, train, test, validation)
@@ -318,13 +326,22 @@ def _say(engine: Engine, text: str) -> None:
 
 
 def _prepare(module, arrays, order, ids: list[str], at_once: int = 16) -> np.ndarray:
-    """The model's inputs, rows in the order of `ids`."""
+    """The model's inputs, rows in the order of `ids`. Raises MerError for a `prepare` in which clips see each other."""
+    for array in arrays:
+        if not isinstance(array, ClipCache) and len(array) != len(ids):
+            raise MerError(f"an array has {len(array)} rows, the table {len(ids)}; needed is one row a clip")
     parts = []
     for start in range(0, len(ids), at_once):
         rows = slice(start, start + at_once)
-        parts.append(
-            module.prepare(*[a.load(ids[rows]) if isinstance(a, ClipCache) else a[order[rows]] for a in arrays])
-        )
+        block = [a.load(ids[rows]) if isinstance(a, ClipCache) else a[order[rows]] for a in arrays]
+        parts.append(module.prepare(*block))
+        if start == 0:
+            alone, beside = module.prepare(*[a[:1] for a in block]), parts[0][:1]
+            if not np.allclose(alone, beside, rtol=1e-4, atol=1e-4 * np.abs(beside).max(initial=0), equal_nan=True):
+                raise MerError(
+                    f"{module.__name__}: what its prepare makes of {ids[0]} depends on the clips beside it, so test clips "
+                    "would reach training; normalise each clip by itself"
+                )
     return np.concatenate(parts)
 
 

@@ -112,7 +112,8 @@ def train(
                     )
                 optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), LONGEST)
+                if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), LONGEST)):
+                    raise MerError(f"train_magnet: step {step + 1} of {steps}: the gradient is not finite; lower lr")
                 for group in optimizer.param_groups:
                     group["lr"] = rate(step, steps, lr)
                 optimizer.step()

@@ -28,7 +28,7 @@ def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tens
         return tensor
 
     rows = np.arange(min(plan.batch_size, len(inputs)))
-    short = dataclasses.replace(plan.schedule, kind="constant", epochs=1, warmup=0)
+    short = dataclasses.replace(plan.schedule, kind="constant", epochs=1, warmup=0, lr=1e-9, lowest=0.0)
     one = Plan(schedule=short, batch_size=plan.batch_size, loss=plan.loss, half=plan.half)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         task = Task("memory", 0, rows, rows[:1])
@@ -44,6 +44,14 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def folds_that_fit(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: Plan) -> int:
-    """At least 1."""
-    return max(1, int(SHARE * free_bytes(inputs.device) / bytes_of_a_fold(build, inputs, labels, plan)))
+def folds_that_fit(
+    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: Plan, processes: int = 1
+) -> int:
+    """At least 1; `processes` train as many each."""
+    try:
+        one = bytes_of_a_fold(build, inputs, labels, plan)
+    except torch.cuda.OutOfMemoryError:  # training it will say so, with the fold and a remedy
+        torch.cuda.empty_cache()
+        return 1
+    free = SHARE * free_bytes(inputs.device) / processes - (processes > 1) * inputs.nbytes
+    return max(1, int(free / one))

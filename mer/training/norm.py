@@ -82,6 +82,12 @@ def attach(network: nn.Module) -> list[str]:
     return [path for path, module in network.named_modules() if isinstance(module, MaskedBatchNorm)]
 
 
+def of(network: nn.Module) -> list[str]:
+    """Paths of its batch norms."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [path for path, module in network.named_modules() if isinstance(module, kind)]
+
+
 def check(network: nn.Module) -> None:
     """Raise MerError for layers that would normalise a test clip with the clips tested beside it, or keep statistics
     that padding changes."""

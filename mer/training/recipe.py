@@ -16,8 +16,8 @@ class Recipe:
     optimizer, lr (the highest learning rate), weight_decay.
     epochs: passes over the training clips; batch_size: clips a step.
     schedule: `constant`; `step`: times `factor` every `every` epochs; `cosine`: half a wave down to `lowest`;
-        `plateau`: times `factor` after `patience` epochs without a lower loss on held-out training subjects, not below
-        `lowest`.
+        `plateau`: times `factor` after more than `patience` epochs without a lower loss on held-out training subjects,
+        not below `lowest`.
     warmup: epochs in which the rate grows to `lr`.
     stop: epochs without a lower loss on held-out training subjects after which a fold stops; 0: never.
     mirror: every training clip is mirrored with probability 1/2, anew each epoch; rotate: degrees, and zoom: share, by
@@ -49,7 +49,8 @@ class Recipe:
                 raise MerError(f"recipe.{name} is {getattr(self, name)}; it must be above 0 and finite")
         for name, most in (("weight_decay", math.inf), ("stop", math.inf), ("rotate", 180), ("zoom", 0.5)):
             if not 0 <= getattr(self, name) <= most or getattr(self, name) == math.inf:
-                raise MerError(f"recipe.{name} is {getattr(self, name)}; it must be 0 or above, {most:g} at most")
+                limit = "and finite" if most == math.inf else f"and {most:g} at most"
+                raise MerError(f"recipe.{name} is {getattr(self, name)}; it must be 0 or above {limit}")
         self.rates()
 
     def rates(self) -> Schedule:

@@ -1,14 +1,17 @@
-"""Dropout that belongs to a fold: its masks depend on the fold's stream and step, not on what runs beside it.
+"""Random numbers that belong to a fold: they depend on its stream and step, not on what runs beside it.
 
-A mask is a hash of (stream, step, layer, call within the step, row, feature). The first three make two 32-bit words on
-the host (`keys`), the rest is mixed in on the device with 32-bit integer arithmetic, which is the same on every device,
-under vmap, and in any grouping of folds; rows added at the end leave the masks of the others alone. No generator of
-torch is read or moved. On a CPU it takes a fourth of the time of torch's own masks.
+A number is a hash of (stream, step, layer, call within the step, place). The first three make two 32-bit words on the
+host (`keys`), the rest is mixed in on the device with 32-bit integer arithmetic, which is the same on every device,
+under vmap, and in any grouping of folds. No generator of torch is read or moved. `Dropout` masks cost a fourth of the
+time of torch's own on a CPU; `Normal` makes normal numbers of the same hashes.
 
-Shapes: B rows; an input is (B, …), so a network that puts frames into the rows keeps those of a clip together.
+Shapes: B rows; an input is (B, …), so a network that puts frames into the rows keeps those of a clip together. Places
+are counted row by row, so rows added at the end leave the numbers of the others alone.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,54 +22,103 @@ from mer.errors import MerError
 # Axes that have a mask of their own; the others share it.
 _AXES = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
 _REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
+EVALUATION = 0x65766174  # the stream of what is drawn in evaluation
+EPOCHS = 2**40  # steps, so to speak, of what is drawn once an epoch; training steps stay far below
 
 
-class Dropout(nn.Module):
+class Source(nn.Module):
+    """A layer that draws. In training its numbers are the fold's; in evaluation they are always the same ones.
+
+    Args:
+        every: `call`: each call of a step draws anew; `epoch`: all calls of an epoch draw the same (in training).
+
+    `key` (2,) int32 is the word pair of the present step (see `words`), `calls` counts what was drawn since `begin`,
+    which the trainer calls before each step. In evaluation nobody does: a network that draws there calls it first in
+    its forward pass, and tells its layers apart by `number` when it is made.
+    """
+
+    key: Tensor
+
+    def __init__(self, *, every: Literal["call", "epoch"] = "call"):
+        super().__init__()
+        self.calls, self.every = 0, every
+        self.register_buffer("key", torch.zeros(2, dtype=torch.int32), persistent=False)
+        self.fixed = [0, 0]  # the word pair of evaluation
+        self._index: dict[tuple, Tensor] = {}
+
+    def _hashes(self, place: Tensor, count: int = 1) -> list[Tensor]:
+        """`count` int32 hashes of each place, in the range of int32."""
+        first = 0 if self.every == "epoch" and self.training else self.calls
+        self.calls = first + count
+        return [_hash(place, self.key if self.training else self.fixed, first + i) for i in range(count)]
+
+    def _places(self, shape: torch.Size, device: torch.device, channels_last: bool = False) -> Tensor:
+        """Where each element stands, counted row by row; int32."""
+        form = (shape, channels_last, device)
+        if form not in self._index:
+            if len(self._index) > 8:  # batches have few sizes
+                self._index.clear()
+            count = torch.arange(shape.numel(), device=device)
+            count = torch.where(count < 2**31, count, count - 2**32).int().view(shape)
+            self._index[form] = count.contiguous(memory_format=torch.channels_last) if channels_last else count
+        return self._index[form]
+
+
+class Dropout(Source):
     """Zeroes with probability p and scales the rest by 1 / (1 - p), in training only.
 
     Args:
         p: probability, 0..1, exact to 2**-32.
         axes: leading axes with a mask of their own: None for all, 2 for (row, channel), 1 for whole rows.
 
-    `key` (2,) int32 is the word pair of the present step (see `keys`), `calls` counts the calls within it.
+    `sampling`, set by networks that average over masks, lets it drop in evaluation, too: there all rows share a mask,
+    so that what becomes of a clip does not depend on those beside it.
     """
-
-    key: Tensor
 
     def __init__(self, p: float = 0.5, axes: int | None = None):
         super().__init__()
-        self.p, self.axes, self.calls = p, axes, 0
-        self.register_buffer("key", torch.zeros(2, dtype=torch.int32), persistent=False)
-        self._index: dict[tuple, Tensor] = {}
+        self.p, self.axes, self.sampling = p, axes, False
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
+        if not (self.training or self.sampling) or self.p == 0:
             return x
         if self.p == 1:
             return x * 0
-        call, self.calls = self.calls, self.calls + 1
         # At p the share of the 2**32 hashes that lies below is p.
-        kept = _hash(self._numbers(x), self.key, call) >= min(round(self.p * 2**32), 2**32 - 1) - 2**31
+        (hashes,) = self._hashes(self._numbers(x if self.training else x[:1]))
+        kept = hashes >= min(round(self.p * 2**32), 2**32 - 1) - 2**31
         return x * kept.to(x.dtype) * (1 / (1 - self.p))
 
     def _numbers(self, x: Tensor) -> Tensor:
-        """Where each element stands, counted row by row, in the memory layout of x; int32."""
+        """Where each element stands, in the memory layout of x."""
         shape = x.shape[: self.axes] if self.axes else x.shape
         last = x.dim() == 4 and len(shape) == 4 and x.shape[1] > 1 and x.stride(1) == 1  # channels last
-        form = (shape, last, x.device)
-        if form not in self._index:
-            if len(self._index) > 8:  # batches have few sizes
-                self._index.clear()
-            count = torch.arange(shape.numel(), device=x.device)
-            count = torch.where(count < 2**31, count, count - 2**32).int().view(shape)
-            self._index[form] = count.contiguous(memory_format=torch.channels_last) if last else count
-        return self._index[form].view(*shape, *[1] * (x.dim() - len(shape))) if self.axes else self._index[form]
+        places = self._places(shape, x.device, last)
+        return places.view(*shape, *[1] * (x.dim() - len(shape))) if self.axes else places
 
 
-def _hash(number: Tensor, key: Tensor, call: int) -> Tensor:
+class Normal(Source):
+    """Standard normal numbers, by Box and Muller's formula from two hashes of 24 bits each; none is beyond 5.9.
+
+    They are the same on every device up to the rounding of its logarithm and cosine.
+    """
+
+    def forward(self, *shape: int) -> Tensor:
+        """`shape` float32, on the device of the layer."""
+        near, turn = self._hashes(self._places(torch.Size(shape), self.key.device), 2)
+        radius = (-2 * _uniform(near).log()).sqrt()
+        return radius * (2 * math.pi * _uniform(turn)).cos()
+
+
+def _uniform(hashes: Tensor) -> Tensor:
+    """int32 -> float32 in (0, 1], from the upper 24 bits, as many as a float32 holds."""
+    return (((hashes >> 8) + 2**23).float() + 0.5) * 2**-24
+
+
+def _hash(number: Tensor, key: Tensor | list[int], call: int) -> Tensor:
     """Murmur3's 32-bit finaliser with a second word put in on the way, so that no two steps walk one sequence."""
     # No sums: a compiler may take it that signed ones do not overflow.
     h = number ^ (key[0] ^ _signed(call * 0x9E3779B9))
@@ -93,6 +145,13 @@ def keys(streams: Sequence[int], steps: Sequence[int], layers: int) -> np.ndarra
     return words.view(np.int32).reshape(len(state), layers, 2)
 
 
+def words(sources: Sequence[Source], streams: Sequence[int], steps: Sequence[int], epoch: int) -> np.ndarray:
+    """(K, len(sources), 2) int32: what the sources' `key` is for K folds at their steps, in this epoch (from 0)."""
+    once = np.array([source.every == "epoch" for source in sources], dtype=bool)[:, None]
+    of_epoch = keys(streams, [EPOCHS + epoch] * len(streams), len(sources))
+    return np.where(once, of_epoch, keys(streams, steps, len(sources)))
+
+
 def _mix(z: np.ndarray) -> np.ndarray:
     """SplitMix64's step; uint64 wraps."""
     z = z + np.uint64(0x9E3779B97F4A7C15)
@@ -102,7 +161,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def attach(network: nn.Module) -> list[str]:
-    """Replace every dropout layer of the network, in place; returns their paths, the order of `keys`' layers.
+    """Replace torch's dropout layers, in place; returns the paths of all sources, the order of `keys`' layers.
 
     Raises MerError for layers whose random numbers cannot be taken over.
     """
@@ -122,14 +181,25 @@ def attach(network: nn.Module) -> list[str]:
                 made.setdefault(id(child), Dropout(child.p, _AXES[kind]).to(_device(network)))
                 made[id(child)].train(child.training)
                 setattr(parent, name, made[id(child)])
-    return [path for path, module in network.named_modules() if isinstance(module, Dropout)]
+    return list(sources(network))
+
+
+def sources(network: nn.Module) -> dict[str, Source]:
+    """The layers that draw, by path."""
+    return {path: module for path, module in network.named_modules() if isinstance(module, Source)}
 
 
 def begin(network: nn.Module) -> None:
-    """To be called before each step: a layer's second call within a step has a mask of its own."""
-    for module in network.modules():
-        if isinstance(module, Dropout):
-            module.calls = 0
+    """To be called before each step: a layer's second call within a step draws other numbers."""
+    for source in sources(network).values():
+        source.calls = 0
+
+
+def number(network: nn.Module) -> None:
+    """Give each layer its own numbers in evaluation, by its place in the network."""
+    found = sources(network)
+    for source, pair in zip(found.values(), keys([EVALUATION], [0], len(found))[0].tolist(), strict=True):
+        source.fixed = pair
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -148,9 +148,10 @@ def test_the_recipes_are_the_kernels_own():
 
 def test_apex_and_clip_are_one_thing(world):
     """`apex_frame` is that frame of `frames`, and a causal filter reads no frame that comes later."""
-    whole = eulerian(world, product="frames")
-    assert whole.shape == (OFFSET - ONSET + 1, 112, 112, 3)
-    np.testing.assert_array_equal(eulerian(world), whole[APEX - ONSET])
+    for changes in ({}, {"band": "clip"}, {"around": 0.1}):
+        whole = eulerian(world, product="frames", **changes)
+        assert whole.shape == (OFFSET - ONSET + 1, 112, 112, 3)
+        np.testing.assert_array_equal(eulerian(world, **changes), whole[APEX - ONSET])
     recipe = BASE["magnify_eulerian"]["recipes"]["dcma"] | {"around": 0.1}
     numbers, keep = magnify_eulerian.frames_needed(world.clip, "apex_frame", world.apex, recipe)
     assert numbers == list(range(ONSET - 20, APEX + 1))

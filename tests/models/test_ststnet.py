@@ -44,3 +44,8 @@ def test_a_file_that_is_no_weight_file(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(MerError, match=r"x.pth: is not an STSTNet weight file"):
         ststnet.load_released(tmp_path / "x.pth")
+
+
+def test_a_channel_without_motion_is_mirrored_into_one_without_motion():
+    still = np.zeros((1, 3, 40, 40), np.float32)
+    assert not ststnet.mirror(torch.from_numpy(ststnet.prepare(still))).any()

@@ -1,5 +1,7 @@
 """Held-out training subjects: whole, of all classes, by the fold's own stream."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,20 @@ def test_where_each_has_a_class_of_its_own_one_is_held_out_all_the_same():
 def test_one_subject_is_refused():
     with pytest.raises(MerError, match="only a is left"):
         hold_out(np.array(["a", "a"]), np.array([0, 1]), 0.2, 0)
+
+
+def test_few_subjects_are_held_out_as_well_as_can_be():
+    """Eight subjects: the error to a fifth of every class, against all choices."""
+    rng = np.random.default_rng(7)
+    who = np.array([f"s{i}" for i in rng.choice(8, 100, p=[0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05])])
+    labels = rng.choice(5, 100, p=[0.13, 0.26, 0.11, 0.1, 0.4])
+    counts = np.array([[np.sum((who == w) & (labels == c)) for c in range(5)] for w in np.unique(who)])
+
+    def error(some):
+        return ((counts[list(some)].sum(0) - 0.2 * counts.sum(0)) ** 2).sum()
+
+    best = min(error(s) for n in range(1, 5) for s in itertools.combinations(range(8), n))
+    for stream in range(10):
+        held = hold_out(who, labels, 0.2, stream)
+        found = error([k for k, w in enumerate(np.unique(who)) if w in who[held]])
+        assert found <= 2 * best + 4  # exchanging one subject at a time may end beside the best choice
