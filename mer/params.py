@@ -134,6 +134,7 @@ class MagnetRun(Section):
     size: int = Field(ge=16, multiple_of=4)
     lr: float = Field(gt=0)
     regularisation: float = Field(ge=0)
+    first: Literal["linear", "random"]
 
 
 class TrainMagnet(Section):

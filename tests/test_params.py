@@ -194,3 +194,12 @@ def test_a_broken_overlay(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(preset, "CONF", tmp_path)
     with pytest.raises(MerError, match=f"conf/mine.yaml: {message}"):
         preset.compose("mine")
+
+
+def test_a_preset_leaves_no_predictions_of_another_behind(tmp_path):
+    for name in ("synthetic-linear", "megc2019-linear"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    (tmp_path / ".gitkeep").touch()
+    preset.clear_predictions({"synthetic-linear": {}}, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".gitkeep", "synthetic-linear"]

@@ -4,6 +4,7 @@ python -m tools.preset demo
 """
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def _lay(base, overlay) -> None:
             base[key] = value
 
 
+def clear_predictions(experiments, folder: Path = Path("data/predictions")) -> None:
+    """Remove predictions of experiments that this preset does not have: stage leakage depends on the whole folder.
+
+    DVC's cache keeps them; going back to their preset brings them back without computing.
+    """
+    for left in folder.glob("*/"):
+        if left.name not in experiments:
+            shutil.rmtree(left)
+
+
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
@@ -60,6 +71,7 @@ def main() -> None:
     except MerError as error:
         sys.exit(f"preset: {error}")
     Path("params.yaml").write_text(text)
+    clear_predictions(YAML(typ="safe").load(text)["experiments"])
     print(f"params.yaml is now preset {name}; next: dvc repro (or make repro)")
 
 

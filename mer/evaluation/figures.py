@@ -1,5 +1,6 @@
 """Pictures of what the pipeline sees. Drawing never recomputes: everything comes from finished products."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -170,29 +171,21 @@ def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
         save(figure, path)
 
 
-class grid:
-    """A grid of pictures without ticks, closed when done. Agg: no display is needed."""
+@contextlib.contextmanager
+def grid(rows: int, columns: int):
+    """(figure, axes): a grid of pictures without ticks. Agg: no display is needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def __init__(self, rows: int, columns: int):
-        self.shape = rows, columns
-
-    def __enter__(self):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        rows, columns = self.shape
-        height = 1.75 * rows + 0.6
-        figure = Figure(figsize=(1.7 * columns + 0.5, height), layout="constrained")
-        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.5 / height))  # a band on top for title and legend
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for a in axes.flat:
-            a.set_xticks([])
-            a.set_yticks([])
-        return figure, axes
-
-    def __exit__(self, *exception):
-        return False
+    height = 1.75 * rows + 0.6
+    figure = Figure(figsize=(1.7 * columns + 0.5, height), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.5 / height))  # a band on top for title and legend
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for a in axes.flat:
+        a.set_xticks([])
+        a.set_yticks([])
+    yield figure, axes
 
 
 def heading(figure, title: str) -> None:

@@ -156,7 +156,8 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
         **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined", "runs", "spread")},
         "subject_mean": float(subject_accuracy(truth, guess, who)["accuracy"].mean()),
         "parts": {
-            c: {k: part[k] for k in ("n_clips", "class_counts", "confusion", "undefined")} for c, part in parts.items()
+            c: {k: part[k] for k in ("n_clips", "class_counts", "confusion", "undefined", "runs", "spread")}
+            for c, part in parts.items()
         },
         "protocol": run["protocol"],
         "environment": run["environment"],

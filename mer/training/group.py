@@ -276,8 +276,8 @@ def _check_finite(probability: np.ndarray, task: Task, outcome: Outcome, rows: n
     """A last step that breaks the weights has no later loss to show it."""
     if not np.isfinite(probability).all():
         raise MerError(
-            f"fold {task.name}, after epoch {outcome.epochs}: probabilities of {listed(data.ids[i] for i in rows)} are not "
-            "finite; lower recipe.lr"
+            f"fold {task.name}, after epoch {outcome.epochs}: probabilities of {listed(data.ids[i] for i in rows)} are "
+            "not finite; lower recipe.lr"
         )
 
 

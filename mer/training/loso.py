@@ -339,8 +339,8 @@ def _prepare(module, arrays, order, ids: list[str], at_once: int = 16) -> np.nda
             alone, beside = module.prepare(*[a[:1] for a in block]), parts[0][:1]
             if not np.allclose(alone, beside, rtol=1e-4, atol=1e-4 * np.abs(beside).max(initial=0), equal_nan=True):
                 raise MerError(
-                    f"{module.__name__}: what its prepare makes of {ids[0]} depends on the clips beside it, so test clips "
-                    "would reach training; normalise each clip by itself"
+                    f"{module.__name__}: what its prepare makes of {ids[0]} depends on the clips beside it, so test "
+                    "clips would reach training; normalise each clip by itself"
                 )
     return np.concatenate(parts)
 

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ def train(
     seed: int = 0,
     device: str = "cpu",
     regularisation: float = 0.1,
+    first: Literal["linear", "random"] = "linear",
     bf16: bool = False,
     checkpoint: str | Path | None = None,
     every: int = 50,
@@ -78,6 +80,7 @@ def train(
         seed: from which weights and batches are drawn.
         device: `cpu` or `cuda`. bf16: compute in bfloat16 where torch.autocast does so; on a GPU only.
         regularisation: weight of what holds texture and shape apart.
+        first: the weights to begin with: `linear` as `start` lays them; `random`, as in the paper, for long schedules.
         checkpoint: a file that is written every `every` steps and left behind at the end; a later call with the same
             arguments, images and `code` goes on from it, one with others ignores it. None: nothing is kept.
         code: a digest of the code that the weights depend on.
@@ -94,14 +97,14 @@ def train(
     if bf16 and device.type != "cuda":
         raise MerError(f"train_magnet: bf16 is on, but device is {device}; it is meant for cuda: switch it off")
     content = [[list(i.shape), hashlib.sha256(np.ascontiguousarray(i)).hexdigest()] for i in images]
-    key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, bf16, content, code)
+    key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, first, bf16, content, code)
     with _threads(device):
-        model = start(MagNet(), seed).to(device).train()
+        model = (start if first == "linear" else random_start)(MagNet(), seed).to(device).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=BETAS)
-        first = _resume(checkpoint, key, model, optimizer)
-        batches = _batches(images, range(first, steps), device, batch_size=batch_size, size=size, seed=seed)
-        with tqdm(total=steps, initial=first, desc="magnet", unit="step", disable=not progress, mininterval=0.5) as bar:
-            for step, batch in zip(range(first, steps), batches, strict=True):
+        done = _resume(checkpoint, key, model, optimizer)
+        batches = _batches(images, range(done, steps), device, batch_size=batch_size, size=size, seed=seed)
+        with tqdm(total=steps, initial=done, desc="magnet", unit="step", disable=not progress, mininterval=0.5) as bar:
+            for step, batch in zip(range(done, steps), batches, strict=True):
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     loss = objective(model, batch, regularisation)
                 value = loss.item()
@@ -148,6 +151,15 @@ def difficulty(step: int) -> float:
 
 
 @torch.no_grad()
+def random_start(model: MagNet, seed: int) -> MagNet:
+    """Normal weights with the deviation of He et al. 2015, for rectifiers."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / weight[0].numel()))
+    return model
+
+
+@torch.no_grad()
 def start(model: MagNet, seed: int) -> MagNet:
     """Set the weights so that the network magnifies linearly: output = b + factor * (b - a) in brightness.
 
@@ -157,9 +169,7 @@ def start(model: MagNet, seed: int) -> MagNet:
     `shape` (see `interpolation`) and takes the hue from `texture`. What lies in no such channel is random and reaches
     no output yet; neither does what residual blocks add.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():  # Kaiming He's deviation, for rectifiers
-        weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 / weight[0].numel()))
+    random_start(model, seed)
     for module in model.modules():
         if isinstance(module, Residual):
             module.cba_2.conv2d.weight.zero_()
