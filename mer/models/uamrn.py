@@ -255,6 +255,7 @@ class ShallowResNet18(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.grid, self.frozen = grid, freeze
         self.requires_grad_(not freeze)
+        self.train()
 
     def train(self, mode: bool = True) -> "ShallowResNet18":
         return super().train(mode and not self.frozen)
@@ -358,8 +359,12 @@ class SparseSelfAttention(nn.Module):
         return self.source(*self.shape) if self.kept_planes is None else self.kept_planes
 
     def _warn_once(self, tag_q: Tensor, tag_k: Tensor) -> None:
-        """Look at the first sequences only: looking makes a GPU wait."""
-        if self.looked:
+        """Where pairs by chance, L**2 n_t / 2**n_p, are fewer than one; at the first sequences, since a GPU waits.
+
+        With fewer planes buckets may be empty, too, in a draw: frames are so alike that all queries share one bucket.
+        """
+        _, n_t, n_p, _ = self.shape
+        if self.looked or tag_q.shape[-1] ** 2 * n_t >= 2**n_p:
             return
         self.looked = True
         try:
@@ -367,7 +372,7 @@ class SparseSelfAttention(nn.Module):
         except RuntimeError:  # folds side by side cannot be looked into
             return
         if empty:
-            _warn_of_empty_buckets(self.shape[2])
+            _warn_of_empty_buckets(n_p)
 
 
 @functools.cache  # once a process
@@ -386,7 +391,9 @@ def tags(x: Tensor, planes: Tensor) -> Tensor:
 
 def same_bucket(tag_q: Tensor, tag_k: Tensor) -> Tensor:
     """Eq. 5's Omega: whether (i, j) share a bucket in some table. (B, h, n_t, L) twice -> (B, h, L, L) bool."""
-    return (tag_q[..., :, None] == tag_k[..., None, :]).any(2)
+    # Table by table: n_t L**2 comparisons at once take four times as long where they leave the processor's cache.
+    tables = zip(tag_q.unbind(2), tag_k.unbind(2), strict=True)
+    return functools.reduce(torch.logical_or, (q[..., :, None] == k[..., None, :] for q, k in tables))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, tag_q, tag_k, mask: str) -> tuple[Tensor, Tensor]:

@@ -264,6 +264,26 @@ def test_another_loss_takes_the_place_of_cross_entropy():
     assert furthest(together, ordinary) > 1e-3
 
 
+def test_what_is_frozen_stays_each_folds_own_and_as_it_was():
+    """Also with weight decay, which needs no gradient to move a weight."""
+
+    def frozen():
+        network = Small().double()
+        network.conv.requires_grad_(False)
+        return network
+
+    tasks, x, y = folds(dtype=torch.float64)
+    how = plan(4, weight_decay=0.5)
+    together, alone = both(tasks, x, y, frozen, how)
+    assert furthest(together, alone) < 1e-9
+    side = group._Side(tasks, group._Data(x, y, [""] * len(y)), frozen, how)
+    before = side.buffers["conv.weight"].clone()
+    assert not torch.equal(before[0], before[1])
+    side.update(side.losses([t.train[:4] for t in tasks], [None] * 4), [0.1] * 4, [True] * 4)
+    assert torch.equal(side.buffers["conv.weight"], before)
+    assert "conv.weight" not in side._params()
+
+
 def test_validation_clips_are_asked_for_where_they_are_needed():
     tasks, x, y = folds()
     for how in (plan(best=True), plan(patience=2), plan(schedule=Schedule(kind="plateau", lr=1e-3, epochs=3))):

@@ -1,4 +1,4 @@
-"""Dropout masks: even, independent of each other, and the same whatever stands beside them."""
+"""Dropout masks and normal numbers: even, independent of each other, the same whatever stands beside them."""
 
 import numpy as np
 import pytest
@@ -171,3 +171,91 @@ def test_attaching_finds_every_layer_and_keeps_a_shared_one():
 def test_layers_that_draw_by_themselves_are_refused(module):
     with pytest.raises(MerError, match=type(module).__name__):
         streams.attach(nn.Sequential(module))
+
+
+# ---- normal numbers, and what is drawn in evaluation --------------------------------------------------------------
+
+
+def normal(stream=1, step=0, number=0, **options):
+    source = streams.Normal(**options)
+    source.key.copy_(torch.from_numpy(streams.keys([stream], [step], number + 1)[0, number]))
+    return source
+
+
+def test_normal_numbers_are_normal_and_uncorrelated():
+    source = normal()
+    first, second = source(500, 400), source(500, 400)
+    for z in (first, second):
+        assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-4
+        assert stats.kstest(z.square().sum(1).numpy(), "chi2", (400,)).pvalue > 1e-4
+    others = [normal(stream=2)(500, 400), normal(step=1)(500, 400), normal(number=1)(500, 400), second]
+    others += [first.roll(1, 0), first.roll(1, 1), first.roll(16, 1)]
+    for other in others:
+        # a common radius would show in the squares, whose variance is 2
+        for a, b, spread in ((first, other, 1), (first**2 - 1, other**2 - 1, 2)):
+            assert abs((a * b).mean()) < 5 * spread / np.sqrt(first.numel())
+
+
+def test_the_ends_of_the_hashes_are_finite():
+    ends = streams._uniform(torch.tensor([-(2**31), 2**31 - 1, 0], dtype=torch.int32))
+    assert ends.tolist() == [2**-25, 1.0, 0.5]
+    assert (-2 * ends.log()).sqrt().max() < 5.9
+
+
+def test_normal_numbers_are_their_definition():
+    """Two hashes of each place, 24 bits of each, in NumPy's float64; the device's float32 is off by its rounding."""
+    source = normal(stream=3, step=5)
+    place = torch.arange(24, dtype=torch.int32)
+    near, turn = (streams._hash(place, source.key, call).numpy() for call in (0, 1))
+    u, w = (((h.astype(np.int64) + 2**31) // 256 + 0.5) / 2**24 for h in (near, turn))
+    expected = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * w)
+    np.testing.assert_allclose(source(4, 6).numpy().ravel(), expected, atol=1e-5)
+
+
+def test_rows_at_the_end_change_no_normal_number_and_folds_have_their_own():
+    assert torch.equal(normal()(5, 3), normal()(9, 3)[:5])
+    words = torch.from_numpy(streams.words([streams.Normal()], [4, 5], [0, 7], 0)[:, 0])
+    source = streams.Normal()
+
+    def draw(key):
+        source.calls = 0
+        return functional_call(source, {"key": key}, (4, 3))
+
+    together = vmap(draw)(words)
+    torch.testing.assert_close(together, torch.stack([draw(word) for word in words]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(together[1], normal(stream=5, step=7)(4, 3), rtol=1e-6, atol=1e-6)
+
+
+def test_once_an_epoch():
+    every = [streams.Dropout(), streams.Normal(every="epoch")]
+    words = [streams.words(every, [4, 5], [step, step], epoch) for step, epoch in ((0, 0), (1, 0), (2, 1))]
+    assert (words[1][:, 0] != words[0][:, 0]).any(1).all()
+    assert (words[1][:, 1] == words[0][:, 1]).all()
+    assert (words[2][:, 1] != words[0][:, 1]).any(1).all()
+    assert torch.equal(every[1](3, 2), every[1](3, 2))
+    anew = normal()
+    assert not torch.equal(anew(3, 2), anew(3, 2))
+
+
+def test_evaluation_draws_the_same_whatever_the_fold_and_each_layer_its_own():
+    net = nn.ModuleList([streams.Normal(), streams.Normal(), streams.Dropout(0.5)])
+    streams.number(net)
+    net.eval()
+    x = torch.ones(7, 200)
+    net[2].sampling = True
+    drawn = []
+    for key in (0, 9):
+        for layer in net:
+            layer.key.fill_(key)
+        streams.begin(net)
+        drawn.append([net[0](40), net[1](40), net[0](40), net[2](x)])
+    for a, b in zip(*drawn, strict=True):
+        assert torch.equal(a, b)
+    first, other, again, dropped = drawn[0]
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, again)
+    # a mask that all rows share: what becomes of one does not depend on the others
+    assert torch.equal(dropped, dropped[:1].expand(7, -1))
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.5, abs=0.15)
+    net[2].sampling = False
+    assert torch.equal(net[2](x), x)
