@@ -35,10 +35,9 @@ from torch.nn import functional as F
 
 from benchmarks import _fold_by_fold as peer
 from benchmarks._report import add_options, report
-from mer import models
+from mer import models, streams
 from mer.models import ststnet
 from mer.parallel import single_threaded
-from mer.training import streams
 from mer.training.group import Plan, Task, train_group, why_alone
 from mer.training.optim import Schedule
 

@@ -128,6 +128,24 @@ def test_what_is_imported_by_name_hides_no_further_code(kind):
             assert extra <= declared, f"{path.name} imports {extra - declared}"
 
 
+def test_arrows_point_one_way():
+    """The five do not import each other, nor what stands on them; what all share imports none of them."""
+    five = ("corpora", "faces", "magnification", "motion", "models")
+    above = ("training", "evaluation")
+    root = Path(__file__).parent.parent
+    for path in sorted((root / "mer").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        room = parts[1] if len(parts) > 2 else ""
+        module = ".".join(parts).removesuffix(".__init__")
+        for name in imported_modules(module):
+            other = name.split(".")[1] if name.count(".") > 1 or name.split(".")[-1] in five + above else ""
+            assert name.split(".")[0] == "mer", f"{module} imports {name}"
+            if room in five:
+                assert other not in set(five) - {room} | set(above), f"{module} imports {name}"
+            if not room:
+                assert other not in five + above, f"{module} imports {name}"
+
+
 # ------------------------------------------------------------------------------------------------ a recorded run
 
 

@@ -17,11 +17,11 @@ from torch.func import functional_call, vmap
 
 from benchmarks.gpu import _data, _steps
 from benchmarks.gpu._run import Line, Session, check
+from mer import streams
 from mer.magnification import moving_layers
 from mer.motion.strain import optical_strain
 from mer.motion.transforms import mirror_flow, turn_images
 from mer.motion.tvl1 import tvl1
-from mer.training import streams
 from mer.training.norm import MaskedBatchNorm
 from mer.training.optim import StackedAdam
 

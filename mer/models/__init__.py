@@ -14,7 +14,7 @@ What the file declares:
                         network and nothing else, so what it needs the network returns in training; in evaluation a
                         network returns logits (B, C)
 
-What a network draws at random comes from nn.Dropout layers or those of mer.training.streams, each of which the engine
+What a network draws at random comes from nn.Dropout layers or those of mer.streams, each of which the engine
 gives the fold's own stream; a parameter that requires no gradient is not trained. No bias stands directly before a
 batch norm, which takes it out again (its gradient is rounding, and Adam makes steps of that).
 

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mer import streams
 from mer.errors import MerError
-from mer.training import streams
 
 PRODUCTS = ("magnet",)
 # Adam, 2e-4 and a tenth of it every 10 epochs are the paper's; batch size and weight decay are not given (U-24).

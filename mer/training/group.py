@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from mer import streams
 from mer.errors import MerError, listed
-from mer.training import norm, streams
+from mer.training import norm
 from mer.training.augmentation import AS_IT_IS, Augmentation
 from mer.training.optim import Schedule, StackedAdam, stops
 
@@ -391,7 +392,7 @@ def _own_numbers_only(task: Task, device: torch.device, watched: bool):
     if not torch.equal(before, state()):
         raise MerError(
             f"fold {task.name}: the network draws random numbers outside of nn.Dropout layers (F.dropout, torch.rand, "
-            "…), which would not be the same in every run; use nn.Dropout, or a layer of mer.training.streams"
+            "…), which would not be the same in every run; use nn.Dropout, or a layer of mer.streams"
         )
 
 

@@ -24,6 +24,7 @@ Many small steps did better than few large ones at equal cost; random weights ca
 import hashlib
 import io
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -273,7 +274,9 @@ def _resume(path, key: str, model: MagNet, optimizer: torch.optim.Adam) -> int:
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         found = kept["key"]
-    except Exception:  # a damaged file is worth no more than none, and fails in any way
+    except Exception as error:  # a damaged file fails in any way; it is worth no more than none, but that is said
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        print(f"{path}: the checkpoint is damaged ({reason}); training begins anew", file=sys.stderr)
         return 0
     if found != key:
         return 0

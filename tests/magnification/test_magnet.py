@@ -24,15 +24,9 @@ from mer.magnification.magnet import (
 )
 from mer.motion.tvl1 import tvl1
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PHOTOS = {"astronaut": np.s_[10:106, 165:261], "chelsea": np.s_[60:156, 120:216], "coffee": np.s_[100:196, 200:296]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

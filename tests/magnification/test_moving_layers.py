@@ -15,18 +15,12 @@ from mer.magnification import moving_layers
 from mer.magnification.magnet import load_magnet
 from mer.magnification.moving_layers import FINER, REACH, draw, frames, paint, quadruples
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 32
 SIDE = FINER * (SIZE + 2 * REACH)
 PHOTOS = [skimage.data.astronaut()[:240, 100:340], skimage.data.chelsea(), skimage.data.coffee()]
 PLACE = (np.arange(SIDE) + 0.5) / FINER - 0.5 - REACH  # of the finer grid's pixels, in px of the frame
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def wave(x, y, wavelength=(9.0, 14.0)):

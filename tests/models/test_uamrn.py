@@ -8,20 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mer import models
+from mer import models, streams
 from mer.errors import MerError
 from mer.models import uamrn
-from mer.training import group, streams
+from mer.training import group
 from mer.training.optim import Schedule
 from mer.training.recipe import Recipe
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 SMALL = {"features": True, "tap": "layer1", "grid": 1, "length": 6, "d_model": 16, "blocks": 2}  # features 64 wide

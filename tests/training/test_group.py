@@ -10,22 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mer import models
+from mer import models, streams
 from mer.errors import MerError
 from mer.models import ststnet
-from mer.training import group, norm, streams
+from mer.training import group, norm
 from mer.training.augmentation import Augmentation
 from mer.training.group import Plan, Task, train_group, why_alone
 from mer.training.optim import Schedule
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As the workers have it; several threads wait for each other longer than they compute here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 SIZES = (1, 9, 14, 6)  # clips of the subjects; one has a single clip

@@ -183,13 +183,14 @@ def test_a_checkpoint_of_other_parameters_is_ignored(tmp_path, monkeypatch, othe
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
-def test_a_damaged_checkpoint_is_ignored(tmp_path, monkeypatch, content):
+def test_a_damaged_checkpoint_is_ignored(tmp_path, monkeypatch, capsys, content):
     path = tmp_path / "c.pt"
     whole = train([PHOTO], **PLAN, checkpoint=path)
     path.write_bytes(path.read_bytes()[:-2000] if content is None else content)
     steps = steps_done(monkeypatch)
     assert equal(whole, train([PHOTO], **PLAN, checkpoint=path))
     assert steps == [0, 1, 2, 3]
+    assert f"{path}: the checkpoint is damaged" in capsys.readouterr().err
 
 
 def test_threads_are_given_back(monkeypatch):

@@ -7,8 +7,8 @@ from scipy import stats
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from mer import streams
 from mer.errors import MerError
-from mer.training import streams
 
 
 def layer(p=0.5, stream=1, step=0, number=0, axes=None):
