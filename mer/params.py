@@ -18,6 +18,7 @@ Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 ExperimentKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
 Seed = Annotated[int, Field(ge=0)]
 Product = Annotated[str, StringConstraints(pattern=r"^data/.*\.h5$")]
+Input = Annotated[str, StringConstraints(pattern=r"^data/.*\.(h5|safetensors)$")]
 
 
 class Section(BaseModel):
@@ -30,6 +31,7 @@ class SynthesizeRun(Section):
     subjects: int = Field(ge=3, le=26)
     clips: int = Field(ge=15, le=246)
     pool_subjects: int = Field(ge=0, le=100)
+    pool_images: int = Field(ge=1, le=50)
 
     @model_validator(mode="after")
     def _enough(self):
@@ -143,6 +145,29 @@ class TrainMagnet(Section):
     seed: Seed
 
 
+class MacroRun(Section):
+    """Writes data/weights/<name>.safetensors. `pool` stands in where `raw` holds no set; data/raw/resnet18 for none."""
+
+    network: Literal["resnet18"]
+    given: str
+    reader: Literal["fer2013", "ckplus", "rafdb"]
+    options: dict[str, str | int] = {}
+    raw: str
+    crop: Literal["none", "box224"]
+    pool: str
+    first: Literal["auto", "imagenet", "random"]
+    size: int = Field(ge=32, le=512)
+    steps: int = Field(ge=0)
+    batch_size: int = Field(ge=2)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
+class PretrainMacro(Section):
+    runs: dict[Key, MacroRun]
+    seed: Seed
+
+
 class LearnedRun(Section):
     corpus: Key
     crop: Literal["box224", "innereye256", "box112", "none224"]
@@ -155,6 +180,16 @@ class MagnifyLearned(Section):
     factors: Annotated[str, StringConstraints(pattern=r"^(linspace|arange)_[0-9.]+_[0-9.]+_[0-9.]+$")]
     convention: Literal["network", "one_plus"]
     absolute: bool
+
+
+class EmbedRun(Section):
+    corpus: Key
+    crop: Literal["box224", "innereye256", "box112", "none224"]
+    weights: Key
+
+
+class Embed(Section):
+    runs: dict[Key, EmbedRun]
 
 
 class Spot(Section):
@@ -225,10 +260,13 @@ class ImportFlow(Section):
 
 
 class Experiment(Section):
-    """One cell of a table: a model on a corpus. `inputs` has three slots; an unused one repeats the first."""
+    """One cell of a table: a model on a corpus.
+
+    `inputs` has three slots, for products and one file of weights; an unused one repeats the first.
+    """
 
     index: str
-    inputs: Annotated[list[Product], Field(min_length=3, max_length=3)]
+    inputs: Annotated[list[Input], Field(min_length=3, max_length=3)]
     corpus: Key
     labels: Key
     classes: Literal[3, 4, 5, 7]
@@ -250,6 +288,17 @@ class Train(Section):
 class Evaluate(Section):
     bootstrap: int = Field(ge=100, le=100_000)
     seed: Seed
+
+
+class ExplainRun(Section):
+    """`clip`: whose attention is drawn; `sequence`: the product that the model read."""
+
+    clip: str
+    sequence: Product
+
+
+class Explain(Section):
+    runs: dict[ExperimentKey, ExplainRun]
 
 
 class FiguresRun(Section):
@@ -295,6 +344,8 @@ class Params(Section):
     magnify_eulerian: MagnifyEulerian
     train_magnet: TrainMagnet
     magnify_learned: MagnifyLearned
+    pretrain_macro: PretrainMacro
+    embed: Embed
     flow: Flow
     dynamic_image: DynamicImage
     join: Join
@@ -302,6 +353,7 @@ class Params(Section):
     train: Train
     experiments: dict[ExperimentKey, Experiment]
     evaluate: Evaluate
+    explain: Explain
     figures: Figures
     runtime: Runtime
     knobs: dict[Key, dict[str, Any]] = {}  # the sections of models, gathered by load()
@@ -346,6 +398,10 @@ class Params(Section):
                 self._made(f"{where}.inputs", path, products)
             if item.knobs not in self.knobs:
                 raise ValueError(f"{where}.knobs {item.knobs!r} is no section; {suggestion(item.knobs, self.knobs)}")
+        for name, run in self.explain.runs.items():
+            if name not in self.experiments:
+                raise ValueError(f"explain.runs.{name} is no experiment; {suggestion(name, self.experiments)}")
+            self._made(f"explain.runs.{name}.sequence", run.sequence, products)
         for name, run in self.figures.runs.items():
             for field in type(run).model_fields:
                 if str(getattr(run, field)).endswith(".h5"):
@@ -371,9 +427,18 @@ class Params(Section):
             if run.weights not in self.train_magnet.runs:
                 known = suggestion(run.weights, self.train_magnet.runs)
                 raise ValueError(f"{where}.weights {run.weights!r} is no entry of train_magnet.runs; {known}")
+        for name in self.train_magnet.runs.keys() & self.pretrain_macro.runs.keys():
+            raise ValueError(f"train_magnet.runs and pretrain_macro.runs both write weights {name!r}; rename one")
+        for key, run in self.embed.runs.items():
+            where = f"embed.runs.{key}"
+            self._named(where, key, f"{run.corpus}-{run.crop}")
+            self._made(where, f"data/cache/{run.corpus}/{run.crop}/magnet.h5", products)
+            if run.weights not in self.pretrain_macro.runs:
+                known = suggestion(run.weights, self.pretrain_macro.runs)
+                raise ValueError(f"{where}.weights {run.weights!r} is no entry of pretrain_macro.runs; {known}")
 
     def _runs_with_corpus(self):
-        for section in ("align", "magnify_eulerian", "magnify_learned", "flow", "dynamic_image", "figures"):
+        for section in ("align", "magnify_eulerian", "magnify_learned", "embed", "flow", "dynamic_image", "figures"):
             for name, run in getattr(self, section).runs.items():
                 yield f"{section}.runs", name, run
         for name, run in self.experiments.items():
@@ -394,13 +459,15 @@ class Params(Section):
         return {key.removesuffix(f"-{run.chain}"): run for key, run in self.join.runs.items()}
 
     def products(self) -> set[str]:
-        """Every product that the graph makes."""
+        """Every product, and every file of weights, that the graph makes."""
         made = {f"data/cache/{c}/landmarks.h5" for c in self.index.runs}
         made |= {f"data/cache/{r.corpus}/{r.crop}/frames.h5" for r in self.align.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.crop}/apex.h5" for r in self.align.runs.values()}
         magnified = self.magnify_eulerian.runs.values()
         made |= {f"data/cache/{r.corpus}/{r.crop}-{r.recipe}/{r.product}.h5" for r in magnified}
         made |= {f"data/cache/{r.corpus}/{r.crop}/magnet.h5" for r in self.magnify_learned.runs.values()}
+        made |= {f"data/cache/{r.corpus}/{r.crop}/embedding.h5" for r in self.embed.runs.values()}
+        made |= {f"data/weights/{name}.safetensors" for name in (*self.train_magnet.runs, *self.pretrain_macro.runs)}
         made |= {f"data/cache/{r.corpus}/{r.chain}/{r.product}.h5" for r in self.flow.runs.values()}
         made |= {f"data/cache/{r.corpus}/{r.chain}/dynamic_image.h5" for r in self.dynamic_image.runs.values()}
         made |= {f"data/cache/{c}/{r.chain}/{kind}.h5" for c, r in self.composites().items() for kind in r.products}

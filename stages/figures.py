@@ -67,7 +67,8 @@ def main(stage):
             draw_magnified(item, shown, flow, folder)
         if there(item, "magnet"):
             rows = [factor_row(name, item, clip) for name, clip in shown]
-            title = f"{item.corpus}: motion magnified by a network, {ClipCache(item.magnet, 'magnet').params['about']}"
+            networks = ", ".join(ClipCache(item.magnet, "magnet").params["networks"].values())
+            title = f"{item.corpus}: motion magnified by a network, {networks}"
             magnified.factor_gallery(rows, rows[0]["factors"], folder / "factors.png", title)
         figures.contact_sheet(
             worst_faces(item, table),

@@ -13,8 +13,9 @@ import numpy as np
 
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
-from mer.magnification.magnet import linear_abs, loaded_magnet, magnify_pair, named_factors, weights_about
+from mer.magnification.magnet import linear_abs, loaded_magnet, magnify_pair, named_factors
 from mer.parallel import Engine
+from mer.weights import digest_of, weights_about
 from stages._run import run
 
 
@@ -48,9 +49,8 @@ def main(stage):
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
     how = {name: getattr(section, name) for name in ("size", "factors", "convention", "absolute")}
     weights = f"data/weights/{item.weights}.safetensors"
-    with open(weights, "rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    params = how | {"weights": content, "about": weights_about(weights).get("weights", "")}
+    content = digest_of(weights)
+    params = how | {"weights": content, "networks": {item.weights: weights_about(weights)["weights"]}}
     # A GPU is fed by one process.
     engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)
     build_product(

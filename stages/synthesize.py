@@ -28,6 +28,7 @@ def main(stage):
         subjects=stage.item.subjects,
         clips=stage.item.clips,
         pool_subjects=stage.item.pool_subjects,
+        pool_macro=stage.item.pool_images,
         seed=stage.section.seed,
         accept=face_is_found,
         engine=stage.engine,

@@ -6,13 +6,13 @@ The public weights where data/raw/magnet holds them; else the network is trained
 portraits. A killed training goes on from its last checkpoint. What the weights are stands in the file.
 """
 
-import hashlib
 from pathlib import Path
 
 from mer.clips import read_frame
 from mer.errors import MerError, listed
-from mer.magnification.magnet import load_magnet, save_magnet
+from mer.magnification.magnet import load_magnet
 from mer.training.magnet import train
+from mer.weights import digest_of, save_weights
 from stages._run import run
 
 PUBLIC = Path("data/raw/magnet")
@@ -23,8 +23,9 @@ def main(stage):
     target = Path("data/weights") / f"{stage.key}.safetensors"
     public = public_weights()
     if stage.section.public and public is not None:
-        content = hashlib.sha256(public.read_bytes()).hexdigest()
-        save_magnet(load_magnet(public), target, about={"weights": f"public: {public.name}", "sha256": content})
+        save_weights(
+            load_magnet(public), target, about={"weights": f"public: {public.name}", "sha256": digest_of(public)}
+        )
         return
     item = stage.item.model_dump()
     images = portraits(Path(item.pop("portraits")))
@@ -33,7 +34,7 @@ def main(stage):
         images, **item, seed=stage.section.seed, device=stage.device, checkpoint=stage.spool / "checkpoint.pt",
         code=stage.code(), progress=True,
     )  # fmt: skip
-    save_magnet(model, target, about={"weights": f"trained here, {item['steps']} steps"})
+    save_weights(model, target, about={"weights": f"trained here, {item['steps']} steps"})
 
 
 def public_weights() -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-TINY = {"subjects": 3, "clips": 15, "pool_subjects": 1}
+TINY = {"subjects": 3, "clips": 15, "pool_subjects": 2, "pool_images": 1}
 
 
 def make_project(root: Path, folder: Path) -> Path:
@@ -26,7 +26,11 @@ def make_project(root: Path, folder: Path) -> Path:
             shutil.copyfile(source, target)
     edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic=TINY))
     edit(folder, lambda p: p["train_magnet"]["runs"]["magnet"].update(steps=2, batch_size=2, size=32))
+    edit(folder, lambda p: p["pretrain_macro"]["runs"]["resnet18"].update(steps=2, batch_size=2, size=32))
     edit(folder, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4}))
+    edit(folder, lambda p: p["experiments"]["synthetic-uamrn"].update(recipe={"epochs": 2}))
+    edit(folder, lambda p: p["uamrn"].update(d_model=16, blocks=1))
+    edit(folder, lambda p: p["explain"]["runs"]["synthetic-uamrn"].update(clip=""))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(
             ["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True, capture_output=True

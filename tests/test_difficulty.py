@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 def products(root, tmp_path_factory):
     folder = make_project(root, tmp_path_factory.mktemp("project"))
     assert TINY["clips"] < 100
-    edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic={"subjects": 8, "clips": 100, "pool_subjects": 0}))
+    tiny = {"subjects": 8, "clips": 100, "pool_subjects": 0, "pool_images": 1}
+    edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic=tiny))
     for name in ("synthesize", "index", "landmarks", "align", "spot", "flow"):
         key = "synthetic" if name in ("synthesize", "index", "landmarks") else "synthetic-box224"
         code, lines = stage(folder, name, key)

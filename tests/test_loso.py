@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from mer import models
+from mer.backbones import ResNet18
 from mer.errors import MerError
 from mer.parallel import Engine
 from mer.spool import Spool
 from mer.training import group, loso, memory
 from mer.training.folds import folds
 from mer.training.optim import Schedule
+from mer.weights import save_weights
 
 
 def table(n=24, subjects=4, corpus="c", seed=0):
@@ -456,3 +458,80 @@ def test_a_network_learns_the_label_and_not_the_subject():
         place[i, 0, 4 * who : 4 * who + 4] = 1
     p = run(rows, place, recipe=recipe)
     assert (probabilities(p).argmax(1) == p["label"]).mean() <= 1 / 3
+
+
+# ------------------------------------------------------------------------------------------------ explanations
+
+SMALL_UAMRN = {"features": True, "tap": "layer1", "grid": 1, "length": 4, "d_model": 8, "blocks": 1, "samples": 2}
+
+
+def explained(rows, x, **changes):
+    found = {}
+    options = {
+        "model": "uamrn",
+        "classes": 3,
+        "hyper": SMALL_UAMRN,
+        "recipe": {"epochs": 2, "batch_size": 8},
+        **changes,
+    }
+    return loso.run([x], rows, explained=found.__setitem__, **options), found
+
+
+def sequences(n=24, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 4, 64)).astype(np.float32)
+
+
+def test_a_clip_is_explained_by_the_network_that_has_not_seen_its_subject():
+    """Each fold trained by hand: its own weights, asked about its test clips; and about its training clips' weight."""
+    rows, x = table(), sequences()
+    predictions, found = explained(rows, x)
+    assert list(found) == sorted(rows["id"])
+    by_id = predictions.set_index("id")
+    for clip, what in found.items():
+        assert set(what) == {"data", "logits", "gamma", "epistemic", "aleatoric", "weight"}
+        assert what["data"].shape == (1, 2, 4, 4)
+        logits = np.exp(what["logits"].astype(float) - what["logits"].max())
+        np.testing.assert_allclose(
+            logits / logits.sum(), by_id.loc[clip, ["p0", "p1", "p2"]].to_numpy(float), atol=1e-6
+        )
+    # what a clip weighs is not known to the fold that leaves it out: the other three say so, here without one of them
+    kept = rows["subject"] != "s0"
+    _, without = explained(rows[kept], x[kept.to_numpy()])
+    assert all(without[clip]["weight"] != found[clip]["weight"] for clip in without)
+    # explaining changes no prediction, and a model without explanations has none
+    plain = loso.run([x], rows, model="uamrn", classes=3, hyper=SMALL_UAMRN, recipe={"epochs": 2, "batch_size": 8})
+    pd.testing.assert_frame_equal(plain, predictions)
+    nothing = {}
+    run(rows, flow(), explained=nothing.__setitem__)
+    run(rows, flow(), model="linear", recipe=None, explained=nothing.__setitem__)
+    assert not nothing
+
+
+@pytest.mark.parametrize("selection", ["last_epoch", "inner_val"])
+def test_explanations_of_folds_side_by_side_and_of_resumed_ones_are_the_same(tmp_path, selection):
+    rows, x = table(), sequences()
+    _, alone = explained(rows, x, selection=selection, seeds=[1, 0])
+    _, beside = explained(rows, x, selection=selection, seeds=[1], together=4)
+    for _ in range(2):
+        with Spool(tmp_path) as spool:
+            _, again = explained(rows, x, selection=selection, seeds=[1, 0], spool=spool)
+    for clip, what in alone.items():
+        for name, value in what.items():
+            np.testing.assert_array_equal(again[clip][name], value)
+            if name != "data":  # a vector near a plane may change its bucket by rounding
+                np.testing.assert_allclose(beside[clip][name], value, rtol=0.02, atol=2e-3)
+
+
+def test_weights_are_taken_before_a_fold_and_are_part_of_its_key(tmp_path):
+    rows = table(n=6, subjects=2)
+    frames = np.random.default_rng(0).integers(0, 256, (6, 4, 16, 16, 3), dtype=np.uint8)
+    hyper = SMALL_UAMRN | {"features": False}
+    found, path = [], tmp_path / "resnet18.safetensors"
+    with Spool(tmp_path / "spool") as spool:
+        for seed in (5, 6, 5):
+            torch.manual_seed(seed)
+            save_weights(ResNet18("layer1"), path)
+            p, _ = explained(rows, frames, hyper=hyper, weights=str(path), spool=spool)
+            found.append(probabilities(p))
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - found[1]).max() > 1e-4

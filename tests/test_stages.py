@@ -217,7 +217,8 @@ def test_weights_that_are_not_magnets(project):
 
 
 def test_public_weights_are_taken_when_they_are_in_place(project, reference):
-    from mer.magnification.magnet import load_magnet, weights_about
+    from mer.magnification.magnet import load_magnet
+    from mer.weights import weights_about
 
     source = reference / "magnet/magnet_epoch12_loss7.28e-02.pth"
     shutil.copyfile(source, project / f"data/raw/magnet/{source.name}")

@@ -46,7 +46,7 @@ def check_experiment(params: Params, name: str, item) -> None:
         )
     class_lists(f"experiments.{name}", item.labels, item.classes)
     kinds = {Path(path).stem for path in item.inputs}
-    missing = set(module.PRODUCTS) - kinds
+    missing = set(models.products(item.model, hyper)) - kinds
     if missing:
         raise MerError(f"{where}.inputs: model {item.model} also reads {listed(sorted(missing))}; add its product")
 

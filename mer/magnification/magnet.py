@@ -26,16 +26,14 @@ down. A still pair comes back to 4 to 6 grey levels in the mean, its finest deta
 import contextlib
 import copy
 import functools
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.cache import replace_file
 from mer.errors import MerError, listed, suggestion
+from mer.weights import read_weights
 
 SMALLEST = 5  # px; below, a quarter of it has nothing to reflect
 MULTIPLE = 4  # px; texture is at a quarter of the size
@@ -206,7 +204,7 @@ def load_magnet(path, device="cpu") -> MagNet:
     """The network with the weights of a file, in evaluation mode on `device`.
 
     Args:
-        path: the public weights, a torch file, or a file of `save_magnet`; told apart by the suffix `.safetensors`. In
+        path: the public weights, a torch file, or a file of `save_weights`; told apart by the suffix `.safetensors`. In
             a torch file, a checkpoint that holds the weights beside other things, and names that start with `module.`
             (nn.DataParallel), are understood.
         device: where the network shall be, as torch names it. The file is read on the CPU, wherever it was written.
@@ -215,24 +213,14 @@ def load_magnet(path, device="cpu") -> MagNet:
         MerError: no such file, not a file of weights, or other tensors than MagNet's: which miss, which are too many,
             which differ in shape. A device that torch does not know, or CUDA where there is none.
     """
-    path = Path(path)
-    _check_there(path)
     try:
         device = torch.device(device)
     except RuntimeError:
         raise MerError(f"{path}: device is {device!r}, which torch does not know; take 'cpu' or 'cuda'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MerError(f"{path}: device is {device}, but torch finds no CUDA here; take device='cpu'")
-    if path.suffix == ".safetensors":
-        content, _ = _read_safetensors(path)
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a file of another kind makes the reader fail in any way
-            reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-            raise MerError(f"{path}: is not a torch file of weights ({reason}); {SOURCE}") from None
     model = MagNet()
-    model.load_state_dict(_matching(path, content, model.state_dict()))
+    model.load_state_dict(read_weights(path, model.state_dict(), "MagNet", SOURCE))
     return model.to(device).eval()
 
 
@@ -240,97 +228,6 @@ def load_magnet(path, device="cpu") -> MagNet:
 def loaded_magnet(path: str, device: str = "cpu") -> MagNet:
     """`load_magnet`, once a process however many clips it magnifies; the file must not change meanwhile."""
     return load_magnet(path, device)
-
-
-def save_magnet(model: MagNet, path, about: dict[str, str] | None = None) -> None:
-    """Write the weights for `load_magnet`: safetensors, with the names of the public file, float32, on the CPU.
-
-    Equal weights and `about` give equal bytes. An interrupted run leaves the file that was there before, or none.
-
-    Args:
-        path: ends in `.safetensors`.
-        about: what `weights_about` tells of the file, such as where the weights come from.
-
-    Raises:
-        MerError: the path has another suffix.
-    """
-    import safetensors.torch
-
-    if Path(path).suffix != ".safetensors":
-        raise MerError(f"{path}: weights are written as safetensors; let the name end in .safetensors")
-    state = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in model.state_dict().items()}
-    # One entry: safetensors writes several in an order that changes from run to run.
-    metadata = {"about": json.dumps(about, sort_keys=True)} if about else None
-    replace_file(path, safetensors.torch.save(state, metadata))
-
-
-def weights_about(path) -> dict[str, str]:
-    """What `save_magnet` was told of the weights; {} for a torch file, and where it was told nothing.
-
-    Raises MerError where there is no such file, or it ends in `.safetensors` and is none.
-    """
-    path = Path(path)
-    _check_there(path)
-    if path.suffix != ".safetensors":
-        return {}
-    _, metadata = _read_safetensors(path)
-    try:
-        about = json.loads(metadata.get("about", "{}"))
-    except ValueError:  # an entry of another writer
-        about = metadata["about"]
-    return about if isinstance(about, dict) else {"about": str(about)}
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise MerError(
-            f"{path}: is not a safetensors file of weights ({reason}); make it again: run dvc repro"
-        ) from None
-
-
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise MerError(f"{path}: no such file of MagNet weights; {SOURCE}: put them there")
-
-
-def _matching(path: Path, content, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `content` under the names of `expected`."""
-    if not isinstance(content, dict):
-        raise MerError(f"{path}: holds {type(content).__name__}, not the named tensors of MagNet; {SOURCE}")
-    inner = [content, *(value for value in content.values() if isinstance(value, dict))]
-    states = [{str(name).removeprefix("module."): value for name, value in state.items()} for state in inner]
-    state = max(states, key=lambda state: len(state.keys() & expected.keys()))
-    missing = [name for name in expected if name not in state]
-    surplus = [name for name in state if name not in expected]
-    differing, broken = [], []
-    for name in expected.keys() & state.keys():
-        found, needed = state[name], expected[name]
-        if not isinstance(found, Tensor):
-            differing.append(f"{name} is {type(found).__name__}, needed is a tensor")
-        elif found.shape != needed.shape:
-            differing.append(f"{name} is {tuple(found.shape)}, needed is {tuple(needed.shape)}")
-        elif not torch.isfinite(found).all():
-            broken.append(name)
-    faults = [
-        f"{len(names)} {what}: {listed(sorted(names))}"
-        for names, what in (
-            (missing, "missing"),
-            (surplus, "too many"),
-            (differing, "of another shape"),
-            (broken, "with values that are not finite"),
-        )
-        if names
-    ]
-    if faults:
-        raise MerError(f"{path}: not the weights of MagNet ({len(expected)} tensors): {'; '.join(faults)}; {SOURCE}")
-    return state
 
 
 # ---- pairs of frames ------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 What the file declares:
 
-    PRODUCTS            kinds of the products it reads, e.g. ("flow",); `prepare` takes their arrays in this order
+    PRODUCTS            kinds of the products it reads, e.g. ("flow",); `prepare` takes their arrays in this order.
+                        products(knobs) instead, where that depends on knobs; it is given all of them
     RECIPE              how it is trained: fields of mer.training.recipe.Recipe; None for a scikit-learn estimator
     build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; nothing is downloaded
     prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
@@ -13,6 +14,10 @@ What the file declares:
                         is what each row counts, 1/n for a clip and 0 for padding; returns a scalar. It can run the
                         network and nothing else, so what it needs the network returns in training; in evaluation a
                         network returns logits (B, C)
+    load_weights(network, path)                 optional: gives a new network what was trained elsewhere; returns it
+    explain(network, inputs)                    optional: what a trained network finds in clips, arrays (B, …) by name,
+                        of which one is `data`; kept in explain.h5 for the clips that it was not trained on
+    weigh(network, inputs, labels)              optional, (B,): what training clips count in the loss; kept there, too
 
 What a network draws at random comes from nn.Dropout layers or those of mer.streams, each of which the engine
 gives the fold's own stream; a parameter that requires no gradient is not trained. No bias stands directly before a
@@ -41,7 +46,7 @@ def load(name: str) -> ModuleType:
         raise MerError(f"model {name!r} is unknown; {suggestion(name, names())}")
     module = importlib.import_module(f"mer.models.{name}")
     for needed in ("PRODUCTS", "RECIPE", "build", "prepare"):
-        if not hasattr(module, needed):
+        if not hasattr(module, needed) and not (needed == "PRODUCTS" and hasattr(module, "products")):
             raise MerError(
                 f"mer/models/{name}.py declares no {needed}; see mer/models/__init__.py for what a model needs"
             )
@@ -55,6 +60,14 @@ def build(name: str, classes: int, **hyper):
     """
     check_knobs(name, hyper)
     return load(name).build(classes, **hyper)
+
+
+def products(name: str, hyper: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds of the products that the model reads with these knobs, in the order of its `prepare`."""
+    module = load(name)
+    if not hasattr(module, "products"):
+        return module.PRODUCTS
+    return module.products({n: p.default for n, p in knobs(name).items()} | hyper)
 
 
 def knobs(name: str) -> dict[str, inspect.Parameter]:

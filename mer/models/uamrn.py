@@ -31,16 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer import streams
+from mer.backbones import CHANNELS, ResNet18, load_resnet18
 from mer.errors import MerError
 
-PRODUCTS = ("magnet",)
 # Adam, 2e-4 and a tenth of it every 10 epochs are the paper's; batch size and weight decay are not given (U-24).
 RECIPE = {
     "optimizer": "adam", "lr": 2e-4, "weight_decay": 0.0, "epochs": 40, "batch_size": 16, "schedule": "step",
     "every": 10, "factor": 0.1,
 }  # fmt: skip
-CHANNELS = {"layer1": 64, "layer2": 128, "layer3": 256}
-AT_ONCE = 32  # frames in a ResNet that keeps nothing for a backward pass
 
 
 def build(
@@ -83,7 +81,7 @@ def build(
 
     Args:
         length: L, frames of a sequence; the product must have as many.
-        features: the inputs are vectors of frames, (B, L, width), as `ShallowResNet18` makes them, instead of frames.
+        features: the inputs are vectors of frames, (B, L, width), as `ResNet18` makes them, instead of frames.
         tap, grid, project: the last stage of the ResNet that is used, the cells a side to which its maps are averaged,
             and whether a linear layer takes channels * grid**2 to d_model (U-20). Without it both must be equal:
             layer1 with grid 4, or layer3 with grid 2, for 1024.
@@ -135,7 +133,7 @@ def build(
         for _ in range(blocks)
     ]  # fmt: skip
     return UAMRN(
-        None if features else ShallowResNet18(tap, grid, freeze=freeze),
+        None if features else ResNet18(tap, grid, freeze=freeze),
         nn.Linear(width, d_model) if project else nn.Identity(),
         positions(places, d_model), ssa, classes, width=width, pool=pool, samples=samples if uncertainty else 1,
         evaluation=evaluation if uncertainty else "single", variance=variance,
@@ -211,6 +209,11 @@ class UAMRN(nn.Module):
         mean, _ = self.passes(z, self.samples if several else 1)
         return mean[0] if self.uncertainty is None else self.uncertainty.predicted(mean)
 
+    def sampled(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 7, M times with dropout, with the draws of evaluation."""
+        self.begin_evaluation(sampling=True)
+        return self.passes(z, self.samples)
+
     def begin_evaluation(self, *, sampling: bool) -> None:
         """What is drawn from now on are the first draws of evaluation. sampling: with dropout."""
         streams.begin(self)
@@ -222,72 +225,6 @@ class UAMRN(nn.Module):
 def in_full(x: Tensor) -> Tensor:
     """float32 where autocast made it less: a variance, or a sum of exponentials, needs more than 8 bits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-# ---- features of frames and their places --------------------------------------------------------------------------
-
-
-class ShallowResNet18(nn.Module):
-    """ResNet-18 up to `tap`, its maps averaged to grid x grid cells: (N, H, W, 3) grey levels -> (N, C * grid**2).
-
-    Parameters are named as torchvision names them. transformers' ResNetModel ("microsoft/resnet-18") holds the same:
-
-        conv1, bn1                          embedder.embedder.convolution, .normalization
-        layer1.0.conv1, layer1.0.bn1        encoder.stages.0.layers.0.layer.0.convolution, .normalization
-        layer1.0.conv2, layer1.0.bn2        encoder.stages.0.layers.0.layer.1.…
-        layer2.0.downsample.0, .1           encoder.stages.1.layers.0.shortcut.convolution, .normalization
-    """
-
-    def __init__(self, tap: str = "layer2", grid: int = 4, *, freeze: bool = True):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
-        self.stages = list(CHANNELS)[: list(CHANNELS).index(tap) + 1]
-        inputs = 64
-        for name in self.stages:
-            stride = 1 if name == "layer1" else 2
-            self.add_module(name, nn.Sequential(BasicBlock(inputs, CHANNELS[name], stride), BasicBlock(CHANNELS[name])))
-            inputs = CHANNELS[name]
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        # ImageNet's, as the official weights expect them, in grey levels.
-        for name, values in (("centre", (123.675, 116.28, 103.53)), ("spread", (58.395, 57.12, 57.375))):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.grid, self.frozen = grid, freeze
-        self.requires_grad_(not freeze)
-        self.train()
-
-    def train(self, mode: bool = True) -> "ShallowResNet18":
-        return super().train(mode and not self.frozen)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        if self.training:
-            return self._features(frames)
-        return torch.cat([self._features(part) for part in frames.split(AT_ONCE)])
-
-    def _features(self, frames: Tensor) -> Tensor:
-        x = (frames.permute(0, 3, 1, 2).to(self.centre.dtype) - self.centre) / self.spread
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)  # a fourth of the side
-        for name in self.stages:
-            x = self.get_submodule(name)(x)
-        return F.adaptive_avg_pool2d(x, self.grid).flatten(1)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to the input."""
-
-    def __init__(self, inputs: int, outputs: int | None = None, stride: int = 1):
-        super().__init__()
-        outputs = outputs or inputs
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.downsample = None
-        if stride > 1:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def positions(places: Tensor, d_model: int) -> Tensor:
@@ -525,15 +462,13 @@ def loss(network, inputs: Tensor, labels: Tensor, share: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def explain(network: UAMRN, inputs: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+def explain(network: UAMRN, inputs: Tensor) -> dict[str, Tensor]:
     """What a network thinks of clips, with the draws of evaluation; it is left as it was.
 
-    Args:
-        labels: (B,), for reduce: true_class; without, the predicted ones.
-
     Returns:
-        logits (B, C); attention (B, blocks, h, L, L), rows q and columns k, of a pass without dropout; gamma (B,), its
-        weight by eq. 8 (1 if deterministic), and epistemic and aleatoric (B, C), eq. 8's two parts (unless it is).
+        data (B, blocks, h, L, L), the attention, rows q and columns k, of a pass without dropout; logits (B, C); gamma
+        (B,), its weight by eq. 8 (1 if deterministic; reduce: true_class takes the predicted one), and epistemic and
+        aleatoric (B, C), eq. 8's two parts (unless it is).
     """
     training = network.training
     network.eval()
@@ -544,19 +479,43 @@ def explain(network: UAMRN, inputs: Tensor, labels: Tensor | None = None) -> dic
         for block in network.blocks:
             x, matrix = block(x, matrix=True)
             matrices.append(matrix)
-        found = {"logits": network.predicted(z), "attention": torch.stack(matrices, 1), "gamma": z.new_ones(len(z))}
+        found = {"data": torch.stack(matrices, 1), "logits": network.predicted(z), "gamma": z.new_ones(len(z))}
         if network.uncertainty is not None:
-            network.begin_evaluation(sampling=True)
-            mean, log_variance = network.passes(z, network.samples)
-            labels = found["logits"].argmax(1) if labels is None else labels
-            found["gamma"] = network.uncertainty.gamma(mean, log_variance, labels)
+            mean, log_variance = network.sampled(z)
+            found["gamma"] = network.uncertainty.gamma(mean, log_variance, found["logits"].argmax(1))
             found["epistemic"], found["aleatoric"] = network.uncertainty.parts(mean, log_variance)
         return found
     finally:
         network.train(training)
 
 
+@torch.no_grad()
+def weigh(network: UAMRN, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Eq. 8's gamma of clips (B,), what each counts in eq. 9, with the draws of evaluation; 1 if deterministic."""
+    if network.uncertainty is None:
+        return torch.ones(len(inputs), device=inputs.device)
+    training = network.training
+    network.eval()
+    try:
+        return network.uncertainty.gamma(*network.sampled(network.embed(inputs)), labels)
+    finally:
+        network.train(training)
+
+
+def load_weights(network: UAMRN, path) -> UAMRN:
+    """Give a network that reads frames the weights of its ResNet-18 (U-21)."""
+    if network.backbone is None:
+        raise MerError(f"{path}: uamrn.features is true, so there is no ResNet to take it; leave it out of inputs")
+    load_resnet18(network.backbone, path)
+    return network
+
+
 # ---- inputs -------------------------------------------------------------------------------------------------------
+
+
+def products(knobs: dict) -> tuple[str, ...]:
+    """Magnified frames, or what the frozen ResNet made of them (stage embed)."""
+    return ("embedding",) if knobs["features"] else ("magnet",)
 
 
 def prepare(sequence: np.ndarray) -> np.ndarray:

@@ -61,6 +61,8 @@ class Plan:
     without a lower validation loss after which a fold stops; best: the weights of the epoch with the lowest validation
     loss are tested, not the last ones; audit: also remember what choosing the epoch on the test clips would have
     given, which changes nothing else; half: bfloat16 autocast; compiled: torch.compile.
+    explain, weigh: asked of the weights that are tested: (network, inputs (B, …)) -> arrays (B, …) by name, of the test
+    clips; (network, inputs, labels (B,)) -> (B,), of the training clips.
     """
 
     schedule: Schedule
@@ -74,6 +76,8 @@ class Plan:
     audit: bool = False
     half: bool = False
     compiled: bool = False
+    explain: Callable[[nn.Module, Tensor], dict[str, Tensor]] | None = None
+    weigh: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
 
     @property
     def watches(self) -> bool:
@@ -86,7 +90,8 @@ class Outcome:
 
     probability: (n_test, C) float64; epochs: how many it was trained; chosen: the epoch (from 1) that was tested;
     train_losses, validation_losses: one an epoch; audit, audit_epoch: (n_test, C) and the first epoch of the highest
-    accuracy on the test clips.
+    accuracy on the test clips; explained: (n_test, …) by name, what the plan's `explain` found; weights: (n_train,),
+    what its `weigh` did.
     """
 
     probability: np.ndarray | None = None
@@ -96,6 +101,8 @@ class Outcome:
     validation_losses: list[float] = field(default_factory=list)
     audit: np.ndarray | None = None
     audit_epoch: int = 0
+    explained: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: np.ndarray | None = None
     _audit_accuracy: float = -1.0
 
 
@@ -271,6 +278,27 @@ def _test(side, tasks, outcomes, going, which: list[int], data: _Data, plan: Pla
         task, outcome = tasks[going[i]], outcomes[going[i]]
         _check_finite(found[i], task, outcome, task.test, data)
         outcome.probability = found[i]
+        if plan.explain is not None or plan.weigh is not None:
+            _explain(side.network_of(i), task, outcome, data, plan)
+
+
+@torch.no_grad()
+def _explain(network: nn.Module, task: Task, outcome: Outcome, data: _Data, plan: Plan) -> None:
+    """What the fold's network, as it is tested, says of its clips; the network is left in training mode."""
+
+    def parts(rows: np.ndarray):
+        return [data.take(part) for part in np.split(rows, range(plan.batch_size, len(rows), plan.batch_size))]
+
+    network.eval()
+    with _autocast(data.inputs.device, plan):
+        if plan.explain is not None:
+            found = [plan.explain(network, x) for x, _ in parts(task.test)]
+            outcome.explained = {
+                name: torch.cat([part[name] for part in found]).float().cpu().numpy() for name in found[0]
+            }
+        if plan.weigh is not None:
+            outcome.weights = torch.cat([plan.weigh(network, x, y) for x, y in parts(task.train)]).float().cpu().numpy()
+    network.train()
 
 
 def _check_finite(probability: np.ndarray, task: Task, outcome: Outcome, rows: np.ndarray, data: "_Data") -> None:
@@ -368,6 +396,9 @@ class _Alone:
             ]
         self.network.train()
         return [torch.cat(parts).numpy()]
+
+    def network_of(self, k: int) -> nn.Module:
+        return self.network
 
     def remember(self, which: list[int]) -> None:
         if which:
@@ -523,6 +554,14 @@ class _Side:
                     found[k].append(out[k, : len(r)])
         self.base.train()
         return [np.concatenate(f) if f else np.empty(0) for f in found]
+
+    def network_of(self, k: int) -> nn.Module:
+        """A fold's network by itself; a copy."""
+        network = copy.deepcopy(self.base)
+        values = {**self._params(), **self.buffers}
+        for name, own in [*network.named_parameters(), *network.named_buffers()]:
+            own.data = values[name][k].detach().clone()
+        return network
 
     def _state(self) -> dict[str, Tensor]:
         """What a fold's network is: its parameters and what it saves of its buffers."""

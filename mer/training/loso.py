@@ -27,9 +27,11 @@ from mer.parallel import SERIAL, Engine, map_clips
 from mer.spool import Spool
 from mer.training.folds import Fold, folds, hold_out
 from mer.training.recipe import Recipe
+from mer.weights import digest_of
 
 SELECTIONS = ("last_epoch", "inner_val", "test_best")
 LEAKY = "test_best"
+EXPLAINED = "explained."  # before the names of explanations in a job's result
 HOLDING_OUT = 1  # added to a fold's stream for the draw of held-out subjects
 
 
@@ -46,6 +48,8 @@ def run(
     audit: bool = False,
     held_out: float = 0.2,
     together: int | Literal["auto"] = "auto",
+    weights: str | None = None,
+    explained: Callable[[str, dict[str, np.ndarray]], None] | None = None,
     device: str = "cpu",
     engine: Engine = SERIAL,
     spool: Spool | None = None,
@@ -64,6 +68,10 @@ def run(
         audit: also keep what `test_best` would have claimed, as rows of that selection; nothing else changes.
         held_out: share of the training clips that `inner_val`, a plateau or early stopping hold out, whole subjects.
         together: how many folds are trained side by side; auto: one on a CPU, as many as fit on a GPU.
+        weights: a file that the model's `load_weights` takes before a fold begins.
+        explained: called once a clip, in the order of the ids, with the id and what the model's `explain` finds in it
+            by the network that has not seen its subject; and, as `weight`, what it counted in the loss of those that
+            have, by the model's `weigh`: the mean over folds after their last step. Of the first seed.
         engine: its processes share the groups of folds (on a CPU).
         spool, code: where finished folds are kept, also after the end (those of other parameters are removed), and a
             digest of the code they depend on. Without, nothing is kept.
@@ -90,7 +98,8 @@ def run(
         inputs=inputs, labels=table["label"].to_numpy(dtype=np.int64, copy=True), ids=table["id"].tolist(), who=who,
         model=model, classes=classes, hyper=hyper,
         recipe=None if module.RECIPE is None else Recipe.of(module.RECIPE, recipe or {}), selection=selection,
-        audit=audit or selection == LEAKY, held_out=held_out, device=device,
+        audit=audit or selection == LEAKY, held_out=held_out, device=device, weights=weights,
+        explaining=explained is not None,
     )  # fmt: skip
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
     common = digest(training.about(), hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest(), rows, code)
@@ -110,6 +119,8 @@ def run(
     for seed in dict.fromkeys(seeds):
         for name in dict.fromkeys((selection, LEAKY) if audit else (selection,)):
             predictions.append(_predictions(table, classes, seed, name, [(j, r) for j, r in done if j.seed == seed]))
+    if explained is not None:
+        _hand_on([(j, r) for j, r in done if j.seed == seeds[0]], table["id"].tolist(), explained)
     return pd.concat(predictions, ignore_index=True)
 
 
@@ -180,6 +191,24 @@ def _predictions(table: pd.DataFrame, classes: int, seed: int, selection: str, d
     return predictions[[*order, *(f"p{c}" for c in range(classes))]]
 
 
+def _hand_on(done: list, ids: list[str], explained: Callable[[str, dict[str, np.ndarray]], None]) -> None:
+    """Explanations of all jobs of a seed, clip by clip; nothing where the model has none."""
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for job, result in done:
+        names = [name for name in result if name.startswith(EXPLAINED)]
+        rows = [row for fold in job.folds for row in fold.test]
+        for place, row in enumerate(rows):
+            found[row] = {name.removeprefix(EXPLAINED): result[name][place] for name in names}
+    weights = [result["weights"] for _, result in done if "weights" in result]
+    if weights:
+        mean = np.nanmean(np.concatenate(weights), axis=0)
+        for row, value in enumerate(mean):
+            found[row]["weight"] = np.float32(value)
+    for row in sorted(found):
+        if found[row]:
+            explained(ids[row], found[row])
+
+
 # ---- one job --------------------------------------------------------------------------------------------------------
 
 
@@ -199,13 +228,16 @@ class _Training:
     audit: bool
     held_out: float
     device: str
+    weights: str | None
+    explaining: bool
 
     def about(self) -> list:
         """What the result depends on, beside clips and code."""
         recipe = asdict(self.recipe) if self.recipe else None
         about = [self.model, self.classes, self.hyper, recipe, self.selection, self.audit]
         holds_out = self.recipe is not None and self._holds_out
-        return [*about, self.held_out if holds_out else None, self.device if recipe else None]
+        about += [self.held_out if holds_out else None, self.device if recipe else None, self.explaining]
+        return [*about, digest_of(self.weights) if self.weights else None]
 
     @property
     def _holds_out(self) -> bool:
@@ -246,6 +278,12 @@ class _Training:
                 "audit": np.concatenate([o.audit for o in outcomes]),
                 "audit_epoch": np.array([o.audit_epoch for o in outcomes]),
             }
+        for name in outcomes[0].explained:
+            result[EXPLAINED + name] = np.concatenate([o.explained[name] for o in outcomes])
+        if outcomes[0].weights is not None:
+            result["weights"] = np.full((len(outcomes), len(self.labels)), np.nan, dtype=np.float32)
+            for row, fold, outcome in zip(result["weights"], job.folds, outcomes, strict=True):
+                row[self._task(fold, job.seed).train] = outcome.weights
         return result
 
     def _estimate(self, fold: Fold) -> np.ndarray:
@@ -304,11 +342,13 @@ class _Training:
             weight_decay=recipe.weight_decay, augment=of_model(module, recipe, f"mer/models/{self.model}.py"),
             loss=getattr(module, "loss", cross_entropy), patience=recipe.stop or None,
             best=self.selection == "inner_val", audit=self.audit, half=recipe.bf16 and self.device != "cpu",
-            compiled=recipe.compiled,
+            compiled=recipe.compiled, explain=getattr(module, "explain", None) if self.explaining else None,
+            weigh=getattr(module, "weigh", None) if self.explaining else None,
         )  # fmt: skip
 
     def _build(self):
-        return models.build(self.model, self.classes, **self.hyper)
+        network = models.build(self.model, self.classes, **self.hyper)
+        return models.load(self.model).load_weights(network, self.weights) if self.weights else network
 
     def _tensors(self):
         """Inputs and labels on the device, where they stay."""

@@ -22,12 +22,9 @@ Many small steps did better than few large ones at equal cost; random weights ca
 """
 
 import hashlib
-import io
 import math
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -37,14 +34,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mer.cache import digest, replace_file
+from mer.cache import digest
 from mer.errors import MerError
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MULTIPLE, MagNet, Residual
 from mer.magnification.moving_layers import Quadruples
+from mer.training.checkpoint import THREADS, fixed_threads, keep, resume
 
 SMALLEST = 16  # px; below, most of a frame moves out of it
-THREADS = 2  # of a CPU: sums in convolutions depend on how many there are, so the number is fixed
 AHEAD = 8  # batches drawn ahead for a GPU, which would wait for them
 LONGEST = 1.0  # norm of the gradient; scenes that are magnified 20 times would throw the weights far
 WARMUP = 0.1  # share of the steps in which the rate grows to `lr`, while Adam learns the gradients' sizes
@@ -99,10 +96,10 @@ def train(
         raise MerError(f"train_magnet: bf16 is on, but device is {device}; it is meant for cuda: switch it off")
     content = [[list(i.shape), hashlib.sha256(np.ascontiguousarray(i)).hexdigest()] for i in images]
     key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, first, bf16, content, code)
-    with _threads(device):
+    with fixed_threads(device, THREADS):
         model = (start if first == "linear" else random_start)(MagNet(), seed).to(device).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=BETAS)
-        done = _resume(checkpoint, key, model, optimizer)
+        done = resume(checkpoint, key, model, optimizer)
         batches = _batches(images, range(done, steps), device, batch_size=batch_size, size=size, seed=seed)
         with tqdm(total=steps, initial=done, desc="magnet", unit="step", disable=not progress, mininterval=0.5) as bar:
             for step, batch in zip(range(done, steps), batches, strict=True):
@@ -124,7 +121,7 @@ def train(
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
                 bar.update()
                 if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
-                    _keep(checkpoint, key, step + 1, model, optimizer)
+                    keep(checkpoint, key, step + 1, model, optimizer)
     return model.eval()
 
 
@@ -265,45 +262,6 @@ def _batches(images, steps: range, device: torch.device, **arguments):
                 drawn.append(scenes)
             if step >= steps.start + AHEAD:
                 yield moving_layers.paint(drawn.pop(0).result(), device)
-
-
-def _resume(path, key: str, model: MagNet, optimizer: torch.optim.Adam) -> int:
-    """Take up a checkpoint of this key; the steps it has behind it, 0 without one."""
-    if path is None or not Path(path).is_file():
-        return 0
-    try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        found = kept["key"]
-    except Exception as error:  # a damaged file fails in any way; it is worth no more than none, but that is said
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        print(f"{path}: the checkpoint is damaged ({reason}); training begins anew", file=sys.stderr)
-        return 0
-    if found != key:
-        return 0
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return kept["step"]
-
-
-def _keep(path, key: str, step: int, model: MagNet, optimizer: torch.optim.Adam) -> None:
-    buffer = io.BytesIO()
-    state = {"key": key, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, buffer)
-    replace_file(path, buffer.getvalue())
-
-
-@contextmanager
-def _threads(device: torch.device):
-    """Inside, torch computes on THREADS threads of the CPU, with cuDNN's repeatable kernels on a GPU."""
-    threads, repeatable = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    if device.type == "cpu":
-        torch.set_num_threads(THREADS)
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic = repeatable
 
 
 def _check(images, *, steps, batch_size, size, lr, regularisation, every) -> None:

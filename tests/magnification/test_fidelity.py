@@ -15,8 +15,9 @@ from mer.cache import CacheWriter, ClipCache
 from mer.clips import Clip
 from mer.faces.alignment import clip_transform, warp
 from mer.magnification.eulerian import RECIPES
-from mer.magnification.magnet import MagNet, save_magnet
+from mer.magnification.magnet import MagNet
 from mer.params import EulerianRecipe, EulerianRun, MagnifyLearned, Spot, TrainMagnet
+from mer.weights import save_weights
 from stages import magnify_eulerian, magnify_learned, spot
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +51,7 @@ class World:
         self.frames = self.write("frames", cropped, transform=transform)
         self.apex = self.write("apex", np.int64(APEX))
         self.weights = folder / "magnet.safetensors"
-        save_magnet(MagNet(), self.weights)
+        save_weights(MagNet(), self.weights)
 
     def write(self, kind: str, value: np.ndarray, **extras) -> ClipCache:
         path = self.folder / f"{kind}.h5"

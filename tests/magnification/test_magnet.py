@@ -19,10 +19,9 @@ from mer.magnification.magnet import (
     load_magnet,
     magnify_pair,
     named_factors,
-    save_magnet,
-    weights_about,
 )
 from mer.motion.tvl1 import tvl1
+from mer.weights import save_weights, weights_about
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -379,20 +378,20 @@ def test_u03_the_printed_formula():
 
 def test_saved_and_loaded(tmp_path, untrained):
     path = tmp_path / "new" / "weights.safetensors"
-    save_magnet(untrained, path)
+    save_weights(untrained, path)
     again = load_magnet(path)
     assert not again.training
     assert all(torch.equal(again.state_dict()[name], value) for name, value in untrained.state_dict().items())
     assert [file.name for file in path.parent.iterdir()] == ["weights.safetensors"]
     assert weights_about(path) == {}
     with pytest.raises(MerError, match=r"weights.pth: weights are written as safetensors; let the name end in"):
-        save_magnet(untrained, tmp_path / "weights.pth")
+        save_weights(untrained, tmp_path / "weights.pth")
 
 
 def test_a_file_tells_what_it_is(tmp_path, untrained, public_file):
     about = {"trained": "here, 200 steps", "seed": "0", "b": "2", "a": "1"}
     for name in ("one", "other"):
-        save_magnet(untrained, tmp_path / f"{name}.safetensors", about=dict(reversed(about.items())))
+        save_weights(untrained, tmp_path / f"{name}.safetensors", about=dict(reversed(about.items())))
         about = dict(reversed(about.items()))
     assert weights_about(tmp_path / "one.safetensors") == about
     one, other = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("one", "other"))
@@ -412,7 +411,7 @@ def test_a_file_of_another_writer_tells_what_it_can(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, untrained, monkeypatch):
     path = tmp_path / "weights.safetensors"
-    save_magnet(untrained, path)
+    save_weights(untrained, path)
     before = path.read_bytes()
 
     def dies(self, data):
@@ -422,7 +421,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, untrained, monkeypat
 
     monkeypatch.setattr(type(path), "write_bytes", dies)
     with pytest.raises(KeyboardInterrupt):
-        save_magnet(spread(MagNet()), path)
+        save_weights(spread(MagNet()), path)
     assert path.read_bytes() == before
 
 
@@ -499,7 +498,7 @@ def test_a_safetensors_file_that_is_none(tmp_path, content):
 
 def test_a_truncated_safetensors_file(tmp_path, untrained):
     path = tmp_path / "weights.safetensors"
-    save_magnet(untrained, path)
+    save_weights(untrained, path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(MerError, match="is not a safetensors file of weights"):
         load_magnet(path)
@@ -507,11 +506,11 @@ def test_a_truncated_safetensors_file(tmp_path, untrained):
 
 def test_no_file_and_no_device(tmp_path, untrained):
     for path in (tmp_path / "absent.pth", tmp_path / "absent.safetensors", tmp_path):
-        with pytest.raises(MerError, match="no such file of MagNet weights"):
+        with pytest.raises(MerError, match="no such file of weights; run dvc repro"):
             weights_about(path)
         with pytest.raises(MerError, match=r"no such file of MagNet weights; the public weights come from .*put them"):
             load_magnet(path)
-    save_magnet(untrained, tmp_path / "weights.safetensors")
+    save_weights(untrained, tmp_path / "weights.safetensors")
     if not torch.cuda.is_available():
         with pytest.raises(MerError, match="device is cuda, but torch finds no CUDA here; take device='cpu'"):
             load_magnet(tmp_path / "weights.safetensors", device="cuda")

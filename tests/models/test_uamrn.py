@@ -9,11 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from mer import models, streams
+from mer.backbones import ResNet18
 from mer.errors import MerError
 from mer.models import uamrn
 from mer.training import group
 from mer.training.optim import Schedule
 from mer.training.recipe import Recipe
+from mer.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,7 +163,7 @@ def test_one_matrix_for_queries_and_keys_puts_every_frame_into_its_own_bucket():
     own = {}
     for share in (False, True):
         net = small(share_qk=share, n_p=5, n_t=1)
-        own[share] = (uamrn.explain(net, clips())["attention"].diagonal(dim1=-2, dim2=-1) > 0).float().mean()
+        own[share] = (uamrn.explain(net, clips())["data"].diagonal(dim1=-2, dim2=-1) > 0).float().mean()
     assert own[True] == 1
     assert own[False] < 0.5
 
@@ -175,7 +177,7 @@ def test_buckets_that_are_all_empty_warn_once_and_give_zeros(form):
     # and never again, in this network or another; warnings are errors here
     assert torch.isfinite(training_loss(net))
     small(n_p=62, n_t=1)(clips())
-    assert not uamrn.explain(net, clips())["attention"].any()
+    assert not uamrn.explain(net, clips())["data"].any()
 
 
 # ---- frames and places --------------------------------------------------------------------------------------------
@@ -187,36 +189,6 @@ def test_the_position_code_is_its_formula():
         for d in range(6):
             assert code[row, 2 * d] == pytest.approx(math.sin(pos / 10000 ** (2 * d / 12)), abs=1e-6)
             assert code[row, 2 * d + 1] == pytest.approx(math.cos(pos / 10000 ** (2 * d / 12)), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("tap", "grid", "width", "parameters"),
-    [("layer1", 4, 1024, 157_504), ("layer2", 4, 2048, 683_072), ("layer3", 2, 1024, 2_782_784)],
-)
-def test_the_shallow_resnet_has_the_sizes_and_names_of_resnet_18(tap, grid, width, parameters):
-    """Counts from the definition: 64 * 147 + 128, then per stage its convolutions of 9 weights and two a channel."""
-    net = uamrn.ShallowResNet18(tap, grid).train()
-    assert net(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, width)
-    assert sum(p.numel() for p in net.parameters()) == parameters
-    assert not any(module.training for module in net.modules())
-    names = set(net.state_dict())
-    assert {"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "layer1.1.bn2.bias"} <= names
-    assert ("layer2.0.downsample.1.weight" in names) == (tap != "layer1")
-    assert "layer1.0.downsample.0.weight" not in names
-
-
-def test_frames_enter_as_imagenet_has_them_and_a_few_at_a_time(monkeypatch):
-    net = uamrn.ShallowResNet18(freeze=False).train()
-    frames = torch.randint(0, 256, (5, 32, 48, 3), dtype=torch.uint8)
-    seen = []
-    net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    net(frames)
-    expected = (frames.numpy() / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(seen[0].numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
-    whole = net.eval()(frames)
-    monkeypatch.setattr(uamrn, "AT_ONCE", 2)
-    torch.testing.assert_close(net(frames), whole, rtol=1e-4, atol=1e-5)
-    assert [len(part) for part in seen[2:]] == [2, 2, 1]
 
 
 def test_a_sequence_goes_through_whole_and_mirrored():
@@ -498,14 +470,38 @@ def test_an_explanation_leaves_the_network_as_it_was_and_shows_what_it_did():
     net = small(form="bucketed", pool="cls").eval()
     before = net(clips())
     found = uamrn.explain(net, clips())
-    assert found["attention"].shape == (4, 2, 2, 7, 7)  # six frames behind the learned position
+    assert found["data"].shape == (4, 2, 2, 7, 7)  # six frames behind the learned position
     torch.testing.assert_close(found["logits"], before)
     torch.testing.assert_close(net(clips()), before)
     torch.testing.assert_close(found["gamma"], (found["epistemic"] + found["aleatoric"]).mean(1))
-    sums = found["attention"].sum(-1)
+    sums = found["data"].sum(-1)
     assert (((sums - 1).abs() < 1e-5) | (sums == 0)).all()
-    true = uamrn.explain(small(reduce="true_class"), clips(), LABELS)
-    torch.testing.assert_close(true["gamma"], (true["epistemic"] + true["aleatoric"])[range(4), LABELS])
+    net = small(reduce="true_class").eval()
+    total = sum(uamrn.explain(net, clips())[part] for part in ("epistemic", "aleatoric"))
+    guess = net(clips()).argmax(1)
+    torch.testing.assert_close(uamrn.explain(net, clips())["gamma"], total[range(4), guess])
+    torch.testing.assert_close(uamrn.weigh(net, clips(), LABELS), total[range(4), LABELS])
+    assert not torch.equal(guess, LABELS)
+
+
+def test_what_clips_weigh_is_gamma_and_1_where_there_is_none():
+    net = small().train()
+    assert torch.equal(uamrn.weigh(net, clips(), LABELS), uamrn.explain(net, clips())["gamma"])
+    assert net.training
+    assert uamrn.weigh(small(uncertainty=False), clips(), LABELS).tolist() == [1] * 4
+
+
+def test_it_takes_weights_where_it_reads_frames(tmp_path):
+    torch.manual_seed(5)
+    deep = ResNet18()
+    save_weights(deep, tmp_path / "resnet18.safetensors")
+    net = small(features=False)
+    assert uamrn.load_weights(net, tmp_path / "resnet18.safetensors") is net
+    assert torch.equal(net.backbone.layer1[1].conv2.weight, deep.layer1[1].conv2.weight)
+    with pytest.raises(MerError, match=r"uamrn.features is true, so there is no ResNet to take it"):
+        uamrn.load_weights(small(), tmp_path / "resnet18.safetensors")
+    assert models.products("uamrn", {}) == ("magnet",)
+    assert models.products("uamrn", {"features": True}) == ("embedding",)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import torch
 
 from mer.errors import MerError
 from mer.magnification import moving_layers
-from mer.magnification.magnet import MagNet, load_magnet, magnify_pair, save_magnet
+from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
 from mer.magnification.moving_layers import quadruples
 from mer.training import magnet
 from mer.training.magnet import interpolation, objective, rate, start, train
+from mer.weights import save_weights
 
 PHOTO = skimage.data.chelsea()[:, :300]
 PLAN = {"steps": 4, "batch_size": 2, "size": 16, "lr": 1e-3}
@@ -150,7 +151,7 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch):
     assert equal(whole, resumed)
     assert not resumed.training
     for name, model in (("whole", whole), ("resumed", resumed)):
-        save_magnet(model, tmp_path / f"{name}.safetensors")
+        save_weights(model, tmp_path / f"{name}.safetensors")
     assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "resumed.safetensors").read_bytes()
     load_magnet(tmp_path / "whole.safetensors")
 

@@ -1,0 +1,57 @@
+"""Features of magnified frames by a frozen ResNet-18; writes data/cache/<corpus>/<crop>/embedding.h5.
+
+    python -m stages.embed synthetic-box224
+
+(L, width) float32 a clip: what UAMRN reads in place of the frames while its backbone is not trained (U-21). So a frame
+goes through that once, not in every epoch, fold and pass. Which stage of it is tapped, and how its maps are pooled, are
+UAMRN's own knobs (U-20).
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+import torch
+
+from mer.backbones import frozen_resnet18
+from mer.cache import ClipCache, available, build_product, digest
+from mer.clips import Clip, clips, read_index
+from mer.parallel import Engine
+from mer.weights import digest_of, weights_about
+from stages._run import run
+
+
+def compute(clip: Clip, *, magnet: ClipCache, weights: str, tap: str, grid: int, device: str) -> dict:
+    frames = torch.from_numpy(magnet[clip.id]).to(device)
+    with torch.inference_mode():
+        features = frozen_resnet18(weights, tap, grid, device)(frames)
+    return {"data": features.cpu().numpy().astype(np.float32), "factors": magnet.extra("factors", clip.id)}
+
+
+def fingerprint(clip: Clip, *, magnet: ClipCache, weights: str, device: str) -> str:
+    # The kind of device decides the last bits: a product never mixes two.
+    return digest(hashlib.sha256(magnet[clip.id]).hexdigest(), weights, device)
+
+
+def main(stage):
+    item, knobs = stage.item, stage.params.knobs["uamrn"]
+    index = f"data/index/{item.corpus}.csv"
+    magnet = ClipCache(f"data/cache/{item.corpus}/{item.crop}/magnet.h5", "magnet")
+    rows, excluded = available(clips(read_index(index)), index, magnet)
+    weights = f"data/weights/{item.weights}.safetensors"
+    content = digest_of(weights)
+    how = {name: knobs[name] for name in ("tap", "grid")}
+    networks = magnet.params["networks"] | {item.weights: weights_about(weights)["weights"]}
+    # A GPU is fed by one process.
+    engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)
+    build_product(
+        f"data/cache/{item.corpus}/{item.crop}/embedding.h5", rows,
+        functools.partial(compute, magnet=magnet, weights=weights, device=stage.device, **how),
+        functools.partial(fingerprint, magnet=magnet, weights=content, device=stage.device),
+        kind="embedding", ragged=False, params=how | {"weights": content, "networks": networks}, code=stage.code(),
+        spool=stage.spool, engine=engine, excluded=excluded,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run("embed", main)

@@ -1,0 +1,51 @@
+"""Draws what a model saw in the clips that it was not trained on: metrics/explained/<experiment>/.
+
+    python -m stages.explain synthetic-uamrn
+
+attention.png: who attends to whom, in one clip and in the mean of all (UAMRN figure 4); gamma.png: what clips weigh
+against how rare their class is (its section 3.3); gamma.json: the numbers in it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mer.cache import ClipCache
+from mer.evaluation import explained
+from stages._run import run
+from stages.evaluate import read, write_json
+
+
+def main(stage):
+    source, folder = Path("data/predictions") / stage.key, Path("metrics/explained") / stage.key
+    predictions, run_info = read(source)
+    names = run_info["class_names"]
+    found = ClipCache(source / "explain.h5", "explain")
+    sequence = ClipCache(stage.item.sequence)
+    factors = sequence.extra("factors", found.ids[0])
+    clip = stage.item.clip or found.ids[0]
+
+    mean, kept = 0.0, 0.0
+    for clip_id in found.ids:
+        matrices = found[clip_id].astype(np.float64)
+        mean, kept = mean + matrices / len(found), kept + (matrices != 0) / len(found)
+    title = f"{stage.key}: attention by the model that has not seen the subject"
+    explained.attention_figure(
+        found[clip], mean, folder / "attention.png", title, clip, factors=factors, clips=len(found), kept=kept
+    )
+
+    # Explanations are of the first seed.
+    rows = predictions[predictions["seed"] == run_info["protocol"]["seeds"][0]].set_index("id").loc[found.ids]
+    labels = rows["label"].to_numpy()
+    correct = rows[[f"p{c}" for c in range(len(names))]].to_numpy().argmax(1) == labels
+    gamma, weight = (np.array([found.extra(kind, i) for i in found.ids], dtype=float) for kind in ("gamma", "weight"))
+    explained.gamma_figure(gamma, weight, labels, names, folder / "gamma.png", f"{stage.key}: gamma", correct)
+    summaries = {
+        "test": explained.gamma_summary(gamma, labels, len(names), correct),
+        "training": explained.gamma_summary(weight, labels, len(names)),
+    }
+    write_json(folder / "gamma.json", {"class_names": names, **summaries})
+
+
+if __name__ == "__main__":
+    run("explain", main)
