@@ -13,9 +13,10 @@ import hashlib
 import numpy as np
 import torch
 
-from mer.backbones import frozen_resnet18
+from mer.backbones import CHANNELS, frozen_resnet18
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
+from mer.errors import MerError
 from mer.parallel import Engine
 from mer.weights import digest_of, weights_about
 from stages._run import run
@@ -33,14 +34,26 @@ def fingerprint(clip: Clip, *, magnet: ClipCache, weights: str, device: str) -> 
     return digest(hashlib.sha256(magnet[clip.id]).hexdigest(), weights, device)
 
 
+def knobs(section: dict) -> dict:
+    """tap and grid, where a ResNet can be cut so: nothing else has looked at them if no experiment has them."""
+    for name in ("tap", "grid"):
+        if name not in section:
+            raise MerError(f"params.yaml: uamrn.{name} is missing; copy it from conf/base.yaml")
+    tap, grid = section["tap"], section["grid"]
+    if tap not in CHANNELS:
+        raise MerError(f"params.yaml: uamrn.tap is {tap!r}; valid: {', '.join(CHANNELS)}")
+    if type(grid) is not int or grid < 1:
+        raise MerError(f"params.yaml: uamrn.grid is {grid!r}; needed is a whole number from 1")
+    return {"tap": tap, "grid": grid}
+
+
 def main(stage):
-    item, knobs = stage.item, stage.params.knobs["uamrn"]
+    item, how = stage.item, knobs(stage.params.knobs.get("uamrn", {}))
     index = f"data/index/{item.corpus}.csv"
     magnet = ClipCache(f"data/cache/{item.corpus}/{item.crop}/magnet.h5", "magnet")
     rows, excluded = available(clips(read_index(index)), index, magnet)
     weights = f"data/weights/{item.weights}.safetensors"
     content = digest_of(weights)
-    how = {name: knobs[name] for name in ("tap", "grid")}
     networks = magnet.params["networks"] | {item.weights: weights_about(weights)["weights"]}
     # A GPU is fed by one process.
     engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)

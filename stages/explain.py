@@ -11,19 +11,30 @@ from pathlib import Path
 import numpy as np
 
 from mer.cache import ClipCache
+from mer.errors import MerError, suggestion
 from mer.evaluation import explained
 from stages._run import run
 from stages.evaluate import read, write_json
 
 
 def main(stage):
+    item, where = stage.item, f"explain.runs.{stage.key}"
     source, folder = Path("data/predictions") / stage.key, Path("metrics/explained") / stage.key
     predictions, run_info = read(source)
     names = run_info["class_names"]
+    if not (source / "explain.h5").exists():
+        raise MerError(f"{source}: model {run_info['model']} has explained nothing; remove {where}")
     found = ClipCache(source / "explain.h5", "explain")
-    sequence = ClipCache(stage.item.sequence)
-    factors = sequence.extra("factors", found.ids[0])
-    clip = stage.item.clip or found.ids[0]
+    clip = item.clip or found.ids[0]
+    if clip not in found:
+        raise MerError(f"params.yaml: {where}.clip is {clip!r}, which was not predicted; {suggestion(clip, found.ids)}")
+    sequence = ClipCache(item.sequence)
+    factors = sequence.extras(clip).get("factors")
+    if factors is None:
+        raise MerError(
+            f"{item.sequence}: holds {sequence.kind!r}, no frames magnified by growing factors; set {where}.sequence "
+            "to the product that the model reads"
+        )
 
     mean, kept = 0.0, 0.0
     for clip_id in found.ids:

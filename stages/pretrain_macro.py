@@ -7,6 +7,7 @@ has put a set there, those of the embedded corpus's pool. What the weights are s
 metrics. A killed training goes on from its last checkpoint.
 """
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from mer import corpora
 from mer.backbones import ResNet18, load_imagenet, load_resnet18
 from mer.corpora import pool
-from mer.errors import MerError, listed
+from mer.errors import MerError, listed, suggestion
 from mer.training import macro
 from mer.weights import digest_of, save_weights
 from stages._run import run
@@ -26,12 +27,16 @@ WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 def main(stage):
     item = stage.item
     target = Path("data/weights") / f"{stage.key}.safetensors"
+    where = f"pretrain_macro.runs.{stage.key}"
+    for folder in (item.given, item.raw):
+        if not Path(folder).is_dir():
+            raise MerError(f"{folder}: there is no such folder; make it, or correct {where}")
     own = given(Path(item.given))
     if own is not None:
         about = {"weights": f"given: {own.name}", "sha256": digest_of(own)}
         save_weights(load_resnet18(ResNet18(), own), target, about)
         return
-    table, what, crop = images(item)
+    table, what, crop = images(item, where)
     network, first = start(item, stage.section.seed)
     if table is None:
         save_weights(network, target, {"weights": first})
@@ -41,7 +46,7 @@ def main(stage):
     found = [face is not None for face in faces]
     table, faces = table[found], [face for face in faces if face is not None]
     if not faces:
-        raise MerError(f"no face was found in any image of {what}; set pretrain_macro.runs.{stage.key}.crop to none")
+        raise MerError(f"no face was found in any image of {what}; set {where}.crop to none")
     names = macro.emotions(table)
     targets, out = macro.targets(table, names), macro.hold_out(table)
     learned, tested = (
@@ -68,16 +73,29 @@ def given(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def images(item):
+def images(item, where: str):
     """The set's table, what it is called, and its crop; (None, "", "") where there is no set, nor a pool."""
     if visible(Path(item.raw)):
-        table = corpora.load(item.reader).read_macro(item.raw, **item.options)
+        reader = corpora.load(item.reader).read_macro
+        check_options(reader, item.options, f"params.yaml: {where}.options")
+        table = reader(item.raw, **item.options)
         how = "".join(f", {name} {value}" for name, value in item.options.items())
         return table, f"{item.reader}{how} ({len(table)} images)", item.crop
     if not (Path(item.pool) / "labels.csv").exists():
         return None, "", ""
     table = pool.read_macro(item.pool)
     return table, f"the synthetic macro pool ({len(table)} images, {table['subject'].nunique()} people)", "box224"
+
+
+def check_options(reader, options: dict, where: str) -> None:
+    """Raise MerError for an option that the set's reader does not have, or a value of another type."""
+    _, *known = inspect.signature(reader, eval_str=True).parameters.values()  # the first is the folder
+    types = {parameter.name: parameter.annotation for parameter in known}
+    for name, value in options.items():
+        if name not in types:
+            raise MerError(f"{where}.{name} is unknown; {suggestion(name, types)}")
+        if not isinstance(value, types[name]):
+            raise MerError(f"{where}.{name} is {value!r}; needed is a value of type {types[name].__name__}")
 
 
 def visible(folder: Path) -> bool:

@@ -163,3 +163,45 @@ def test_a_clip_predicted_twice_is_refused():
     rows = frame([0, 1, 2], [0, 1, 2], list("abc"))
     with pytest.raises(MerError, match="occur twice"):
         metrics.evaluate(pd.concat([rows, rows]), RUN, replicates=100, seed=0)
+
+
+# ---- two experiments --------------------------------------------------------------------------------------------
+
+
+def test_a_difference_is_drawn_alike_for_both():
+    """Against a slow loop that repeats the rows of the drawn subjects; two experiments, one of them with two seeds."""
+    rng = np.random.default_rng(3)
+    truth, who = rng.integers(0, 3, 60), np.arange(60) % 6
+
+    def experiment(right, seeds):
+        rows = []
+        for seed in seeds:
+            guess = np.where(rng.random(60) < right, truth, (truth + 1) % 3)
+            p = np.eye(3)[guess]
+            rows.append(pd.DataFrame(
+                {"seed": seed, "id": [f"c{i:02d}" for i in range(60)], "corpus": "c", "subject": [f"s{w}" for w in who],
+                 "label": truth, "p0": p[:, 0], "p1": p[:, 1], "p2": p[:, 2]}))  # fmt: skip
+        return pd.concat(rows, ignore_index=True)
+
+    first, second = experiment(0.9, [0]), experiment(0.6, [4, 5])
+    found = metrics.difference(first, second, THREE, replicates=300, seed=7)
+    draws = np.random.default_rng(7).multinomial(6, np.full(6, 1 / 6), size=300)
+
+    def uf1(rows, counts):
+        repeated = np.concatenate([np.flatnonzero(rows["subject"] == f"s{s}").repeat(n) for s, n in enumerate(counts)])
+        some = rows.iloc[repeated]
+        guess = some[["p0", "p1", "p2"]].to_numpy().argmax(1)
+        return sklearn.metrics.f1_score(some["label"], guess, average="macro", labels=[0, 1, 2])
+
+    def mean(experiment, counts):
+        return np.mean([uf1(rows, counts) for _, rows in experiment.groupby("seed")])
+
+    slow = [mean(first, counts) - mean(second, counts) for counts in draws]
+    whole = np.ones(6, dtype=int)
+    assert found["uf1"]["difference"] == pytest.approx(mean(first, whole) - mean(second, whole))
+    np.testing.assert_allclose([found["uf1"]["low"], found["uf1"]["high"]], np.quantile(slow, [0.025, 0.975]))
+    assert found["uf1"]["low"] > 0  # apart
+    same = metrics.difference(first, first, THREE)
+    assert set(same["uar"].values()) == {0.0}
+    with pytest.raises(MerError, match="were tested on other clips or labels"):
+        metrics.difference(first, second[second["id"] != "c03"], THREE)

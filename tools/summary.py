@@ -60,7 +60,9 @@ def main() -> None:
         sys.exit(f"summary: {error}")
     except FileNotFoundError as error:
         sys.exit(f"summary: {error.filename} is missing; run dvc repro")
-    pictures = sorted(p for run in params.figures.runs for p in Path("metrics/figures", run).glob("*.png"))
+    folders = [Path("metrics/figures", run) for run in params.figures.runs]
+    folders += [Path("metrics/explained", run) for run in params.explain.runs]
+    pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
     print("\nPictures: " + "  ".join(map(str, pictures)))
     print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 

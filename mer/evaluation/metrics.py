@@ -86,10 +86,14 @@ def bootstrap_ci95(
         {uf1: [low, high], uar: …, acc: …, replicates, undefined_replicates}. A replicate in which a class has no clip
         has no UAR and is left out of that metric; with none left the interval is None.
     """
-    y_true, y_pred, subjects = np.asarray(y_true), np.asarray(y_pred), np.asarray(subjects)
-    k = len(class_names)
+    runs = np.zeros(len(y_true), dtype=int) if runs is None else runs
+    return _intervals(_replicates(y_true, y_pred, subjects, runs, len(class_names), replicates, seed))
+
+
+def _replicates(y_true, y_pred, subjects, runs, k: int, replicates: int, seed: int) -> dict[str, np.ndarray]:
+    """uf1, uar and acc (replicates,), NaN where undefined; equal subjects and seeds have equal draws."""
+    y_true, y_pred, subjects, runs = (np.asarray(x) for x in (y_true, y_pred, subjects, runs))
     names = np.unique(subjects)
-    runs = np.zeros(len(y_true), dtype=int) if runs is None else np.asarray(runs)
     draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
     of_runs = []
     for run in np.unique(runs):
@@ -101,14 +105,18 @@ def bootstrap_ci95(
         with np.errstate(invalid="ignore", divide="ignore"):
             uf1, uar = (2 * hits / (true + predicted)).mean(1), (hits / true).mean(1)
             of_runs.append({"uf1": uf1, "uar": uar, "acc": hits.sum(1) / total.sum((1, 2))})
-    values = {name: np.mean([run[name] for run in of_runs], axis=0) for name in KEPT}
+    return {name: np.mean([run[name] for run in of_runs], axis=0) for name in KEPT}
+
+
+def _intervals(values: dict[str, np.ndarray]) -> dict:
+    """Their 95 per cent, where defined."""
     intervals = {}
     for name, value in values.items():
         value = value[np.isfinite(value)]
         intervals[name] = [float(q) for q in np.quantile(value, [0.025, 0.975])] if len(value) else None
     return {
         **intervals,
-        "replicates": replicates,
+        "replicates": len(values["acc"]),
         "undefined_replicates": {n: int((~np.isfinite(v)).sum()) for n, v in values.items()},
     }
 
@@ -180,6 +188,39 @@ def leak(predictions: pd.DataFrame, audited: pd.DataFrame, class_names: Sequence
         pair = honest[name], leaky[name]
         out[name] = {"honest": pair[0], "leaky": pair[1], "gap": None if None in pair else pair[1] - pair[0]}
     return out | {"runs": len(honest["runs"])}
+
+
+def difference(
+    first: pd.DataFrame, second: pd.DataFrame, class_names: Sequence[str], *, replicates: int = 2000, seed: int = 0
+) -> dict:
+    """How much better the first of two experiments is, with the interval of that difference.
+
+    Both are scored on the same draws of subjects, so what makes a subject hard for both cancels: the interval is
+    narrower than those of the two metrics, and 0 within it means that these clips do not tell them apart.
+
+    Args:
+        first, second: predictions of the same clips, one row a seed and clip; any seeds.
+
+    Returns:
+        {uf1: {difference, low, high}, uar: …, acc: …}; None where undefined.
+
+    Raises:
+        MerError: they are of other clips or labels.
+    """
+    sides = [_checked(rows, class_names) for rows in (first, second)]
+    clips = [rows.drop_duplicates("id").sort_values("id")[["id", "label"]].to_numpy().tolist() for rows in sides]
+    if clips[0] != clips[1]:
+        raise MerError("the experiments were tested on other clips or labels, so their difference has no meaning")
+    scores = [pooled(rows, class_names) for rows in sides]
+    columns = ("label", "predicted", "who", "seed")
+    drawn = [_replicates(*(rows[c].to_numpy() for c in columns), len(class_names), replicates, seed) for rows in sides]
+    intervals = _intervals({name: drawn[0][name] - drawn[1][name] for name in KEPT})
+    out = {}
+    for name in KEPT:
+        pair, interval = (scores[0][name], scores[1][name]), intervals[name] or (None, None)
+        gap = None if None in pair else pair[0] - pair[1]
+        out[name] = {"difference": gap, "low": interval[0], "high": interval[1]}
+    return out
 
 
 def pooled(predictions: pd.DataFrame, names: Sequence[str]) -> dict:

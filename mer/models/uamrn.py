@@ -181,7 +181,8 @@ class UAMRN(nn.Module):
             wanted = f"(clips, {length}, " + (f"{self.width})" if self.backbone is None else "height, width, 3)")
             raise MerError(
                 f"uamrn reads {wanted}, the product gives {tuple(x.shape)}; uamrn.length must be the number of factors "
-                "in magnify_learned.factors, and uamrn.features say whether frames or their features come"
+                "in magnify_learned.factors, uamrn.features say whether frames or their features come, "
+                "and uamrn.tap and uamrn.grid how wide those are"
             )
         if self.backbone is not None:
             x = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -1,0 +1,42 @@
+"""How far two experiments on the same clips differ, and whether that is more than the choice of subjects explains.
+
+    python -m tools.compare synthetic-uamrn synthetic-uamrn-full-attention
+
+Reads data/predictions; prints first - second with its 95 % interval over subjects, drawn alike for both.
+"""
+
+import sys
+from pathlib import Path
+
+from mer.errors import MerError
+from mer.evaluation.metrics import difference
+from mer.params import load
+from stages.evaluate import read
+
+
+def compare(first: str, second: str, folder: Path = Path("data/predictions")) -> list[str]:
+    """One line a metric."""
+    section = load("params.yaml").evaluate
+    (mine, run_info), (other, _) = (read(folder / name) for name in (first, second))
+    found = difference(mine, other, run_info["class_names"], replicates=section.bootstrap, seed=section.seed)
+    lines = []
+    for name, row in found.items():
+        if None in row.values():
+            lines.append(f"{name:<4} undefined: a class without a clip")
+            continue
+        apart = "apart" if row["low"] > 0 or row["high"] < 0 else "not told apart"
+        lines.append(f"{name:<4} {row['difference']:+.4f} [{row['low']:+.3f}, {row['high']:+.3f}]  {apart}")
+    return lines
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("compare: name two experiments: python -m tools.compare <first> <second>")
+    try:
+        print("\n".join(compare(*sys.argv[1:])))
+    except MerError as error:
+        sys.exit(f"compare: {error}")
+
+
+if __name__ == "__main__":
+    main()
