@@ -11,25 +11,30 @@ from benchmarks.gpu import _data
 from benchmarks.gpu._run import Session, check, tf32
 from benchmarks.loso import Transformer
 from mer import models
+from mer.backbones import ResNet18
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
-from mer.training.group import Plan, Task, train_group, why_alone
+from mer.models import uamrn
+from mer.training.group import Plan, Task, cross_entropy, train_group, why_alone
 from mer.training.magnet import objective
 from mer.training.optim import Schedule
 
 # ---- networks of the engine -----------------------------------------------------------------------------------------
 
 
-def one_step(session: Session, name: str, build, folds: int, clips: int, lr: float) -> list[dict]:
+def one_step(
+    session: Session, name: str, build, folds: int, clips: int, lr: float, shape=(3, 28, 28), loss=cross_entropy
+) -> list[dict]:
     """Loss and probabilities after a step of folds of several sizes: alone and side by side, float32 and bfloat16."""
     rng = np.random.default_rng(0)
-    inputs = torch.from_numpy(rng.integers(0, 256, (clips, 3, 28, 28)).astype(np.float32))
+    inputs = torch.from_numpy(rng.integers(0, 256, (clips, *shape)).astype(np.float32))
+    inputs = inputs if len(shape) == 3 else inputs / 255
     labels = torch.from_numpy(rng.integers(0, 3, clips))
     tests = [np.arange(1 + k) for k in range(folds)]
     tasks = [Task(str(k), 11 + k, np.setdiff1d(np.arange(clips), t), t) for k, t in enumerate(tests)]
 
     def trained(device, together: bool, half: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, half=half)
+        plan = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, half=half, loss=loss)
         on = inputs.to(device), labels.to(device)
         with tf32(False):
             outcomes = train_group(tasks, *on, build, plan, ids=range(clips), together=together)
@@ -38,8 +43,8 @@ def one_step(session: Session, name: str, build, folds: int, clips: int, lr: flo
 
     results = []
 
-    def compare(what: str, found, expected, loss: float, probability: float) -> None:
-        results.append(check(f"{name}, {what}: loss", found[0], expected[0], loss, relative=True))
+    def compare(what: str, found, expected, tolerance: float, probability: float) -> None:
+        results.append(check(f"{name}, {what}: loss", found[0], expected[0], tolerance, relative=True))
         results.append(check(f"{name}, {what}: probability after it", found[1], expected[1], probability))
 
     host = trained("cpu", together=False)
@@ -50,7 +55,8 @@ def one_step(session: Session, name: str, build, folds: int, clips: int, lr: flo
     half = [trained(session.device, together, half=True) for together in (False, True)]
     compare("alone, bf16 against float32", half[0], alone, 2e-2, 5e-2)
     compare("side by side, bf16 against float32", half[1], alone, 2e-2, 5e-2)
-    reason = why_alone(build, inputs.to(session.device), Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256))
+    how = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, loss=loss)
+    reason = why_alone(build, inputs.to(session.device), how)
     return [*results, {"name": f"{name}: can stand side by side", "reason": reason, "passed": reason is None}]
 
 
@@ -62,6 +68,41 @@ def ststnet(session: Session) -> list[dict]:
 def transformer(session: Session) -> list[dict]:
     build = functools.partial(Transformer, width=session.pick(384, 12))
     return one_step(session, "transformer", build, folds=2, clips=session.pick(16, 6), lr=1e-5)
+
+
+def uamrn_step(session: Session) -> list[dict]:
+    """With full attention: near a plane rounding decides about a bucket, and a pair more or less is no rounding."""
+    size = session.pick({"length": 32, "d_model": 256}, {"length": 4, "d_model": 16, "blocks": 1, "samples": 2})
+    knobs = {"features": True, "tap": "layer1", "grid": 1, "mask": "full", **size}
+    build = functools.partial(models.build, "uamrn", 3, **knobs)
+    shape = (size["length"], 64)
+    return one_step(session, "UAMRN", build, folds=2, clips=session.pick(24, 6), lr=1e-5, shape=shape, loss=uamrn.loss)
+
+
+def sparse_attention(session: Session) -> list[dict]:
+    """Eq. 6 with the same buckets on both devices; their numbers by themselves; the frozen features of frames."""
+    generator = torch.Generator().manual_seed(0)
+    length, width = session.pick((512, 512), (24, 8))
+    q, k, v = torch.randn(3, 2, 2, length, width, generator=generator).unbind()
+    planes = torch.randn(2, 4, 3, width, generator=generator)
+    hashed = uamrn.tags(q, planes), uamrn.tags(k, planes)
+    on = [x.to(session.device) for x in (q, k, v, *hashed)]
+    masked, _ = uamrn.attention(q, k, v, *hashed, "pre_softmax")
+    differing = [
+        (uamrn.tags(x.to(session.device), planes.to(session.device)).cpu() != tag).double().mean()
+        for x, tag in zip((q, k), hashed, strict=True)
+    ]
+    network = ResNet18("layer2", 4, freeze=True)
+    frames = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=generator)
+    with tf32(False), torch.inference_mode():
+        expected = network(frames)
+        features = network.to(session.device)(frames.to(session.device))
+        return [
+            check("sparse attention, masked", uamrn.attention(*on, "pre_softmax")[0], masked, 1e-4, relative=True),
+            check("sparse attention, bucketed", uamrn.bucketed_attention(*on), masked, 1e-4, relative=True),
+            check("share of vectors in another bucket", torch.stack(differing), torch.zeros(2), 1e-3),
+            check("frozen features of frames", features, expected, 1e-4, relative=True),
+        ]
 
 
 # ---- MagNet ---------------------------------------------------------------------------------------------------------

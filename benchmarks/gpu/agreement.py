@@ -168,7 +168,8 @@ def adam(session: Session) -> list[dict]:
 PARTS = {
     "tvl1, strain": flow, "transforms": transforms, "moving layers": layers, "dropout": dropout,
     "batch norm": batch_norm, "adam": adam, "ststnet": _steps.ststnet, "transformer": _steps.transformer,
-    "magnet": _steps.magnet, "magnet training": _steps.magnet_step,
+    "uamrn": _steps.uamrn_step,
+    "sparse attention": _steps.sparse_attention, "magnet": _steps.magnet, "magnet training": _steps.magnet_step,
 }  # fmt: skip
 
 
