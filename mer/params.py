@@ -146,13 +146,16 @@ class TrainMagnet(Section):
 
 
 class MacroRun(Section):
-    """Writes data/weights/<name>.safetensors. `pool` stands in where `raw` holds no set; data/raw/resnet18 for none."""
+    """Writes data/weights/<name>.safetensors. `pool` stands in where `raw` holds no set; data/raw/resnet18 for none.
 
-    network: Literal["resnet18"]
+    `watch` is what DVC looks at for changes: `raw` itself, or its manifest (make manifest) when it holds many files.
+    """
+
     given: str
     reader: Literal["fer2013", "ckplus", "rafdb"]
     options: dict[str, str | int] = {}
     raw: str
+    watch: str
     crop: Literal["none", "box224"]
     pool: str
     first: Literal["auto", "imagenet", "random"]

@@ -50,7 +50,7 @@ def weights_about(path) -> dict[str, str]:
         raise MerError(f"{path}: no such file of weights; run dvc repro")
     if path.suffix != ".safetensors":
         return {}
-    _, metadata = _read_safetensors(path)
+    _, metadata = _read_safetensors(path, "make it again: run dvc repro")
     try:
         about = json.loads(metadata.get("about", "{}"))
     except ValueError:  # an entry of another writer
@@ -58,8 +58,15 @@ def weights_about(path) -> dict[str, str]:
     return about if isinstance(about, dict) else {"about": str(about)}
 
 
+def told_of(path) -> str:
+    """Where the weights of a file come from, in a few words: for the stamps of what is made with them."""
+    return weights_about(path).get("weights", "of unknown origin")
+
+
 def digest_of(path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal. Raises MerError where there is none."""
+    if not Path(path).is_file():
+        raise MerError(f"{path}: no such file of weights; run dvc repro")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -91,7 +98,7 @@ def read_weights(
     if not path.is_file():
         raise MerError(f"{path}: no such file of {network} weights; {source}: put them there")
     if path.suffix == ".safetensors":
-        content, _ = _read_safetensors(path)
+        content, _ = _read_safetensors(path, source)
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -133,7 +140,7 @@ def _faults(state: dict, expected: Mapping[str, Tensor], more: bool) -> list[str
     ]
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata."""
     import safetensors
 
@@ -142,6 +149,4 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise MerError(
-            f"{path}: is not a safetensors file of weights ({reason}); make it again: run dvc repro"
-        ) from None
+        raise MerError(f"{path}: is not a safetensors file of weights ({reason}); {remedy}") from None

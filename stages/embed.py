@@ -18,20 +18,23 @@ from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
 from mer.parallel import Engine
-from mer.weights import digest_of, weights_about
+from mer.weights import digest_of, told_of
 from stages._run import run
 
 
 def compute(clip: Clip, *, magnet: ClipCache, weights: str, tap: str, grid: int, device: str) -> dict:
     frames = torch.from_numpy(magnet[clip.id]).to(device)
-    with torch.inference_mode():
+    # The same sums in every run, and float32 that is float32 (TF32 has 10 bits), as in training.
+    exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with exactly, torch.inference_mode():
         features = frozen_resnet18(weights, tap, grid, device)(frames)
     return {"data": features.cpu().numpy().astype(np.float32), "factors": magnet.extra("factors", clip.id)}
 
 
 def fingerprint(clip: Clip, *, magnet: ClipCache, weights: str, device: str) -> str:
     # The kind of device decides the last bits: a product never mixes two.
-    return digest(hashlib.sha256(magnet[clip.id]).hexdigest(), weights, device)
+    factors = magnet.extra("factors", clip.id).tolist()
+    return digest(hashlib.sha256(magnet[clip.id]).hexdigest(), factors, weights, device)
 
 
 def knobs(section: dict) -> dict:
@@ -54,15 +57,15 @@ def main(stage):
     rows, excluded = available(clips(read_index(index)), index, magnet)
     weights = f"data/weights/{item.weights}.safetensors"
     content = digest_of(weights)
-    networks = magnet.params["networks"] | {item.weights: weights_about(weights)["weights"]}
+    networks = magnet.params["networks"] | {item.weights: told_of(weights)}
     # A GPU is fed by one process.
     engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)
     build_product(
         f"data/cache/{item.corpus}/{item.crop}/embedding.h5", rows,
         functools.partial(compute, magnet=magnet, weights=weights, device=stage.device, **how),
         functools.partial(fingerprint, magnet=magnet, weights=content, device=stage.device),
-        kind="embedding", ragged=False, params=how | {"weights": content, "networks": networks}, code=stage.code(),
-        spool=stage.spool, engine=engine, excluded=excluded,
+        kind="embedding", ragged=False, params={"knobs": how, "weights": content, "networks": networks},
+        code=stage.code(), spool=stage.spool, engine=engine, excluded=excluded,
     )  # fmt: skip
 
 

@@ -49,11 +49,14 @@ def main(stage):
     rows = predictions[predictions["seed"] == run_info["protocol"]["seeds"][0]].set_index("id").loc[found.ids]
     labels = rows["label"].to_numpy()
     correct = rows[[f"p{c}" for c in range(len(names))]].to_numpy().argmax(1) == labels
+    if not {"gamma", "weight"} <= found.extras(clip).keys():
+        return  # a model whose clips all count the same, or that says nothing of it
     gamma, weight = (np.array([found.extra(kind, i) for i in found.ids], dtype=float) for kind in ("gamma", "weight"))
+    known = np.isfinite(weight)  # some fold has trained on them
     explained.gamma_figure(gamma, weight, labels, names, folder / "gamma.png", f"{stage.key}: gamma", correct)
     summaries = {
         "test": explained.gamma_summary(gamma, labels, len(names), correct),
-        "training": explained.gamma_summary(weight, labels, len(names)),
+        "training": explained.gamma_summary(weight[known], labels[known], len(names)),
     }
     write_json(folder / "gamma.json", {"class_names": names, **summaries})
 

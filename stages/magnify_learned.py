@@ -15,7 +15,7 @@ from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.magnification.magnet import linear_abs, loaded_magnet, magnify_pair, named_factors
 from mer.parallel import Engine
-from mer.weights import digest_of, weights_about
+from mer.weights import digest_of, told_of
 from stages._run import run
 
 
@@ -50,7 +50,7 @@ def main(stage):
     how = {name: getattr(section, name) for name in ("size", "factors", "convention", "absolute")}
     weights = f"data/weights/{item.weights}.safetensors"
     content = digest_of(weights)
-    params = how | {"weights": content, "networks": {item.weights: weights_about(weights)["weights"]}}
+    params = how | {"weights": content, "networks": {item.weights: told_of(weights)}}
     # A GPU is fed by one process.
     engine = stage.engine if stage.device == "cpu" else Engine(workers=1, progress=True)
     build_product(

@@ -67,9 +67,11 @@ def main(stage):
 
 def given(folder: Path) -> Path | None:
     """The file of weights that a user has put in place."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
+    found = visible(folder)
     if len(found) > 1:
         raise MerError(f"{folder}: holds {listed(p.name for p in found)}; leave one file of weights there")
+    if found and found[0].suffix not in WEIGHTS:
+        raise MerError(f"{found[0]}: is no file of weights; valid ends of its name: {', '.join(WEIGHTS)}")
     return found[0] if found else None
 
 
@@ -98,9 +100,9 @@ def check_options(reader, options: dict, where: str) -> None:
             raise MerError(f"{where}.{name} is {value!r}; needed is a value of type {types[name].__name__}")
 
 
-def visible(folder: Path) -> bool:
-    """Whether a user has put something there beside the note that says what belongs there."""
-    return any(not path.name.startswith(".") and path.name != "README.md" for path in folder.iterdir())
+def visible(folder: Path) -> list[Path]:
+    """What a user has put there beside the note that says what belongs there."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "README.md")
 
 
 def start(item, seed: int) -> tuple[ResNet18, str]:

@@ -22,7 +22,7 @@ from mer.errors import MerError, listed
 from mer.spool import Spool
 from mer.training import loso
 from mer.training.recipe import Recipe
-from mer.weights import weights_about
+from mer.weights import told_of
 from stages._run import run
 
 WEIGHTS = ".safetensors"
@@ -65,6 +65,13 @@ def read_products(item, hyper: dict, table) -> tuple[list[ClipCache], dict[str, 
     missing = [kind for kind in needed if kind not in found]
     if missing:
         raise MerError(f"model {item.model} reads {listed(needed)}; inputs hold {listed(found)}: add {listed(missing)}")
+    for cache in caches:
+        for name, value in cache.params.get("knobs", {}).items():
+            if hyper.get(name, value) != value:
+                raise MerError(
+                    f"{cache.path}: was made with {item.model}.{name} {value}, this experiment has {hyper[name]}; set "
+                    f"it in section {item.model}, for all experiments"
+                )
     _, excluded = available(list(table.itertuples()), item.index, *caches)
     return [found[kind] for kind in needed], excluded
 
@@ -84,7 +91,7 @@ def networks(item, caches: list[ClipCache], weights: str | None) -> dict[str, st
     found = {} if models.load(item.model).RECIPE is None else {item.model: "random"}
     for cache in caches:
         found |= cache.params.get("networks", {})
-    return found | ({Path(weights).stem: weights_about(weights)["weights"]} if weights else {})
+    return found | ({Path(weights).stem: told_of(weights)} if weights else {})
 
 
 def about(stage, index, table, excluded: dict[str, str], weights: dict[str, str]) -> dict:

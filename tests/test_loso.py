@@ -8,6 +8,7 @@ import torch
 from mer import models
 from mer.backbones import ResNet18
 from mer.errors import MerError
+from mer.models import uamrn
 from mer.parallel import Engine
 from mer.spool import Spool
 from mer.training import group, loso, memory
@@ -482,7 +483,6 @@ def sequences(n=24, seed=0):
 
 
 def test_a_clip_is_explained_by_the_network_that_has_not_seen_its_subject():
-    """Each fold trained by hand: its own weights, asked about its test clips; and about its training clips' weight."""
     rows, x = table(), sequences()
     predictions, found = explained(rows, x)
     assert list(found) == sorted(rows["id"])
@@ -490,14 +490,9 @@ def test_a_clip_is_explained_by_the_network_that_has_not_seen_its_subject():
     for clip, what in found.items():
         assert set(what) == {"data", "logits", "gamma", "epistemic", "aleatoric", "weight"}
         assert what["data"].shape == (1, 2, 4, 4)
-        logits = np.exp(what["logits"].astype(float) - what["logits"].max())
-        np.testing.assert_allclose(
-            logits / logits.sum(), by_id.loc[clip, ["p0", "p1", "p2"]].to_numpy(float), atol=1e-6
-        )
-    # what a clip weighs is not known to the fold that leaves it out: the other three say so, here without one of them
-    kept = rows["subject"] != "s0"
-    _, without = explained(rows[kept], x[kept.to_numpy()])
-    assert all(without[clip]["weight"] != found[clip]["weight"] for clip in without)
+        likelihood = np.exp(what["logits"].astype(float) - what["logits"].max())
+        expected = by_id.loc[clip, ["p0", "p1", "p2"]].to_numpy(float)
+        np.testing.assert_allclose(likelihood / likelihood.sum(), expected, atol=1e-6)
     # explaining changes no prediction, and a model without explanations has none
     plain = loso.run([x], rows, model="uamrn", classes=3, hyper=SMALL_UAMRN, recipe={"epochs": 2, "batch_size": 8})
     pd.testing.assert_frame_equal(plain, predictions)
@@ -505,6 +500,45 @@ def test_a_clip_is_explained_by_the_network_that_has_not_seen_its_subject():
     run(rows, flow(), explained=nothing.__setitem__)
     run(rows, flow(), model="linear", recipe=None, explained=nothing.__setitem__)
     assert not nothing
+
+
+@pytest.mark.parametrize("selection", ["last_epoch", "inner_val"])
+def test_what_a_clip_weighs_is_the_mean_over_the_folds_that_trained_on_it(selection, monkeypatch):
+    """Each fold's network asked anew about every clip; a fold speaks neither of its test clips nor of held-out ones."""
+    rows, x = table(n=30, subjects=5), sequences(30)
+    asked = []
+
+    def watched(outcome, task, network):
+        with torch.no_grad():
+            ids = np.argsort(rows["id"].to_numpy(), kind="stable")
+            weights = uamrn.weigh(network, torch.from_numpy(x[ids]), torch.from_numpy(rows["label"].to_numpy()[ids]))
+        said = np.full(30, np.nan)
+        said[task.train] = weights.numpy()[task.train]
+        asked.append(said)
+
+    real = group._explain
+
+    def spy(network, task, outcome, data, plan):
+        real(network, task, outcome, data, plan)
+        watched(outcome, task, network.eval())
+
+    monkeypatch.setattr(group, "_explain", spy)
+    _, found = explained(rows, x, selection=selection)
+    assert len(asked) == 5
+    counts = np.isfinite(asked).sum(0)
+    assert counts.max() == (4 if selection == "last_epoch" else counts.max())
+    for clip, said, count in zip(sorted(rows["id"]), np.transpose(asked), counts, strict=True):
+        if not count:
+            assert np.isnan(found[clip]["weight"])
+        else:
+            assert found[clip]["weight"] == pytest.approx(np.mean(said[np.isfinite(said)]), rel=1e-4)
+    assert len({round(float(what["weight"]), 6) for what in found.values()}) > 20
+
+
+def test_a_leak_is_not_explained():
+    """Its predictions are of another epoch than the network that there is at the end."""
+    _, found = explained(table(), sequences(), selection="test_best")
+    assert not found
 
 
 @pytest.mark.parametrize("selection", ["last_epoch", "inner_val"])

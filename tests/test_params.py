@@ -154,8 +154,28 @@ def test_a_missing_section_and_a_missing_key_are_named(raw):
         ("experiments/synthetic-linear/recipe", {"epochs": 3}, "model linear is no network"),
         ("experiments/synthetic-linear/model", "liner", "model 'liner' is unknown; did you mean 'linear'?"),
         ("experiments/synthetic-linear/classes", 7, "corpus casme2 has selections of [3, 5] classes"),
+        ("uamrn/length", 9, "uamrn.length is 9, magnify_learned.factors linspace_2_13_8 are 8; make them agree"),
+        ("magnify_learned/factors", "linspace_2_13_9", "linspace_2_13_9 are 9; make them agree"),
+        ("uamrn/freeze", False, "uamrn.features leaves no ResNet to train; set features: false"),
+        (
+            "experiments/synthetic-uamrn/overrides",
+            {"position": "factor", "last_factor": 12.0},
+            "uamrn.first_factor and last_factor do not make the factors linspace_2_13_8",
+        ),
+        (
+            "experiments/synthetic-linear/inputs",
+            [*["data/cache/synthetic/box224/flow.h5"] * 2, "data/weights/resnet18.safetensors"],
+            "inputs name weights data/weights/resnet18.safetensors, but model linear takes none",
+        ),
+        (
+            "experiments/synthetic-uamrn/inputs",
+            ["data/cache/synthetic/box224/embedding.h5", "data/weights/magnet.safetensors",
+             "data/weights/resnet18.safetensors"],
+            "a model takes one file",
+        ),
+        ("experiments/synthetic-uamrn/overrides", {"features": False}, "model uamrn also reads magnet; add"),
     ],
-)
+)  # fmt: skip
 def test_knobs_recipes_and_classes_are_checked_before_anything_runs(raw, path, value, message):
     with pytest.raises(MerError) as error:
         validate.check(params.parse(change(raw, path, value)))

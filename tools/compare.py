@@ -8,7 +8,7 @@ Reads data/predictions; prints first - second with its 95 % interval over subjec
 import sys
 from pathlib import Path
 
-from mer.errors import MerError
+from mer.errors import MerError, listed, suggestion
 from mer.evaluation.metrics import difference
 from mer.params import load
 from stages.evaluate import read
@@ -17,7 +17,13 @@ from stages.evaluate import read
 def compare(first: str, second: str, folder: Path = Path("data/predictions")) -> list[str]:
     """One line a metric."""
     section = load("params.yaml").evaluate
-    (mine, run_info), (other, _) = (read(folder / name) for name in (first, second))
+    there = sorted(path.parent.name for path in folder.glob("*/run.json"))
+    for name in (first, second):
+        if name not in there:
+            raise MerError(f"{folder} has no predictions of {name!r}; {suggestion(name, there)}")
+    (mine, run_info), (other, other_info) = (read(folder / name) for name in (first, second))
+    if run_info["class_names"] != other_info["class_names"]:
+        raise MerError(f"{first} tells {listed(run_info['class_names'])}, {second} {listed(other_info['class_names'])}")
     found = difference(mine, other, run_info["class_names"], replicates=section.bootstrap, seed=section.seed)
     lines = []
     for name, row in found.items():

@@ -6,12 +6,16 @@ python -m tools.validate
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from mer import corpora, models
 from mer.corpora import megc2019_flow
 from mer.errors import MerError, listed, suggestion
+from mer.magnification.magnet import named_factors
 from mer.params import Params, load
 from mer.training import augmentation
 from mer.training.recipe import Recipe
+from stages.train import read_weights
 
 
 def check(params: Params) -> None:
@@ -45,10 +49,29 @@ def check_experiment(params: Params, name: str, item) -> None:
             module, Recipe.of(module.RECIPE, item.recipe, f"{where}.recipe"), f"mer/models/{item.model}.py"
         )
     class_lists(f"experiments.{name}", item.labels, item.classes)
-    kinds = {Path(path).stem for path in item.inputs}
+    read_weights(item)
+    kinds = {Path(path).stem for path in item.inputs if path.endswith(".h5")}
     missing = set(models.products(item.model, hyper)) - kinds
+    if item.model == "uamrn":
+        check_sequence(params, where, {n: p.default for n, p in models.knobs("uamrn").items()} | hyper)
     if missing:
         raise MerError(f"{where}.inputs: model {item.model} also reads {listed(sorted(missing))}; add its product")
+
+
+def check_sequence(params: Params, where: str, hyper: dict) -> None:
+    """Whether the magnified frames that will be made are those that UAMRN is told of (U-01, U-27)."""
+    factors = named_factors(params.magnify_learned.factors)
+    if hyper["length"] != len(factors):
+        raise MerError(
+            f"{where}: uamrn.length is {hyper['length']}, magnify_learned.factors {params.magnify_learned.factors} are "
+            f"{len(factors)}; make them agree"
+        )
+    ends = np.linspace(hyper["first_factor"], hyper["last_factor"], len(factors))
+    if hyper["position"] == "factor" and not np.allclose(ends, factors):
+        raise MerError(
+            f"{where}: uamrn.position is factor, but uamrn.first_factor and last_factor do not make the factors "
+            f"{params.magnify_learned.factors}; make them agree"
+        )
 
 
 def class_lists(where: str, labels: str, classes: int) -> None:

@@ -218,8 +218,8 @@ def gamma_figure(gamma, trained, labels, names, path, title: str, correct=None) 
 
     Args:
         gamma: (N,), eq. 8, of each clip by the network that did not train on it.
-        trained: (N,), mean gamma of the clip at the end of training in the folds that trained on it, which is its
-            weight in the loss; or None.
+        trained: (N,), mean gamma of the clip in the folds that trained on it, by the weights that were tested: its
+            weight in the loss; NaN where no fold trained on it; or None.
         labels: (N,) integers, positions in `names`.
         names: of all classes, whether or not each occurs.
         path: the PNG to write.
@@ -227,8 +227,12 @@ def gamma_figure(gamma, trained, labels, names, path, title: str, correct=None) 
     """
     gamma, labels, correct = _checked(gamma, labels, len(names), correct)
     kinds = [("test clips", gamma, TEST)]
-    if trained is not None:
-        kinds.append(("training clips", _checked(trained, labels, len(names))[0], TRAINED))
+    of_kinds = [labels]
+    if trained is not None and np.isfinite(trained).any():
+        known = np.isfinite(trained)
+        values, of_known, _ = _checked(np.asarray(trained)[known], labels[known], len(names))
+        kinds.append(("training clips", values, TRAINED))
+        of_kinds.append(of_known)
     if all(np.ptp(values) == 0 for _, values, _ in kinds):
         _say_constant(gamma, [values[0] for _, values, _ in kinds], path, title)
         return
@@ -238,11 +242,12 @@ def gamma_figure(gamma, trained, labels, names, path, title: str, correct=None) 
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
     for a in axes[panels:]:
         a.axis("off")
-    summaries = [gamma_summary(values, labels, len(names), correct) for _, values, _ in kinds]
+    summaries = [gamma_summary(gamma, labels, len(names), correct)]
+    summaries += [gamma_summary(kinds[1][1], of_kinds[1], len(names))] if len(kinds) > 1 else []
     order = [c for c in np.argsort(-np.array(summaries[0]["sizes"]), kind="stable") if summaries[0]["sizes"][c]]
-    more = ("by the network that did not train on them", "their weight in the loss, at the end of training")
-    for a, (kind, values, colour), told in zip(axes, kinds, more, strict=False):
-        _boxes(a, [(names[c], values[labels == c]) for c in order], colour)
+    more = ("by the network that did not train on them", "their weight in the loss, after training")
+    for a, (kind, values, colour), own, told in zip(axes, kinds, of_kinds, more, strict=False):
+        _boxes(a, [(names[c], values[own == c]) for c in order if (own == c).any()], colour)
         a.set_title(f"{kind}: {told}", fontsize=9)
     _against_size(axes[len(kinds)], kinds, summaries, names)
     if correct is not None:

@@ -115,6 +115,8 @@ def build(
         raise MerError(f"uamrn.n_p is {n_p}; a bucket's number has 62 bits at most")
     if not 0 <= dropout < 1:
         raise MerError(f"uamrn.dropout is {dropout}; it must be 0 or above and below 1")
+    if features and not freeze:
+        raise MerError("uamrn.freeze is false, but uamrn.features leaves no ResNet to train; set features: false")
     if form == "bucketed" and mask != "pre_softmax":
         raise MerError(f"uamrn.form is bucketed, but mask: {mask} needs the products of all pairs; set form: masked")
     width = CHANNELS[tap] * grid**2
@@ -492,7 +494,10 @@ def explain(network: UAMRN, inputs: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def weigh(network: UAMRN, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 8's gamma of clips (B,), what each counts in eq. 9, with the draws of evaluation; 1 if deterministic."""
+    """Eq. 8's gamma of clips (B,), what each counts in eq. 9 (before U-15's `normalise`); 1 if deterministic.
+
+    With the draws of evaluation, not those of a training step.
+    """
     if network.uncertainty is None:
         return torch.ones(len(inputs), device=inputs.device)
     training = network.training

@@ -90,7 +90,7 @@ class Outcome:
 
     probability: (n_test, C) float64; epochs: how many it was trained; chosen: the epoch (from 1) that was tested;
     train_losses, validation_losses: one an epoch; audit, audit_epoch: (n_test, C) and the first epoch of the highest
-    accuracy on the test clips; explained: (n_test, …) by name, what the plan's `explain` found; weights: (n_train,),
+    accuracy on the test clips; explained: (n_test, …) by name, what the plan's `explain` found; counted: (n_train,),
     what its `weigh` did.
     """
 
@@ -102,7 +102,7 @@ class Outcome:
     audit: np.ndarray | None = None
     audit_epoch: int = 0
     explained: dict[str, np.ndarray] = field(default_factory=dict)
-    weights: np.ndarray | None = None
+    counted: np.ndarray | None = None
     _audit_accuracy: float = -1.0
 
 
@@ -297,7 +297,7 @@ def _explain(network: nn.Module, task: Task, outcome: Outcome, data: _Data, plan
                 name: torch.cat([part[name] for part in found]).float().cpu().numpy() for name in found[0]
             }
         if plan.weigh is not None:
-            outcome.weights = torch.cat([plan.weigh(network, x, y) for x, y in parts(task.train)]).float().cpu().numpy()
+            outcome.counted = torch.cat([plan.weigh(network, x, y) for x, y in parts(task.train)]).float().cpu().numpy()
     network.train()
 
 

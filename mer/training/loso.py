@@ -71,7 +71,8 @@ def run(
         weights: a file that the model's `load_weights` takes before a fold begins.
         explained: called once a clip, in the order of the ids, with the id and what the model's `explain` finds in it
             by the network that has not seen its subject; and, as `weight`, what it counted in the loss of those that
-            have, by the model's `weigh`: the mean over folds after their last step. Of the first seed.
+            have, by the model's `weigh`: the mean over the folds that trained on it, of the weights that are tested,
+            NaN where it was held out in all of them. Of the first seed; nothing with `test_best`.
         engine: its processes share the groups of folds (on a CPU).
         spool, code: where finished folds are kept, also after the end (those of other parameters are removed), and a
             digest of the code they depend on. Without, nothing is kept.
@@ -99,7 +100,7 @@ def run(
         model=model, classes=classes, hyper=hyper,
         recipe=None if module.RECIPE is None else Recipe.of(module.RECIPE, recipe or {}), selection=selection,
         audit=audit or selection == LEAKY, held_out=held_out, device=device, weights=weights,
-        explaining=explained is not None,
+        explaining=explained is not None and selection != LEAKY,
     )  # fmt: skip
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
     common = digest(training.about(), hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest(), rows, code)
@@ -199,9 +200,12 @@ def _hand_on(done: list, ids: list[str], explained: Callable[[str, dict[str, np.
         rows = [row for fold in job.folds for row in fold.test]
         for place, row in enumerate(rows):
             found[row] = {name.removeprefix(EXPLAINED): result[name][place] for name in names}
-    weights = [result["weights"] for _, result in done if "weights" in result]
-    if weights:
-        mean = np.nanmean(np.concatenate(weights), axis=0)
+    counted = [result["counted"] for _, result in done if "counted" in result]
+    if counted:
+        of_folds = np.concatenate(counted)
+        some = np.isfinite(of_folds)
+        with np.errstate(invalid="ignore"):  # a clip that every fold held out
+            mean = np.where(some, of_folds, 0).sum(0) / some.sum(0)
         for row, value in enumerate(mean):
             found[row]["weight"] = np.float32(value)
     for row in sorted(found):
@@ -280,10 +284,10 @@ class _Training:
             }
         for name in outcomes[0].explained:
             result[EXPLAINED + name] = np.concatenate([o.explained[name] for o in outcomes])
-        if outcomes[0].weights is not None:
-            result["weights"] = np.full((len(outcomes), len(self.labels)), np.nan, dtype=np.float32)
-            for row, fold, outcome in zip(result["weights"], job.folds, outcomes, strict=True):
-                row[self._task(fold, job.seed).train] = outcome.weights
+        if outcomes[0].counted is not None:
+            result["counted"] = np.full((len(outcomes), len(self.labels)), np.nan, dtype=np.float32)
+            for row, fold, outcome in zip(result["counted"], job.folds, outcomes, strict=True):
+                row[self._task(fold, job.seed).train] = outcome.counted
         return result
 
     def _estimate(self, fold: Fold) -> np.ndarray:
