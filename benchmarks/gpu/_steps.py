@@ -23,7 +23,15 @@ from mer.training.optim import Schedule
 
 
 def one_step(
-    session: Session, name: str, build, folds: int, clips: int, lr: float, shape=(3, 28, 28), loss=cross_entropy
+    session: Session,
+    name: str,
+    build,
+    folds: int,
+    clips: int,
+    lr: float,
+    shape=(3, 28, 28),
+    loss=cross_entropy,
+    **asked,
 ) -> list[dict]:
     """Loss and probabilities after a step of folds of several sizes: alone and side by side, float32 and bfloat16."""
     rng = np.random.default_rng(0)
@@ -33,19 +41,23 @@ def one_step(
     tests = [np.arange(1 + k) for k in range(folds)]
     tasks = [Task(str(k), 11 + k, np.setdiff1d(np.arange(clips), t), t) for k, t in enumerate(tests)]
 
-    def trained(device, together: bool, half: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, half=half, loss=loss)
+    def trained(device, together: bool, half: bool = False) -> tuple[torch.Tensor, ...]:
+        plan = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, half=half, loss=loss, **asked)
         on = inputs.to(device), labels.to(device)
         with tf32(False):
             outcomes = train_group(tasks, *on, build, plan, ids=range(clips), together=together)
         probability = np.concatenate([o.probability for o in outcomes])
-        return torch.tensor([o.train_losses[0] for o in outcomes]), torch.from_numpy(probability)
+        counted = [torch.from_numpy(o.counted) for o in outcomes if o.counted is not None]
+        losses = torch.tensor([o.train_losses[0] for o in outcomes])
+        return losses, torch.from_numpy(probability), *([torch.cat(counted)] if counted else [])
 
     results = []
 
     def compare(what: str, found, expected, tolerance: float, probability: float) -> None:
         results.append(check(f"{name}, {what}: loss", found[0], expected[0], tolerance, relative=True))
         results.append(check(f"{name}, {what}: probability after it", found[1], expected[1], probability))
+        if len(found) > 2:
+            results.append(check(f"{name}, {what}: gamma after it", found[2], expected[2], probability, relative=True))
 
     host = trained("cpu", together=False)
     alone, side = (trained(session.device, together) for together in (False, True))
@@ -76,7 +88,18 @@ def uamrn_step(session: Session) -> list[dict]:
     knobs = {"features": True, "tap": "layer1", "grid": 1, "mask": "full", **size}
     build = functools.partial(models.build, "uamrn", 3, **knobs)
     shape = (size["length"], 64)
-    return one_step(session, "UAMRN", build, folds=2, clips=session.pick(24, 6), lr=1e-5, shape=shape, loss=uamrn.loss)
+    return one_step(
+        session,
+        "UAMRN",
+        build,
+        folds=2,
+        clips=session.pick(24, 6),
+        lr=1e-5,
+        shape=shape,
+        loss=uamrn.loss,
+        explain=uamrn.explain,
+        weigh=uamrn.weigh,
+    )
 
 
 def sparse_attention(session: Session) -> list[dict]:
