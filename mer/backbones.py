@@ -11,6 +11,7 @@ Parameters are named as torchvision names them; files with transformers' names (
 import functools
 import re
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,6 +104,15 @@ def load_resnet18(network: ResNet18, path) -> ResNet18:
 def frozen_resnet18(path: str, tap: str, grid: int, device: str = "cpu") -> ResNet18:
     """Such a network in evaluation mode, read once a process; the file must not change meanwhile."""
     return load_resnet18(ResNet18(tap, grid, freeze=True), path).to(device)
+
+
+@torch.inference_mode()
+def features(frames: np.ndarray, path: str, tap: str, grid: int, device: str = "cpu") -> np.ndarray:
+    """Of frames (N, H, W, 3) uint8, by a frozen ResNet-18 with the weights at `path`: (N, C * grid**2) float32."""
+    # The same sums in every run, and float32 that is float32 (TF32 has 10 bits), as in training.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        found = frozen_resnet18(path, tap, grid, device)(torch.from_numpy(frames).to(device))
+    return found.cpu().numpy()
 
 
 def load_imagenet(network: ResNet18) -> ResNet18:

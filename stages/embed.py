@@ -10,10 +10,7 @@ UAMRN's own knobs (U-20).
 import functools
 import hashlib
 
-import numpy as np
-import torch
-
-from mer.backbones import CHANNELS, frozen_resnet18
+from mer.backbones import CHANNELS, features
 from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
@@ -23,12 +20,7 @@ from stages._run import run
 
 
 def compute(clip: Clip, *, magnet: ClipCache, weights: str, tap: str, grid: int, device: str) -> dict:
-    frames = torch.from_numpy(magnet[clip.id]).to(device)
-    # The same sums in every run, and float32 that is float32 (TF32 has 10 bits), as in training.
-    exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with exactly, torch.inference_mode():
-        features = frozen_resnet18(weights, tap, grid, device)(frames)
-    return {"data": features.cpu().numpy().astype(np.float32), "factors": magnet.extra("factors", clip.id)}
+    return {"data": features(magnet[clip.id], weights, tap, grid, device), "factors": magnet.extra("factors", clip.id)}
 
 
 def fingerprint(clip: Clip, *, magnet: ClipCache, weights: str, device: str) -> str:
