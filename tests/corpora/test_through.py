@@ -197,7 +197,7 @@ def test_a_macro_set_goes_through(project, corpus):
 def test_faces_kept_as_text_need_no_crop(project):
     project("casme2", [])
     raw = Path("data/raw/fer2013")
-    raw.mkdir(parents=True)
+    raw.mkdir(parents=True, exist_ok=True)
     pixels = " ".join(["7"] * 48 * 48)
     (raw / "fer2013.csv").write_text(f"emotion,pixels,Usage\n0,{pixels},Training\n")
     edit(Path(), lambda p: p["index"]["runs"].update(fer2013={"reader": "fer2013", "raw": str(raw), "watch": str(raw)}))
