@@ -69,8 +69,8 @@ def test_a_second_run_runs_no_stage_and_a_runtime_change_neither(project):
 def test_a_changed_seed_reruns_training_and_evaluation_and_setting_it_back_restores_from_cache(project):
     before = content(project)
     output = dvc(project, "exp", "run", "-S", "train.seed=1")
-    allowed = {f"{s}@synthetic-{m}" for s in ("train", "evaluate") for m in ("linear", "ststnet")}
-    assert set(ran(output)) <= allowed | {"leakage"}
+    allowed = {f"{s}@synthetic-{m}" for s in ("train", "evaluate") for m in ("linear", "ststnet", "uamrn")}
+    assert set(ran(output)) <= allowed | {"leakage", "explain@synthetic-uamrn"}
     assert TRAIN in ran(output)
     assert content(project)[f"{PREDICTIONS}/predictions.csv"] != before[f"{PREDICTIONS}/predictions.csv"]
     assert "synthetic-ststnet" in dvc(project, "exp", "show", "--csv")
