@@ -98,7 +98,7 @@ def read_weights(
     if not path.is_file():
         raise MerError(f"{path}: no such file of {network} weights; {source}: put them there")
     if path.suffix == ".safetensors":
-        content, _ = _read_safetensors(path, source)
+        content, _ = _read_safetensors(path, f"make it again: run dvc repro, if the pipeline made it; {source}")
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -23,6 +23,10 @@ def main(stage):
     predictions, run_info = read(source)
     names = run_info["class_names"]
     if not (source / "explain.h5").exists():
+        if run_info["protocol"]["leaky"]:
+            raise MerError(
+                f"{source}: nothing is explained with train.selection test_best; set another, or remove {where}"
+            )
         raise MerError(f"{source}: model {run_info['model']} has explained nothing; remove {where}")
     found = ClipCache(source / "explain.h5", "explain")
     clip = item.clip or found.ids[0]

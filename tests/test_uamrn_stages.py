@@ -612,6 +612,11 @@ def test_a_sequence_without_factors_is_refused(trained):
 def test_a_model_without_explanations_is_refused(trained):
     (trained / f"data/predictions/{NAME}/explain.h5").unlink()
     refused(explain(trained), f"data/predictions/{NAME}: model uamrn has explained nothing; remove explain.runs.{NAME}")
+    path = trained / f"data/predictions/{NAME}/run.json"
+    run_info = json.loads(path.read_text())
+    run_info["protocol"]["leaky"] = True
+    path.write_text(json.dumps(run_info))
+    refused(explain(trained), "nothing is explained with train.selection test_best; set another")
 
 
 # ---- parameters, and what is no run ---------------------------------------------------------------------------------

@@ -490,8 +490,8 @@ def test_a_file_of_another_kind(tmp_path, content):
 def test_a_safetensors_file_that_is_none(tmp_path, content):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
-    for read, remedy in ((load_magnet, "the public weights come from"), (weights_about, "make it again")):
-        with pytest.raises(MerError, match=rf"is not a safetensors file of weights .*; {remedy}") as caught:
+    for read in (load_magnet, weights_about):
+        with pytest.raises(MerError, match=r"is not a safetensors file of weights .*; make it again") as caught:
             read(path)
         assert str(caught.value).startswith(f"{path}: ")
 
