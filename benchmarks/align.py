@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._report import add_options, report
-from mer.cache import ClipCache, build_product
 from mer.clips import Clip
 from mer.errors import MerError
 from mer.faces import crop_size, crop_transform
 from mer.parallel import Engine
+from mer.storage.cache import ClipCache, build_product
 from stages import align, landmarks
 
 CROP = "box224"
@@ -93,7 +93,8 @@ def run_plain(clips: list[Clip], folder: Path) -> Path:
 
 def make_clips(folder: Path, count: int, frames: int | None = None, size: tuple[int, int] = SIZE) -> list[Clip]:
     """`count` clips of the embedded corpus, rendered once in `folder`; with `frames`, only so many frames of each."""
-    from mer.corpora import casme2, synthetic
+    from mer.corpora import casme2
+    from mer.synthetic import corpus as synthetic
 
     if not (folder / "corpus").exists():
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:

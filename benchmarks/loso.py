@@ -35,11 +35,12 @@ from torch.nn import functional as F
 
 from benchmarks import _fold_by_fold as peer
 from benchmarks._report import add_options, report
-from mer import models, streams
+from mer import models
+from mer.loso.loop import Plan, Task, train_group, why_alone
+from mer.loso.optim import Schedule
 from mer.models import ststnet
+from mer.networks import random_layers as streams
 from mer.parallel import single_threaded
-from mer.training.group import Plan, Task, train_group, why_alone
-from mer.training.optim import Schedule
 
 ROOT = Path(__file__).parent.parent
 LR, BATCH, FOLDS, EPOCHS = 5e-5, 256, 68, 800

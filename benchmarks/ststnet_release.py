@@ -15,7 +15,7 @@ import numpy as np
 from mer.corpora import megc2019_flow, select
 from mer.errors import MerError, listed
 from mer.evaluation.metrics import score
-from mer.training import loso
+from mer.loso import run as loso
 
 
 def load(flow: Path):

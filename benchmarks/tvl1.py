@@ -102,7 +102,7 @@ def reference() -> list:
 
 def faces(folder: Path) -> list:
     """Onset and apex of rendered clips, the face's own square, with the motion they were rendered with."""
-    from mer.corpora import synthetic
+    from mer.synthetic import corpus as synthetic
 
     synthetic.synthesize(folder, subjects=3, clips=15, pool_subjects=0, engine=Engine(workers=0))
     pairs = []

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mer.cache import replace_file
 from mer.errors import MerError, listed
+from mer.storage.cache import replace_file
 
 if TYPE_CHECKING:  # a worker reads frames, not tables, and starts a third sooner without pandas
     import pandas as pd

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from mer.errors import MerError, suggestion
 from mer.parallel import Engine
 from mer.params import Params, load
-from mer.spool import Spool
+from mer.storage.spool import Spool
 
 BAD_INPUT = 2
 NUMERIC_PACKAGES = (

@@ -9,9 +9,9 @@ import functools
 
 import numpy as np
 
-from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_frames, read_index
 from mer.faces.alignment import clip_transform, crop_options, crop_size, frame_warp
+from mer.storage.cache import ClipCache, available, build_product, digest
 from stages._run import run
 
 

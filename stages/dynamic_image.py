@@ -10,10 +10,10 @@ import hashlib
 
 import numpy as np
 
-from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
 from mer.motion.dynamic_image import dynamic_image
+from mer.storage.cache import ClipCache, available, build_product, digest
 from stages._run import run
 
 

@@ -10,12 +10,12 @@ UAMRN's own knobs (U-20).
 import functools
 import hashlib
 
-from mer.backbones import CHANNELS, features
-from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
+from mer.networks.resnet import CHANNELS, features
 from mer.parallel import Engine
-from mer.weights import digest_of, told_of
+from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.weights import digest_of, told_of
 from stages._run import run
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mer.cache import replace_file
 from mer.errors import MerError
 from mer.evaluation import metrics
+from mer.storage.cache import replace_file
 from stages._run import run
 
 

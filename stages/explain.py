@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mer.cache import ClipCache
 from mer.errors import MerError, suggestion
-from mer.evaluation import explained
+from mer.evaluation.explained import uamrn as explained
+from mer.storage.cache import ClipCache
 from stages._run import run
 from stages.evaluate import read, write_json
 

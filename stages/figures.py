@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mer import corpora
-from mer.cache import ClipCache, available
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
 from mer.evaluation import figures, magnified
 from mer.motion.strain import unit_channels
+from mer.storage.cache import ClipCache, available
 from stages._run import run
 
 DRAWN = ("flow", "frames", "dynamic", "magnified", "plain", "apex_frame", "overdriven", "magnet")

@@ -7,9 +7,9 @@ Every file is checked against the release. Grey levels: u and v about the middle
 
 from pathlib import Path
 
-from mer.cache import CacheWriter
 from mer.clips import write_index
 from mer.corpora import megc2019_flow
+from mer.storage.cache import CacheWriter
 from stages._run import run
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mer import corpora
 from mer.clips import files_digest, write_excluded, write_index
-from mer.corpora import macro
 from mer.corpora.layout import check_facts, is_whole_corpus
 from mer.errors import MerError, listed
+from mer.macro import tables as macro
 from mer.parallel import map_clips
 from stages._run import run
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from mer import corpora
-from mer.cache import CacheWriter, ClipCache
 from mer.clips import read_index, write_index
 from mer.errors import MerError
+from mer.storage.cache import CacheWriter, ClipCache
 from stages._run import run
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mer.cache import build_product
 from mer.clips import Clip, clips, files_digest, read_excluded, read_frame, read_index
 from mer.errors import MerError
 from mer.faces.landmarks import ATTEMPTS, find_onset_face
+from mer.storage.cache import build_product
 from stages._run import run
 
 LOOK_AHEAD = 5  # frames after the onset: at 200 fps 25 ms, in which a face stays where it is
@@ -34,7 +34,7 @@ def compute(clip: Clip, *, backend: str, **options) -> dict:
 
 def truth(clip: Clip) -> dict:
     """What the embedded corpus knows of itself: data/raw/<name>/truth.h5 beside its corpus folder."""
-    from mer.corpora.synthetic import read_truth  # brings scipy, which the other backends' workers need not wait for
+    from mer.synthetic.corpus import read_truth  # brings scipy, which the other backends' workers need not wait for
 
     path = Path(clip.frame).parents[3] / "truth.h5"
     if not path.exists():

@@ -12,11 +12,11 @@ import hashlib
 
 import numpy as np
 
-from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, files_digest, read_index, read_paths
 from mer.errors import MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, warp
 from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify
+from mer.storage.cache import ClipCache, available, build_product, digest
 from stages._run import run
 
 FILTER = ("alpha", "low", "high", "filter", "lambda_c", "chroma")

@@ -11,11 +11,11 @@ import hashlib
 import cv2
 import numpy as np
 
-from mer.cache import ClipCache, available, build_product, digest
 from mer.clips import Clip, clips, read_index
 from mer.magnification.magnet import linear_abs, loaded_magnet, magnify_pair, named_factors
 from mer.parallel import Engine
-from mer.weights import digest_of, told_of
+from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.weights import digest_of, told_of
 from stages._run import run
 
 

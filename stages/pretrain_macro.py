@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from mer import corpora
-from mer.backbones import ResNet18, load_imagenet, load_resnet18
-from mer.corpora import pool
 from mer.errors import MerError, listed, suggestion
-from mer.training import macro
-from mer.weights import digest_of, save_weights
+from mer.macro import pool
+from mer.networks.resnet import ResNet18, load_imagenet, load_resnet18
+from mer.pretraining import macro
+from mer.storage.weights import digest_of, save_weights
 from stages._run import run
 
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")

@@ -12,9 +12,9 @@ import hashlib
 import cv2
 import numpy as np
 
-from mer.cache import ClipCache, available, build_product
 from mer.clips import Clip, clips, read_index
 from mer.motion.spotting import spot_apex
+from mer.storage.cache import ClipCache, available, build_product
 from stages._run import run
 
 

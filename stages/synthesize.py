@@ -7,9 +7,9 @@ An identity on which dlib finds no face is drawn anew, so every clip can go thro
 
 from pathlib import Path
 
-from mer.corpora import synthetic
 from mer.errors import MerError
 from mer.faces import detect_landmarks
+from mer.synthetic import corpus as synthetic
 from stages._run import run
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from mer import corpora, models
-from mer.cache import CacheWriter, ClipCache, available
 from mer.clips import read_index
 from mer.errors import MerError, listed
-from mer.spool import Spool
-from mer.training import loso
-from mer.training.recipe import Recipe
-from mer.weights import told_of
+from mer.loso import run as loso
+from mer.loso.recipe import Recipe
+from mer.storage.cache import CacheWriter, ClipCache, available
+from mer.storage.spool import Spool
+from mer.storage.weights import told_of
 from stages._run import run
 
 WEIGHTS = ".safetensors"

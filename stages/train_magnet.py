@@ -11,8 +11,8 @@ from pathlib import Path
 from mer.clips import read_frame
 from mer.errors import MerError, listed
 from mer.magnification.magnet import load_magnet
-from mer.training.magnet import train
-from mer.weights import digest_of, save_weights
+from mer.pretraining.moving_layers import train
+from mer.storage.weights import digest_of, save_weights
 from stages._run import run
 
 PUBLIC = Path("data/raw/magnet")

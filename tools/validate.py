@@ -11,10 +11,10 @@ import numpy as np
 from mer import corpora, models
 from mer.corpora import megc2019_flow
 from mer.errors import MerError, listed, suggestion
+from mer.loso import augmentation
+from mer.loso.recipe import Recipe
 from mer.magnification.magnet import named_factors
 from mer.params import Params, load
-from mer.training import augmentation
-from mer.training.recipe import Recipe
 from stages.train import read_weights
 
 

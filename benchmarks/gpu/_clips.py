@@ -7,15 +7,15 @@ import numpy as np
 import torch
 
 from benchmarks.gpu._run import Session
-from mer.cache import digest
 from mer.errors import MerError
+from mer.loso.loop import Task
 from mer.models import ststnet
-from mer.training.group import Task
+from mer.storage.cache import digest
 
 
 @dataclass(frozen=True)
 class Clips:
-    """In the order of their ids, as mer.training.loso.run has them. inputs (N, 3, 28, 28), labels (N,)."""
+    """In the order of their ids, as mer.loso.run.run has them. inputs (N, 3, 28, 28), labels (N,)."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -34,7 +34,7 @@ class Clips:
 
     def tasks(self, names: list[str], seed: int) -> list[Task]:
         who = np.array(self.who)
-        # The streams of mer.training.folds, which needs pandas.
+        # The streams of mer.loso.folds, which needs pandas.
         return [
             Task(name, int(digest(seed, name)[:15], 16), np.flatnonzero(who != name), np.flatnonzero(who == name))
             for name in names

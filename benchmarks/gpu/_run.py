@@ -23,8 +23,8 @@ import cv2
 import torch
 
 from benchmarks import _report
-from mer.cache import replace_file
 from mer.errors import MerError
+from mer.storage.cache import replace_file
 
 
 class TimeUp(BaseException):

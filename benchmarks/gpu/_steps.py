@@ -11,13 +11,13 @@ from benchmarks.gpu import _data
 from benchmarks.gpu._run import Session, check, tf32
 from benchmarks.loso import Transformer
 from mer import models
-from mer.backbones import ResNet18
+from mer.loso.loop import Plan, Task, cross_entropy, train_group, why_alone
+from mer.loso.optim import Schedule
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
 from mer.models import uamrn
-from mer.training.group import Plan, Task, cross_entropy, train_group, why_alone
-from mer.training.magnet import objective
-from mer.training.optim import Schedule
+from mer.networks.resnet import ResNet18
+from mer.pretraining.moving_layers import objective
 
 # ---- networks of the engine -----------------------------------------------------------------------------------------
 

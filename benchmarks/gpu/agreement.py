@@ -17,13 +17,13 @@ from torch.func import functional_call, vmap
 
 from benchmarks.gpu import _data, _steps
 from benchmarks.gpu._run import Line, Session, check
-from mer import streams
+from mer.loso.optim import StackedAdam
 from mer.magnification import moving_layers
 from mer.motion.strain import optical_strain
 from mer.motion.transforms import mirror_flow, turn_images
 from mer.motion.tvl1 import tvl1
-from mer.training.norm import MaskedBatchNorm
-from mer.training.optim import StackedAdam
+from mer.networks import random_layers as streams
+from mer.networks.norm import MaskedBatchNorm
 
 NUMBER, TITLE = 1, "CPU against CUDA"
 

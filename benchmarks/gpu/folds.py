@@ -8,7 +8,7 @@ networks and, of ours, the first epoch and the last test.
 
 The whole training is done and timed, a part for each seed. Its predictions, and with the audit what choosing the epoch
 on the test clips would have claimed (selection test_best), are in line_3_predictions.csv, a row a seed, selection and
-clip, as mer.training.loso.run has them.
+clip, as mer.loso.run.run has them.
 """
 
 import csv
@@ -28,10 +28,10 @@ from benchmarks.gpu._clips import Clips, load
 from benchmarks.gpu._run import Line, Session, peak_memory, rounded, synchronize
 from benchmarks.loso import Transformer, _outside
 from mer import models
-from mer.cache import replace_file
-from mer.training.group import Outcome, Plan, Task, train_group, why_alone
-from mer.training.memory import folds_that_fit
-from mer.training.optim import Schedule
+from mer.loso.loop import Outcome, Plan, Task, train_group, why_alone
+from mer.loso.memory import folds_that_fit
+from mer.loso.optim import Schedule
+from mer.storage.cache import replace_file
 
 NUMBER, TITLE = 3, "LOSO engine"
 GOAL = 20  # times faster than fold by fold

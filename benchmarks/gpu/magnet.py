@@ -4,8 +4,8 @@ The peer is benchmarks/_naive_magnet's network with the same weights on the same
 in float32. torch lets its convolutions take TF32 on a GPU, ours and the peer's; the goal is against the peer without,
 which is what float32 says, and the ratio to the peer with TF32 stands beside it.
 
-The training is mer.training.magnet.train on moving layers, which goes on from its checkpoint in `--out`. Its weights,
-those it starts from and the public ones (`--weights`) then magnify pairs with known motion:
+The training is mer.pretraining.moving_layers.train on moving layers, which goes on from its checkpoint in `--out`. Its
+weights, those it starts from and the public ones (`--weights`) then magnify pairs with known motion:
 
     still   mean error of a pair without motion, in grey levels
     gain    motion beyond the apex in units of factor * motion, by the slope of a regression on our flow; 1 is right
@@ -25,11 +25,11 @@ from benchmarks import _naive_magnet
 from benchmarks.gpu import _data
 from benchmarks.gpu._run import Line, Session, peak_memory, rounded, tf32, timed
 from benchmarks.gpu._steps import network
-from mer.cache import replace_file
 from mer.errors import MerError
 from mer.magnification.magnet import MagNet, magnify_pair
 from mer.motion.tvl1 import tvl1
-from mer.training import magnet as training
+from mer.pretraining import moving_layers as training
+from mer.storage.cache import replace_file
 
 NUMBER, TITLE = 8, "MagNet"
 GOAL = 15  # times faster than one factor at a time in float32

@@ -14,11 +14,11 @@ import torch
 from benchmarks import ssa
 from benchmarks.gpu._run import Line, Session, peak_memory, rounded, synchronize, timed
 from mer import models
-from mer.backbones import ResNet18
+from mer.loso.loop import Plan, Task, train_group, why_alone
+from mer.loso.memory import folds_that_fit
+from mer.loso.recipe import Recipe
 from mer.models import uamrn
-from mer.training.group import Plan, Task, train_group, why_alone
-from mer.training.memory import folds_that_fit
-from mer.training.recipe import Recipe
+from mer.networks.resnet import ResNet18
 
 NUMBER, TITLE = 6, "UAMRN"
 CLIPS, SUBJECTS, CLASSES = 246, 26, 5

@@ -7,7 +7,7 @@ it, `keep(table)`. A module that reads a layout also has `read_annotations(path)
 """
 
 import importlib
-import pkgutil
+import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -21,18 +21,33 @@ ALIASES = {"composite": "megc2019", "synthetic": "casme2"}
 
 
 def names() -> list[str]:
-    """The corpora that have class lists: the modules here that declare CLASSES. None is imported for it."""
+    """The corpora and macro-expression sets that have class lists."""
+    return sorted(_packages())
+
+
+def module_name(name: str) -> str:
+    """The module of a corpus or macro-expression set, dotted. Raises MerError for an unknown one."""
+    name, known = ALIASES.get(name, name), _packages()
+    if name not in known:
+        raise MerError(f"corpus {name!r} has no class lists; {suggestion(name, [*known, *ALIASES])}")
+    return f"{known[name]}.{name}"
+
+
+def _packages() -> dict[str, str]:
+    """Name -> package, of the modules that declare CLASSES. None is imported for it."""
     declares = re.compile(r"^CLASSES\b", re.MULTILINE)
-    modules = [m.name for m in pkgutil.iter_modules(__path__)]
-    return sorted(n for n in modules if declares.search(Path(__path__[0], f"{n}.py").read_text(encoding="utf-8")))
+    found = {}
+    for package in ("mer.macro", "mer.corpora"):
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations
+        for path in Path(folder).glob("*.py"):
+            if declares.search(path.read_text(encoding="utf-8")):
+                found[path.stem] = package
+    return found
 
 
 def load(name: str) -> ModuleType:
-    """The module of a corpus. Raises MerError for an unknown one."""
-    name = ALIASES.get(name, name)
-    if name not in names():
-        raise MerError(f"corpus {name!r} has no class lists; {suggestion(name, [*names(), *ALIASES])}")
-    return importlib.import_module(f"mer.corpora.{name}")
+    """The module of a corpus or macro-expression set. Raises MerError for an unknown one."""
+    return importlib.import_module(module_name(name))
 
 
 def class_lists(corpus: str, classes: int) -> dict[str, set[str]]:

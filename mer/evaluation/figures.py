@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from mer.cache import replace_file
+from mer.storage.cache import replace_file
 
 
 def flow_colours(flow: np.ndarray, largest: float | None = None) -> np.ndarray:

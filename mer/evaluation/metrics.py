@@ -135,7 +135,7 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
     mean, confusion matrices are added up.
 
     Args:
-        predictions: as mer.training.loso.run returns them; one row a seed and clip.
+        predictions: as mer.loso.run.run returns them; one row a seed and clip.
         run: what the training stage wrote beside them: class_names, protocol, environment.
 
     Returns:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer.errors import MerError, listed, suggestion
-from mer.weights import read_weights
+from mer.storage.weights import read_weights
 
 SMALLEST = 5  # px; below, a quarter of it has nothing to reflect
 MULTIPLE = 4  # px; texture is at a quarter of the size

@@ -4,7 +4,7 @@ What the file declares:
 
     PRODUCTS            kinds of the products it reads, e.g. ("flow",); `prepare` takes their arrays in this order.
                         products(knobs) instead, where that depends on knobs; it is given all of them
-    RECIPE              how it is trained: fields of mer.training.recipe.Recipe; None for a scikit-learn estimator
+    RECIPE              how it is trained: fields of mer.loso.recipe.Recipe; None for a scikit-learn estimator
     build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; nothing is downloaded
     prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
     mirror(inputs)      optional: the same inputs for the mirrored face (flow changes the sign of u)
@@ -19,9 +19,9 @@ What the file declares:
                         of which one is `data`; kept in explain.h5 for the clips that it was not trained on
     weigh(network, inputs, labels)              optional, (B,): what training clips count in the loss; kept there, too
 
-What a network draws at random comes from nn.Dropout layers or those of mer.streams, each of which the engine
-gives the fold's own stream; a parameter that requires no gradient is not trained. No bias stands directly before a
-batch norm, which takes it out again (its gradient is rounding, and Adam makes steps of that).
+What a network draws at random comes from nn.Dropout layers or those of mer.networks.random_layers, each of which the
+engine gives the fold's own stream; a parameter that requires no gradient is not trained. No bias stands directly
+before a batch norm, which takes it out again (its gradient is rounding, and Adam makes steps of that).
 
 A model's knobs are the keyword arguments of its `build`, annotated bool, int, float, str or Literal; a value that
 `build` cannot use is a ValueError or a MerError.

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer import streams
-from mer.backbones import CHANNELS, ResNet18, load_resnet18
 from mer.errors import MerError
+from mer.networks import random_layers as streams
+from mer.networks.resnet import CHANNELS, ResNet18, load_resnet18
 
 # Adam, 2e-4 and a tenth of it every 10 epochs are the paper's; batch size and weight decay are not given (U-24).
 RECIPE = {

@@ -1,1 +1,1 @@
-"""Training and leave-one-subject-out evaluation."""
+"""Public names of the leave-one-subject-out engine; mer.loso has the code."""

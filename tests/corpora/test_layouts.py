@@ -15,8 +15,8 @@ from mer.errors import MerError
 from mer.parallel import SERIAL
 from mer.params import Expected
 from stages import index
-from tests.corpora import mini
 from tests.corpora.test_sheets import refused
+from tests.helpers import mini
 
 LAYOUTS = {
     "casme2 raw": (casme2, lambda root: mini.casme2(root, "raw")),

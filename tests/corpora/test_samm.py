@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from mer.corpora import layout, samm, select
-from tests.corpora import mini
+from tests.helpers import mini
 
 
 @pytest.fixture(scope="module")

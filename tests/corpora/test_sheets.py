@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mer.corpora import casme2, casme3, load, names, samm, sheets, smic
 from mer.errors import MerError
-from tests.corpora import mini
+from tests.helpers import mini
 
 HEADINGS = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion"]
 ROWS = [

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from mer.corpora import layout, select, smic
-from tests.corpora import mini
 from tests.corpora.test_sheets import refused
+from tests.helpers import mini
 
 
 @pytest.fixture(scope="module")

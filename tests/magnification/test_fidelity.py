@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from mer.cache import CacheWriter, ClipCache
 from mer.clips import Clip
 from mer.faces.alignment import clip_transform, warp
 from mer.magnification.eulerian import RECIPES
 from mer.magnification.magnet import MagNet
 from mer.params import EulerianRecipe, EulerianRun, MagnifyLearned, Spot, TrainMagnet
-from mer.weights import save_weights
+from mer.storage.cache import CacheWriter, ClipCache
+from mer.storage.weights import save_weights
 from stages import magnify_eulerian, magnify_learned, spot
 
 ROOT = Path(__file__).parent.parent.parent

@@ -21,7 +21,7 @@ from mer.magnification.magnet import (
     named_factors,
 )
 from mer.motion.tvl1 import tvl1
-from mer.weights import save_weights, weights_about
+from mer.storage.weights import save_weights, weights_about
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

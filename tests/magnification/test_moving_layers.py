@@ -9,11 +9,11 @@ import pytest
 import skimage.data
 import torch
 
-from mer.corpora.synthetic_pool import write_pool
 from mer.errors import MerError
 from mer.magnification import moving_layers
 from mer.magnification.magnet import load_magnet
 from mer.magnification.moving_layers import FINER, REACH, draw, frames, paint, quadruples
+from mer.synthetic.pool import write_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

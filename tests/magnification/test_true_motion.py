@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mer.corpora import synthetic_clip as make
-from mer.corpora.synthetic_motion import backward_map, envelope, forward_flow, render
 from mer.magnification.eulerian import RECIPES, magnify
 from mer.magnification.magnet import load_magnet, magnify_pair
 from mer.motion.tvl1 import tvl1
+from mer.synthetic import clip as make
+from mer.synthetic.motion import backward_map, envelope, forward_flow, render
 
 FPS, RISE = 200, 16  # the apex is 16 frames after the onset, as in a clip of the corpus
 STILL = np.eye(2, 3)

@@ -8,7 +8,7 @@ import pytest
 
 from mer import models
 from mer.errors import MerError
-from mer.training import loso
+from mer.loso import run as loso
 
 THEIRS = '''
 """Predicts by the sign of the mean horizontal flow."""

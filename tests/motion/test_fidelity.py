@@ -12,11 +12,11 @@ import pytest
 from ruamel.yaml import YAML
 from scipy.ndimage import gaussian_filter, shift
 
-from mer.cache import CacheWriter, ClipCache
 from mer.clips import Clip
 from mer.motion.dynamic_image import dynamic_image
 from mer.motion.strain import flow_image, optical_strain, three_channels
 from mer.params import DynamicImage
+from mer.storage.cache import CacheWriter, ClipCache
 from stages.dynamic_image import pooled
 
 ROOT = Path(__file__).parent.parent.parent

@@ -112,8 +112,8 @@ def test_a_flipped_pair_flows_as_the_mirrored_flow(pair):
 
 def test_the_flow_of_the_embedded_face(tmp_path):
     """Onset to apex of rendered clips against the motion they were rendered with."""
-    from mer.corpora import synthetic
     from mer.parallel import Engine
+    from mer.synthetic import corpus as synthetic
 
     synthetic.synthesize(tmp_path, subjects=3, clips=15, pool_subjects=0, engine=Engine(workers=0))
     ours, still = [], []

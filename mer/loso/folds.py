@@ -1,0 +1,96 @@
+"""Which clips a fold trains on, holds out and tests. Everything is keyed by (corpus, subject), never by position."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mer.errors import MerError
+from mer.storage.cache import digest
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The test subject and the rows it is tested on."""
+
+    corpus: str
+    subject: str
+    test: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.corpus}/{self.subject}"
+
+    def stream(self, seed: int) -> int:
+        """0..2**60-1, from which everything random in this fold is derived; nothing of the other folds is in it."""
+        return int(digest(seed, self.name)[:15], 16)
+
+
+def folds(table: pd.DataFrame) -> list[Fold]:
+    """One fold a (corpus, subject), in the order of their names. Raises MerError with fewer than two subjects."""
+    keys = list(zip(table["corpus"], table["subject"], strict=True))
+    if len(set(keys)) < 2:
+        raise MerError(f"leave-one-subject-out needs two subjects, the index has {len(set(keys))}")
+    return [Fold(c, s, tuple(i for i, k in enumerate(keys) if k == (c, s))) for c, s in sorted(set(keys))]
+
+
+def hold_out(who: np.ndarray, labels: np.ndarray, share: float, stream: int) -> np.ndarray:
+    """Some of the training subjects with all of their clips, for choosing an epoch without the test subject.
+
+    A first subject is drawn; then greedily the one that brings the classes nearest to `share` of each, until none
+    does. A subject stays in training when it is the last there with one of its classes.
+
+    Args:
+        who: (n,) subject of every training clip.
+        labels: (n,) class of every training clip.
+        share: of the clips to hold out, 0..1.
+        stream: from which the first is drawn.
+
+    Returns:
+        (n,) bool, held out or not; with two subjects or more at least one is held out and one is not.
+
+    Raises:
+        MerError: there is only one training subject.
+    """
+    names, number = np.unique(who, return_inverse=True)
+    if len(names) < 2:
+        raise MerError(
+            f"only {names[0]} is left to train on, and a validation needs a second subject; set train.selection to "
+            "last_epoch and a recipe without early stopping or plateau"
+        )
+    counts = np.zeros((len(names), labels.max() + 1), dtype=np.int64)  # of every subject, by class
+    np.add.at(counts, (number, labels), 1)
+    wanted, held, kept = share * counts.sum(0), np.zeros(counts.shape[1]), counts.sum(0)
+    order, chosen = list(np.random.default_rng(stream).permutation(len(names))), []
+
+    def apart(subject: int) -> float:
+        return float(((held + counts[subject] - wanted) ** 2).sum())
+
+    while len(chosen) < len(names) - 1:
+        free = [s for s in order if s not in chosen and (kept - counts[s])[counts[s] > 0].all()]
+        # Where each subject is the only one with some class, holding out is worth more than that class.
+        free = free or ([] if chosen else order)
+        best = min(free if chosen else free[:1], key=apart, default=None)
+        if best is None or (chosen and apart(best) >= ((held - wanted) ** 2).sum()):
+            break
+        chosen.append(best)
+        held, kept = held + counts[best], kept - counts[best]
+    return np.isin(number, _exchanged(chosen, order, counts, wanted))
+
+
+def _exchanged(chosen: list[int], order: list[int], counts: np.ndarray, wanted: np.ndarray) -> list[int]:
+    """`chosen` with subjects swapped for others, as long as that brings the classes nearer to what is wanted."""
+
+    def error(some) -> float:
+        held = counts[list(some)].sum(0)
+        lost = ((counts.sum(0) > 0) & (counts.sum(0) == held)).any()
+        return np.inf if lost else float(((held - wanted) ** 2).sum())
+
+    best = error(chosen)
+    while np.isfinite(best):
+        trials = [[*(c for c in chosen if c != out), new] for out in chosen for new in order if new not in chosen]
+        nearest = min(trials, key=error, default=chosen)
+        if error(nearest) >= best:
+            break
+        chosen, best = nearest, error(nearest)
+    return chosen

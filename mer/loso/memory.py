@@ -1,0 +1,57 @@
+"""How many folds fit into a device's memory side by side."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mer.loso.loop import Plan, Task, train_group
+
+COPIES = 4  # of a fold's parameters: themselves, their gradient and Adam's two moments
+SHARE = 0.6  # of the free memory; the rest is for what operators need for a moment, and for other processes
+
+
+def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: Plan) -> int:
+    """What training one fold keeps in memory: its parameters, and what a batch's forward pass saves for the backward.
+
+    Measured on one step of a network that is thrown away; `inputs` stay what they are, they are there once for all.
+    """
+    network = build()
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    rows = np.arange(min(plan.batch_size, len(inputs)))
+    short = dataclasses.replace(plan.schedule, kind="constant", epochs=1, warmup=0, lr=1e-9, lowest=0.0)
+    one = Plan(schedule=short, batch_size=plan.batch_size, loss=plan.loss, half=plan.half)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        task = Task("memory", 0, rows, rows[:1])
+        train_group([task], inputs, labels, build, one, ids=[""] * len(inputs), together=False)
+    return COPIES * parameters + sum(saved.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def folds_that_fit(
+    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: Plan, processes: int = 1
+) -> int:
+    """At least 1; `processes` train as many each."""
+    try:
+        one = bytes_of_a_fold(build, inputs, labels, plan)
+    except torch.cuda.OutOfMemoryError:  # training it will say so, with the fold and a remedy
+        torch.cuda.empty_cache()
+        return 1
+    free = SHARE * free_bytes(inputs.device) / processes - (processes > 1) * inputs.nbytes
+    return max(1, int(free / one))

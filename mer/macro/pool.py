@@ -1,0 +1,41 @@
+"""The large expressions of the embedded corpus's pool as a macro-expression set; synthetic_pool.py makes them."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mer.errors import MerError
+from mer.macro.tables import check_inside, make_table, read_csv, refuse_absent
+
+
+def read_macro(root: str | Path) -> pd.DataFrame:
+    """The large expressions of the pool, for pretraining.
+
+    Args:
+        root: folder `pool/macro`.
+
+    Returns:
+        DataFrame with the columns of mer.macro.tables.COLUMNS; every subject is known, no image has a split. The
+        emotions are CASME II's, also where mer.macro.tables has no word for them (others, repression).
+
+    Raises:
+        MerError: labels.csv is missing or damaged, labelled images are missing, or a path leads out of `root`.
+    """
+    root = Path(root)
+    path = root / "labels.csv"
+    if not path.is_file():
+        raise MerError(f"{path}: there is no such file; run dvc repro synthesize")
+    rows, absent = [], []
+    for record in read_csv(path, ("file", "subject", "emotion")):
+        name, image = record.cells["file"], root / record.cells["file"]
+        check_inside(image, root)
+        if not image.is_file():
+            absent.append(name)
+            continue
+        rows.append({
+            "id": f"synthetic_pool/{Path(name).with_suffix('').as_posix()}", "corpus": "synthetic_pool",
+            "subject": record.cells["subject"], "emotion": record.cells["emotion"], "split": "",
+            "image": image.as_posix(),
+        })  # fmt: skip
+    refuse_absent(path, absent, "images are", "run dvc repro synthesize")
+    return make_table(root, rows)

@@ -1,0 +1,1 @@
+"""Files of the pipeline: products (HDF5), unfinished work, network weights."""

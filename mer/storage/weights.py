@@ -1,0 +1,152 @@
+"""Files of network weights: what they hold, where they come from, and whether they fit a network.
+
+Ours are safetensors, float32, with a note of where the weights come from; files of others may be torch's.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mer.errors import MerError, listed
+from mer.storage.cache import replace_file
+
+
+def save_weights(network: nn.Module, path, about: dict[str, str] | None = None) -> None:
+    """Write a network's weights as safetensors, with its own names, float32 (counters as they are), on the CPU.
+
+    Equal weights and `about` give equal bytes. An interrupted run leaves the file that was there before, or none.
+
+    Args:
+        path: ends in `.safetensors`.
+        about: what `weights_about` tells of the file, such as where the weights come from.
+
+    Raises:
+        MerError: the path has another suffix.
+    """
+    import safetensors.torch
+
+    if Path(path).suffix != ".safetensors":
+        raise MerError(f"{path}: weights are written as safetensors; let the name end in .safetensors")
+    state = {}
+    for name, value in network.state_dict().items():
+        value = value.detach().cpu()
+        state[name] = (value.float() if value.is_floating_point() else value).contiguous()
+    # One entry: safetensors writes several in an order that changes from run to run.
+    metadata = {"about": json.dumps(about, sort_keys=True)} if about else None
+    replace_file(path, safetensors.torch.save(state, metadata))
+
+
+def weights_about(path) -> dict[str, str]:
+    """What `save_weights` was told of the weights; {} for a torch file, and where it was told nothing.
+
+    Raises MerError where there is no such file, or it ends in `.safetensors` and is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MerError(f"{path}: no such file of weights; run dvc repro")
+    if path.suffix != ".safetensors":
+        return {}
+    _, metadata = _read_safetensors(path, "make it again: run dvc repro")
+    try:
+        about = json.loads(metadata.get("about", "{}"))
+    except ValueError:  # an entry of another writer
+        about = metadata["about"]
+    return about if isinstance(about, dict) else {"about": str(about)}
+
+
+def told_of(path) -> str:
+    """Where the weights of a file come from, in a few words: for the stamps of what is made with them."""
+    return weights_about(path).get("weights", "of unknown origin")
+
+
+def digest_of(path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises MerError where there is none."""
+    if not Path(path).is_file():
+        raise MerError(f"{path}: no such file of weights; run dvc repro")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(
+    path,
+    expected: Mapping[str, Tensor],
+    network: str,
+    source: str,
+    *,
+    renamed: Callable[[dict], dict] = dict,
+    more: bool = False,
+) -> dict[str, Tensor]:
+    """The tensors of a file under the names of `expected`, on the CPU.
+
+    Args:
+        path: a file of `save_weights`, known by `.safetensors`, or a torch file. A checkpoint that holds the weights
+            beside other things, and names that start with `module.` (nn.DataParallel), are understood.
+        expected: tensors with the shapes that are needed, by name.
+        network, source: for messages: what the weights are for, and where right ones come from.
+        renamed: takes a state to the names of `expected`, for weights that are known under several.
+        more: tensors that are not expected are left out, such as a classifier; otherwise they are refused.
+
+    Raises:
+        MerError: no such file, not a file of weights, or other tensors than expected: which miss, which are too many,
+            which differ in shape, which are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MerError(f"{path}: no such file of {network} weights; {source}: put them there")
+    if path.suffix == ".safetensors":
+        content, _ = _read_safetensors(path, f"make it again: run dvc repro, if the pipeline made it; {source}")
+    else:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a file of another kind makes the reader fail in any way
+            reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+            raise MerError(f"{path}: is not a torch file of weights ({reason}); {source}") from None
+    if not isinstance(content, dict):
+        raise MerError(f"{path}: holds {type(content).__name__}, not the named tensors of {network}; {source}")
+    inner = [content, *(value for value in content.values() if isinstance(value, dict))]
+    states = [renamed({str(name).removeprefix("module."): value for name, value in s.items()}) for s in inner]
+    state = max(states, key=lambda state: len(state.keys() & expected.keys()))
+    faults = _faults(state, expected, more)
+    if faults:
+        raise MerError(f"{path}: not the weights of {network} ({len(expected)} tensors): {'; '.join(faults)}; {source}")
+    return {name: state[name] for name in expected}
+
+
+def _faults(state: dict, expected: Mapping[str, Tensor], more: bool) -> list[str]:
+    missing = [name for name in expected if name not in state]
+    surplus = [name for name in state if name not in expected and not more]
+    differing, broken = [], []
+    for name in expected.keys() & state.keys():
+        found, needed = state[name], expected[name]
+        if not isinstance(found, Tensor):
+            differing.append(f"{name} is {type(found).__name__}, needed is a tensor")
+        elif found.shape != needed.shape:
+            differing.append(f"{name} is {tuple(found.shape)}, needed is {tuple(needed.shape)}")
+        elif not torch.isfinite(found).all():
+            broken.append(name)
+    return [
+        f"{len(names)} {what}: {listed(sorted(names))}"
+        for names, what in (
+            (missing, "missing"),
+            (surplus, "too many"),
+            (differing, "of another shape"),
+            (broken, "with values that are not finite"),
+        )
+        if names
+    ]
+
+
+def _read_safetensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise MerError(f"{path}: is not a safetensors file of weights ({reason}); {remedy}") from None

@@ -1,0 +1,126 @@
+"""People of the synthetic corpus who are never evaluated: material for pretraining.
+
+pool/macro/<emotion>/sub101_1.jpg, pool/macro/labels.csv      the same action units, large
+pool/clips/sub101/clip01/img1.jpg                             micro-expressions without labels
+pool/pairs/sub101_01_a.jpg, _b.jpg, _m.jpg, pool/pairs/pairs.csv
+    a, b: the same face displaced by less than a pixel; m: a displaced by `factor` times as much
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mer.parallel import SERIAL, Engine, map_clips
+from mer.synthetic import clip as make
+from mer.synthetic.face import crop_side
+from mer.synthetic.motion import backward_map, forward_flow, pixels, render, slope
+
+FIRST_POOL_SUBJECT = 101  # the corpus has at most 99 subjects
+MACRO_PEAK = (4.0, 10.0)  # px at a 224 px face
+PAIR_PEAK = (0.1, 0.9)  # px of the expression between a and b; the head adds its drift
+FACTOR = (2.0, 20.0)
+# A field steeper than 1 folds the face over itself (lids and lips move towards each other); stay well below.
+STEEPEST = 0.6
+STILL = np.eye(2, 3)
+
+
+@dataclass(frozen=True)
+class _Job:
+    subject: int
+    attempt: int
+    seed: int
+    macro: int
+    clips: int
+    pairs: int
+    length: tuple[int, int]
+    folder: Path
+
+
+def write_pool(
+    folder: Path,
+    *,
+    subjects: dict[int, int],
+    seed: int,
+    macro: int,
+    clips: int,
+    pairs: int,
+    length: tuple[int, int],
+    engine: Engine = SERIAL,
+) -> None:
+    """Write the pool of `subjects` (number -> attempt of its identity).
+
+    Per subject: `macro` images of every emotion, `clips` clips of `length` (least, most) frames, `pairs` triplets.
+    """
+    folder.mkdir(parents=True)
+    for emotion in make.COUNTS:
+        (folder / "macro" / emotion).mkdir(parents=True)
+    (folder / "pairs").mkdir()
+    (folder / "clips").mkdir()
+    jobs = [_Job(s, a, seed, macro, clips, pairs, tuple(length), folder) for s, a in subjects.items()]
+    done = map_clips(_write_subject, jobs, engine, label="synthetic pool")
+    for name, columns, part in (
+        ("macro/labels.csv", ["file", "subject", "emotion", "aus", "peak"], 0),
+        ("pairs/pairs.csv", ["a", "b", "magnified", "subject", "factor", "peak"], 1),
+    ):
+        rows = [row for result in done for row in result[part]]
+        pd.DataFrame(rows, columns=columns).to_csv(folder / name, index=False, lineterminator="\n")
+
+
+def _write_subject(job: _Job) -> tuple[list, list]:
+    labels = [_macro(job, emotion, k) for emotion in make.COUNTS for k in range(job.macro)]
+    for number in range(job.clips):
+        _clip(job, number)
+    return labels, [_pair(job, number) for number in range(job.pairs)]
+
+
+def _drawn(job: _Job, kind: int, number: int, emotion: str | None = None):
+    """Person, motion, action units and the stream of one item."""
+    rng = make.stream(job.seed, make.POOL, job.subject, kind, number)
+    person = make.identity(job.seed, job.subject, job.attempt)
+    emotion = emotion or list(make.COUNTS)[rng.integers(len(make.COUNTS))]
+    aus = make.draw_units(rng, emotion)
+    motion = make.draw_motion(rng, person, aus, 1.0, make.style(job.seed, job.subject))
+    return person, motion, aus, rng
+
+
+def _macro(job: _Job, emotion: str, k: int) -> tuple:
+    number = list(make.COUNTS).index(emotion) * 1000 + k
+    person, motion, aus, rng = _drawn(job, 0, number, emotion)
+    field = motion.bumps.grid()
+    unit = crop_side(motion.landmarks) / 224
+    peak = min(rng.uniform(*MACRO_PEAK) * unit, STEEPEST / slope(field))
+    image = render(person, motion.pose, backward_map(field, peak, STILL))
+    name = f"{emotion}/sub{job.subject}_{k + 1}.jpg"
+    make.write_jpeg(job.folder / "macro" / name, make.noisy(image, rng.uniform(*make.NOISE), rng))
+    return name, f"sub{job.subject}", emotion, aus, round(peak / unit, 3)
+
+
+def _clip(job: _Job, number: int) -> None:
+    person, motion, _, rng = _drawn(job, 1, number)
+    frames = int(rng.integers(job.length[0], job.length[1] + 1))
+    row = {"first": 1, "onset": 1, "apex": 1 + frames // 2, "offset": frames, "last": frames}
+    folder = job.folder / "clips" / f"sub{job.subject}" / f"clip{number + 1:02d}"
+    folder.mkdir(parents=True)
+    for index, image in make.render_clip(person, motion, row, rng):
+        make.write_jpeg(folder / f"img{index}.jpg", image)
+
+
+def _pair(job: _Job, number: int) -> tuple:
+    person, motion, _, rng = _drawn(job, 2, number)
+    unit = crop_side(motion.landmarks) / 224
+    drift = motion.drift(rng.uniform(0.01, 0.1))
+    flow = forward_flow(motion.bumps.grid(), rng.uniform(*PAIR_PEAK) * unit, drift)
+    peak = float(np.hypot(*flow).max())
+    factor = float(np.exp(rng.uniform(*np.log(FACTOR))))
+    factor = min(factor, 10.0 / peak, STEEPEST / slope(flow))
+    sigma = rng.uniform(*make.NOISE)
+    stem = f"sub{job.subject}_{number + 1:02d}"
+    # The target carries no noise: a network that magnifies must not learn to magnify that.
+    for letter, amplitude, noise in (("a", 0.0, sigma), ("b", 1.0, sigma), ("m", factor, 0.0)):
+        where = backward_map(flow, amplitude, STILL) if amplitude else pixels()
+        image = render(person, motion.pose, where)
+        make.write_jpeg(job.folder / "pairs" / f"{stem}_{letter}.jpg", make.noisy(image, noise, rng))
+    names = [f"{stem}_{letter}.jpg" for letter in "abm"]
+    return *names, f"sub{job.subject}", round(factor, 4), round(peak / unit, 4)

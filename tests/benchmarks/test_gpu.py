@@ -1,0 +1,263 @@
+"""The GPU benchmark at sizes at which it measures nothing: that every line runs, is written, and goes on."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.gpu import _run, folds
+from benchmarks.gpu.__main__ import LINES, main
+from benchmarks.gpu._clips import load
+from benchmarks.gpu._run import Line, Session, TimeUp, alarm, check
+
+# None of these may be needed on a GPU machine.
+BLOCKED = ("pydantic", "dvc", "ruamel", "pandas", "safetensors", "skimage", "sklearn", "numba", "psutil", "dlib",
+           "captum", "matplotlib", "face_alignment")  # fmt: skip
+PROGRAM = """
+import sys
+sys.modules.update(dict.fromkeys({blocked!r}))
+import mer.pretraining.moving_layers
+mer.pretraining.moving_layers.THREADS = 1  # a second would wait for a core that other tests use
+from benchmarks.gpu.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def refuse(constant):
+    raise ValueError(f"{constant} is not JSON")
+
+
+def read(out, number: int) -> dict:
+    return json.loads((out / f"line_{number}.json").read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, root):
+    """All lines, run in a process that lacks the packages that a GPU machine lacks."""
+    out = tmp_path_factory.mktemp("gpu")
+    command = [sys.executable, "-c", PROGRAM.format(blocked=BLOCKED), "--device", "cpu", "--tiny", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MER_COMMIT": "0abc123"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return out
+
+
+def session(out, **changes) -> Session:
+    given = {"device": torch.device("cpu"), "tiny": True, "minutes": 1.0, "deadline": time.monotonic() + 60}
+    return Session(out=out, **{**given, **changes})
+
+
+# ---- every line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", LINES)
+def test_a_line_is_well_formed(measured, number):
+    found = read(measured, number)
+    assert found["line"] == number
+    assert found["finished"]
+    assert found["left"] == found["failed"] == {}
+    assert found["summary"].get("passed", True)
+    assert found["where"]["commit"] == "0abc123"
+    assert {"torch", "numpy", "scipy", "h5py", "opencv"} <= found["where"]["versions"].keys()
+    for part in found["parts"].values():
+        assert part["result"]
+        assert part["seconds"] >= 0
+        assert part["commit"] == "0abc123"
+
+
+def test_the_checks_have_what_a_reader_needs(measured):
+    checks = [c for part in read(measured, 1)["parts"].values() for c in part["result"]]
+    assert len(checks) > 70
+    assert len({c["name"] for c in checks}) == len(checks)
+    for one in checks:
+        assert one["passed"]
+        assert "reason" in one or {"difference", "tolerance", "relative"} < one.keys()
+    masks = [c for c in checks if c["name"].startswith("Dropout")]
+    assert masks
+    assert all(c["tolerance"] == 0 for c in masks)
+
+
+def test_predictions_have_a_row_a_seed_selection_and_clip(measured):
+    with (measured / "line_3_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    keys = [(row["seed"], row["selection"], row["id"]) for row in rows]
+    assert len(set(keys)) == len(keys) == 2 * 2 * 12
+    assert keys == sorted(keys)
+    for row in rows:
+        assert row["fold"] == f"{row['corpus']}/{row['subject']}"
+        assert sum(float(row[p]) for p in ("p0", "p1", "p2")) == pytest.approx(1)
+
+
+def test_trained_weights_stay_and_their_checkpoint_goes(measured):
+    from mer.magnification.magnet import load_magnet
+
+    load_magnet(measured / "line_8_magnet.pth")
+    assert not (measured / "line_8_checkpoint.pt").exists()
+    assert {"start", "trained"} == read(measured, 8)["parts"]["magnification"]["result"].keys()
+
+
+def test_finished_parts_are_skipped(measured, capsys, monkeypatch):
+    for module in LINES.values():
+        monkeypatch.setattr(module, "timed", lambda *_: pytest.fail("measured again"), raising=False)
+    before = {number: read(measured, number) for number in LINES}
+    assert main(["--device", "cpu", "--tiny", "--out", str(measured)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed] == [f"line {number} finished" for number in LINES]
+    for number, content in before.items():
+        assert read(measured, number)["parts"] == content["parts"]
+        assert read(measured, number)["summary"] == content["summary"]
+
+
+def test_results_of_other_settings_are_not_mixed(measured, tmp_path):
+    kept = read(measured, 2)
+    kept["settings"]["device"] = "another card"
+    (tmp_path / "line_2.json").write_text(json.dumps(kept))
+    with pytest.raises(SystemExit, match=r"^gpu: .*line_2.json: .*device 'another card', now 'cpu'.* --out$"):
+        main(["--line", "2", "--device", "cpu", "--tiny", "--out", str(tmp_path)])
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_without_time_everything_is_left(tmp_path, capsys):
+    assert main(["--line", "2", "9", "--minutes", "0", "--device", "cpu", "--tiny", "--out", str(tmp_path)]) == 0
+    found = read(tmp_path, 2)
+    assert not found["finished"]
+    assert set(found["left"]) == {"error", "batches of 1", "batches of 2", "where the time goes"}
+    assert "  left: error: needs some" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--line", "7"], r"^gpu: line 7 is not built; valid: 1, 2, 3, 6, 8, 9$"),
+        (["--tiny"], r"^gpu: --tiny measures nothing that belongs into the results; give another --out$"),
+        (["--flow", "/nowhere"], r"^gpu: --flow /nowhere: is not there$"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["--device", "cpu", *arguments])
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def fail(error):
+    raise error
+
+
+def test_a_part_that_fails_spoils_no_other_and_is_tried_again(tmp_path):
+    line = Line(session(tmp_path), 2, "a line", {})
+    assert line.part("bad", lambda: fail(RuntimeError("no kernel\nimage"))) is None
+    assert line.part("good", lambda: {"value": 1}) == {"value": 1}
+    assert "RuntimeError: no kernel image (test_gpu_benchmark.py:" in line.failed["bad"]
+    line.save()
+    assert not read(tmp_path, 2)["finished"]
+    again = Line(session(tmp_path), 2, "a line", {})
+    assert again.part("bad", lambda: {"value": 2}) == {"value": 2}
+    assert again.part("good", lambda: pytest.fail("measured again")) == {"value": 1}
+    again.save()
+    assert read(tmp_path, 2)["finished"]
+
+
+def test_a_part_ends_with_the_time(tmp_path):
+    line = Line(session(tmp_path, deadline=time.monotonic() + 0.3), 2, "a line", {})
+    start = time.monotonic()
+    assert line.part("long", lambda: time.sleep(30), needs=0) is None
+    assert time.monotonic() - start < 5
+    assert line.left == {"long": "interrupted when the time was over"}
+    assert line.part("next", dict, needs=1) is None
+    assert "needs some 1 s" in line.left["next"]
+
+
+def test_the_alarm_is_no_exception_that_work_may_swallow():
+    def work():
+        try:
+            time.sleep(5)
+        except Exception:
+            pytest.fail("swallowed")
+
+    with pytest.raises(TimeUp), alarm(0.05):
+        work()
+    time.sleep(0.05)  # and it does not ring on
+
+
+def test_an_interrupted_training_goes_on(tmp_path, monkeypatch):
+    from benchmarks.gpu import magnet
+
+    monkeypatch.setattr(magnet.training, "THREADS", 1)
+    monkeypatch.setitem(magnet.TINY, "size", 16)
+    line = Line(session(tmp_path, steps=4), 8, "a line", {})
+    made, steps = magnet.training.moving_layers.quadruples, []
+
+    def quadruples(*args, **kwargs):
+        steps.append(kwargs["step"])
+        if kwargs["step"] == 3 and len(steps) < 5:
+            raise TimeUp
+        return made(*args, **kwargs)
+
+    monkeypatch.setattr(magnet.training.moving_layers, "quadruples", quadruples)
+    assert line.part("training", lambda: magnet.train(line)) is None
+    assert line.progress["training_steps"] == 2
+    line.save()
+    again = Line(session(tmp_path, steps=4), 8, "a line", {})
+    assert again.part("training", lambda: magnet.train(again))["steps"] == 4
+    assert steps == [0, 1, 2, 3, 2, 3]
+    assert again.progress["training_seconds"] >= line.progress["training_seconds"]
+
+
+def test_check_fails_beyond_its_tolerance():
+    one = torch.tensor([1.0, -2.0])
+    assert check("equal", one, one, 0)["passed"]
+    found = check("apart", one, one + 0.2, 0.1)
+    assert found["difference"] == pytest.approx(0.2)
+    assert not found["passed"]
+    assert check("as a share", one, one + 0.2, 0.12, relative=True)["passed"]  # of 1.8
+    assert not check("not a number", torch.tensor(float("nan")), torch.tensor(0.0), 1)["passed"]
+    with pytest.raises(ValueError, match="is compared with"):
+        check("shapes", one, one[:1], 1)
+
+
+def test_rows_of_a_fold_are_replaced(tmp_path):
+    def row(seed, fold, probability):
+        return [str(seed), "last_epoch", "800", f"{fold}/1", "c", fold[2:], fold, "0", str(probability), "0", "0"]
+
+    some = session(tmp_path)
+    folds.keep(some, [row(0, "c/a", 0.1), row(0, "c/b", 0.2), row(1, "c/a", 0.3)])
+    folds.keep(some, [row(0, "c/a", 0.9)])
+    _, rows = folds.predictions(some)
+    assert [(r[0], r[6], r[8]) for r in rows] == [("0", "c/a", "0.9"), ("0", "c/b", "0.2"), ("1", "c/a", "0.3")]
+
+
+def test_folds_are_grouped_once(tmp_path):
+    line = Line(session(tmp_path), 3, "a line", {})
+    names = [f"c/{i:02d}" for i in range(10)]
+    assert [len(g) for g in folds.groups(line, names, seconds=100)] == [3, 3, 3, 1]  # 30 s a part
+    assert [len(g) for g in folds.groups(line, names, seconds=1)] == [3, 3, 3, 1]
+    assert [len(g) for g in folds.groups(Line(session(tmp_path), 3, "", {}), names, seconds=1)] == [10]
+
+
+def test_the_release_is_split_and_drawn_as_by_the_engine(tmp_path, reference):
+    from benchmarks import ststnet_release
+    from mer.loso import folds as engine
+
+    clips = load(session(tmp_path, flow=reference / "megc2019_flow"))
+    table, _ = ststnet_release.load(reference / "megc2019_flow")
+    table = table.sort_values("id").reset_index(drop=True)
+    assert clips.ids == table["id"].tolist()
+    assert clips.labels.tolist() == table["label"].tolist()
+    for task, fold in zip(clips.tasks(clips.names, 3), engine.folds(table), strict=True):
+        assert (task.name, task.stream) == (fold.name, fold.stream(3))
+        np.testing.assert_array_equal(task.test, fold.test)
+
+
+def test_rounded_knows_no_nan():
+    assert _run.rounded(0.123456, 3) == 0.123
+    assert _run.rounded(float("inf")) is None

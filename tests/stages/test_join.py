@@ -1,0 +1,37 @@
+"""A composite holds the clips of its parts, unchanged, in the order of ids."""
+
+import numpy as np
+import pytest
+
+from mer.errors import MerError
+from mer.storage.cache import CacheWriter, ClipCache
+from stages.join import join
+
+
+def product(path, corpus, n, margin=0.2, excluded=None):
+    with CacheWriter(path, kind="flow", ragged=False, params={"margin": margin}, excluded=excluded) as writer:
+        for i in range(n):
+            writer.append(f"{corpus}/s/{i}", np.full((3, 2, 2), i, np.float32), key=f"{corpus}{i}", score=np.float64(i))
+    return ClipCache(path)
+
+
+def test_a_composite_is_its_parts(tmp_path):
+    parts = [
+        product(tmp_path / "b.h5", "b", 3, excluded={"b/s/9": "no face"}),
+        product(tmp_path / "a.h5", "a", 2, excluded={"a/s/8": "no frame"}),
+    ]
+    join(tmp_path / "out" / "flow.h5", parts)
+    composite = ClipCache(tmp_path / "out" / "flow.h5", "flow")
+    assert composite.ids == ["a/s/0", "a/s/1", "b/s/0", "b/s/1", "b/s/2"]
+    assert composite.keys == ["a0", "a1", "b0", "b1", "b2"]
+    assert composite.excluded == {"a/s/8": "no frame", "b/s/9": "no face"}
+    for part in parts:
+        for clip_id in part.ids:
+            np.testing.assert_array_equal(composite[clip_id], part[clip_id])
+            assert composite.extra("score", clip_id) == part.extra("score", clip_id)
+
+
+def test_parts_made_with_other_parameters_are_refused(tmp_path):
+    parts = [product(tmp_path / "a.h5", "a", 2), product(tmp_path / "b.h5", "b", 2, margin=0.3)]
+    with pytest.raises(MerError, match=r"b.h5: was made with .*0.3.*a.h5 with .*0.2.*the same parameters"):
+        join(tmp_path / "flow.h5", parts)
