@@ -1,7 +1,7 @@
 """The peer of benchmarks.loso: one fold after another, as the code released with STSTNet trains them.
 
 The same network in plain PyTorch, a DataLoader over a TensorDataset, Adam, and a pass over the test subject after each
-epoch. Nothing here is imported from mer. Start weights, order of the rows and dropout layers can be handed in.
+epoch. Nothing here is imported from mer. Initial weights, order of the rows and dropout layers are arguments.
 """
 
 import torch

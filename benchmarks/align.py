@@ -7,7 +7,7 @@ Prints one JSON line. Both read every frame of a clip, find 68 landmarks on its 
 and write them. mer: what the stages `landmarks` and `align` compute, as two resumable products, on `--workers`
 processes. Peer: one process, dlib + OpenCV + np.save, one file a clip, everything at its defaults. Both write the same
 pixels (checked).
-The clips are the embedded corpus's at CASME II's frame size, listed again under other ids when more are asked for than
+The clips are the synthetic corpus's at CASME II's frame size, listed again under other ids when more are asked for than
 are rendered.
 `--memory` compares the peak memory at 100 and at 2,000 clips, of 4 frames each.
 """
@@ -92,7 +92,7 @@ def run_plain(clips: list[Clip], folder: Path) -> Path:
 
 
 def make_clips(folder: Path, count: int, frames: int | None = None, size: tuple[int, int] = SIZE) -> list[Clip]:
-    """`count` clips of the embedded corpus, rendered once in `folder`; with `frames`, only so many frames of each."""
+    """`count` clips of the synthetic corpus, rendered once in `folder`; with `frames`, only so many frames of each."""
     from mer.corpora import casme2
     from mer.synthetic import corpus as synthetic
 

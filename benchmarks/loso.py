@@ -1,7 +1,7 @@
 """Leave-one-subject-out training against the released code's way: seconds a fold and epoch, and the same predictions.
 
     python -m benchmarks.loso --quick        # under 40 s: the speed-up on this machine and whether predictions agree
-    python -m benchmarks.loso --save         # also folds side by side, a transformer, time outside compute, memory
+    python -m benchmarks.loso --save         # also folds in parallel, a transformer, time outside compute, memory
 
 Prints one JSON line. STSTNet on the 442 flow clips of the MEGC 2019 release where they lie (`--flow`, else the
 reference data, MER_REFERENCE), else on noise of that size; Adam at 5e-5, batches of 256, as released: 68 folds of 800
@@ -14,7 +14,7 @@ in two processes of one thread. Both take a few epochs of a few folds in turns; 
     same_predictions    from the same weights, with the same batches and dropout masks, no probability is 1e-3 off and
                         the classes are the same wherever the two largest are further apart than that (with other masks
                         or another order, 4 epochs take them 4e-3 apart)
-    table               K folds side by side: seconds a fold and epoch, share of the time outside of operators (CPU) or
+    table               K folds in parallel: seconds a fold and epoch, share of the time outside of operators (CPU) or
                         kernels (GPU), peak memory in MiB
 """
 
@@ -36,10 +36,12 @@ from torch.nn import functional as F
 from benchmarks import _fold_by_fold as peer
 from benchmarks._report import add_options, report
 from mer import models
-from mer.loso.loop import Plan, Task, train_group, why_alone
+from mer.loso.loop import train_folds
 from mer.loso.optim import Schedule
+from mer.loso.stacked_folds import vmap_obstacle
+from mer.loso.task import Task, TrainingPlan
 from mer.models import ststnet
-from mer.networks import random_layers as streams
+from mer.networks import random_layers
 from mer.parallel import single_threaded
 
 ROOT = Path(__file__).parent.parent
@@ -69,8 +71,8 @@ def tasks_of(subjects: np.ndarray) -> list[Task]:
     ]
 
 
-def plan(epochs: int, batch_size: int = BATCH, lr: float = LR) -> Plan:
-    return Plan(schedule=Schedule(lr=lr, epochs=epochs), batch_size=batch_size)
+def plan(epochs: int, batch_size: int = BATCH, lr: float = LR) -> TrainingPlan:
+    return TrainingPlan(schedule=Schedule(lr=lr, epochs=epochs), batch_size=batch_size)
 
 
 build_ststnet = functools.partial(models.build, "ststnet", 3)
@@ -85,7 +87,7 @@ def one_fold(whose: str, flow: Path, number: int, epochs: int) -> tuple[float, f
     with single_threaded():
         start, cpu = time.monotonic(), time.process_time()
         if whose == "mer":
-            train_group([tasks[number]], inputs, labels, build_ststnet, plan(epochs), ids=range(len(labels)))
+            train_folds([tasks[number]], inputs, labels, build_ststnet, plan(epochs), ids=range(len(labels)))
         else:
             peer.train_fold(inputs, labels, _mask(tasks[number], labels), epochs=epochs)
         return start, time.monotonic(), time.process_time() - cpu
@@ -148,12 +150,12 @@ class SharedMasks(nn.Module):
 
     def __init__(self, p: float, stream: int, channels: slice):
         super().__init__()
-        self.whole, self.stream, self.channels, self.step = streams.Dropout(p), stream, channels, 0
+        self.whole, self.stream, self.channels, self.step = random_layers.Dropout(p), stream, channels, 0
 
     def forward(self, x):
         if not self.training:
             return x
-        self.whole.key = torch.from_numpy(streams.keys([self.stream], [self.step], 1)[0, 0])
+        self.whole.key = torch.from_numpy(random_layers.keys([self.stream], [self.step], 1)[0, 0])
         self.whole.calls, self.step = 0, self.step + 1
         return x * self.whole(torch.ones(len(x), 16, *x.shape[2:]))[:, self.channels]
 
@@ -193,7 +195,7 @@ def peers_network(task: Task) -> peer.TripleStream:
 
 
 def agreement(flow: Path, folds: int, epochs: int) -> dict:
-    """The biggest folds, whose test clips are the most. With each of ours trained alone, and all side by side."""
+    """The biggest folds, whose test clips are the most. Ours are trained alone and in parallel."""
     inputs, labels, tasks = _loaded(flow)
     tasks = sorted(tasks, key=lambda t: -len(t.test))[:folds]
     theirs, largest, same = [], {}, True
@@ -205,8 +207,8 @@ def agreement(flow: Path, folds: int, epochs: int) -> dict:
         top = np.sort(theirs, axis=1)
         clear = top[:, -1] - top[:, -2] > TOLERANCE
         for name, together in (("alone", False), ("side_by_side", True)):
-            options = {"ids": range(len(labels)), "together": together}
-            outcomes = train_group(tasks, inputs, labels, build_ststnet, plan(epochs), **options)
+            options = {"ids": range(len(labels)), "in_parallel": together}
+            outcomes = train_folds(tasks, inputs, labels, build_ststnet, plan(epochs), **options)
             ours = np.concatenate([o.probability for o in outcomes])
             same &= bool((ours.argmax(1) == theirs.argmax(1))[clear].all())
             largest[name] = float(f"{np.abs(ours - theirs).max():.2g}")
@@ -260,17 +262,17 @@ def cell(flow: Path, model: str, together: int, device: str) -> dict:
              for k, t in enumerate(tasks[:together])]  # fmt: skip
     how = plan(3 if device == "cpu" else 5, batch_size=BATCH if model == "ststnet" else 32, lr=1e-4)
 
-    def run(epochs: Plan) -> float:
+    def run(epochs: TrainingPlan) -> float:
         start = time.monotonic()
-        train_group(tasks, inputs, labels, build, epochs, ids=range(clips))
+        train_folds(tasks, inputs, labels, build, epochs, ids=range(clips))
         if device == "cuda":
             torch.cuda.synchronize()
         return time.monotonic() - start
 
     with single_threaded():
-        reason = why_alone(build, inputs, how)
-        if reason:
-            return {"model": model, "together": together, "not_possible": reason}
+        obstacle = vmap_obstacle(build, inputs, how)
+        if obstacle:
+            return {"model": model, "together": together, "not_possible": obstacle}
         one, many = plan(1, how.batch_size, LR), how
         run(one)
         # The difference is that of epochs: building the networks and testing them are in both.

@@ -80,7 +80,7 @@ def first_win(lengths: dict[str, dict], against: str) -> int | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512, 1024, 2048, 4096])
-    parser.add_argument("--batch", type=int, default=1, help="sequences side by side; times are of one")
+    parser.add_argument("--batch", type=int, default=1, help="sequences in a batch; times are of one sequence")
     parser.add_argument("--planes", type=int, default=3, help="n_p")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Evaluates the 68 released STSTNet weight files, each on the subject it has not seen, beside the linear baseline.
+"""Evaluates the 68 released STSTNet weight files, each on the subject it has not seen, and the linear baseline.
 
     python -m benchmarks.ststnet_release --flow data/raw/megc2019_flow --weights path/to/ststnet
 

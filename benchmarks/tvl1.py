@@ -10,7 +10,7 @@ three sets:
 
     reference     the eight pairs of the reference data, where they lie (MER_REFERENCE)
     photographs   scikit-image's photographs, other regions, under nine kinds of motion, noise of 0, 1 and 3 grey levels
-    faces         rendered clips of the embedded corpus, onset to apex, on the face only
+    faces         rendered clips of the synthetic corpus, onset to apex, on the face only
 """
 
 import argparse

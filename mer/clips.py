@@ -84,6 +84,16 @@ class Clip:
         return [self.path(n) for n in self.numbers]
 
 
+def check_counts(found: dict[str, int], wanted: dict[str, int | None], where: str, parameter: str) -> None:
+    """Raise MerError unless what was found has the counts that are wanted; None: whatever it is."""
+    for what, count in wanted.items():
+        if count is not None and found[what] != count:
+            raise MerError(
+                f"{where}: has {found[what]} {what}, {parameter}.{what} says {count}; complete the corpus, or correct "
+                "the number"
+            )
+
+
 def write_index(path: Path, table: "pd.DataFrame") -> None:
     """Write the index in the order of `id`, replacing `path` in one step. Raises MerError on a repeated id."""
     repeated = table["id"][table["id"].duplicated()]

@@ -1,24 +1,30 @@
-"""The typed form of params.yaml: one class a stage, refusing at load what cannot work.
+"""The typed form of params.yaml: one class a section, refusing at load what cannot work.
 
-A section is named as its stage. `runs` names the stage's instances (`align@synthetic-box224`); the other keys hold for
-all of them. Sections that are no stage hold the knobs of a model (`ststnet:`); an experiment names its own under
-`knobs`. Knobs and recipes are declared by the model files and checked against them (mer.models, mer.training).
+A person decides here: `corpora`, `experiments` and the knobs of each stage. Which stages follow from them is derived by
+mer.plan. A stage's section has its name. Sections that are no stage hold the knobs of a model (`ststnet:`), which apply
+to all experiments with it; the models declare and check them (mer.models).
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mer.errors import MerError, suggestion
 
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
-ExperimentKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+# Keys become names of files and stages: nothing that a shell or a path could understand otherwise.
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
+ExperimentKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Folder = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
+Classes = Literal[3, 4, 5, 7, 8]
 Seed = Annotated[int, Field(ge=0)]
-Product = Annotated[str, StringConstraints(pattern=r"^data/.*\.h5$")]
-Input = Annotated[str, StringConstraints(pattern=r"^data/.*\.(h5|safetensors)$")]
+Selection = Literal["last_epoch", "inner_val", "test_best"]
+HeldOut = Annotated[float, Field(gt=0, lt=1)]
+OnError = Literal["stop", "exclude"]
 
 
 class Section(BaseModel):
@@ -26,7 +32,7 @@ class Section(BaseModel):
 
 
 class SynthesizeRun(Section):
-    """Size of an embedded corpus; at most CASME II's."""
+    """Size of a synthetic corpus; at most CASME II's."""
 
     subjects: int = Field(ge=3, le=26)
     clips: int = Field(ge=15, le=246)
@@ -41,7 +47,7 @@ class SynthesizeRun(Section):
 
 
 class Synthesize(Section):
-    runs: dict[Key, SynthesizeRun]
+    runs: dict[Name, SynthesizeRun]
     seed: Seed
 
 
@@ -52,20 +58,31 @@ class Expected(Section):
     subjects: int | None = Field(default=None, ge=1)
 
 
-class IndexRun(Section):
-    """`watch` is what DVC looks at for changes: the folder itself, or its manifest (make manifest) when it is large."""
+class Corpus(Section):
+    """A corpus, by its name. What is not said follows from the name.
 
-    reader: Literal["casme2", "samm", "smic", "casme3", "ckplus", "rafdb", "fer2013"]
-    raw: str
-    watch: str
+    reader: the module that reads its layout; raw: the folder; watch: what DVC looks at for changes, the folder's
+    manifest (make manifest) or the folder itself; labels: whose class lists apply; classes: how many of them; expect:
+    counts to be checked. parts: a composite of other corpora, which has no layout of its own.
+    """
+
+    reader: Name | None = None
+    raw: Folder | None = None
+    watch: Folder | None = None
+    labels: Name | None = None
+    classes: Classes
     expect: Expected = Expected()
+    parts: list[Name] | None = Field(default=None, min_length=2, max_length=5)
 
-
-OnError = Literal["stop", "exclude"]
+    @model_validator(mode="after")
+    def _composite(self):
+        for name in ("reader", "raw", "watch"):
+            if self.parts is not None and getattr(self, name) is not None:
+                raise ValueError(f"has parts, so {name} belongs to them; remove it")
+        return self
 
 
 class Index(Section):
-    runs: dict[Key, IndexRun]
     on_error: OnError
 
 
@@ -78,27 +95,11 @@ class Landmarks(Section):
     on_error: OnError
 
 
-class AlignRun(Section):
-    corpus: Key
-    crop: Literal["box224", "innereye256", "box112", "none224"]
-
-
 class Align(Section):
-    runs: dict[Key, AlignRun]
     top_margin: float = Field(ge=0, le=1)
     rotate: bool
     box: Literal["haar", "landmarks"]
     on_error: OnError
-
-
-class EulerianRun(Section):
-    """`reads`: `<crop>/frames`, or `landmarks` = the corpus's own frames, cropped afterwards (D-02)."""
-
-    corpus: Key
-    crop: Literal["box224", "innereye256", "box112", "none224"]
-    recipe: Key
-    reads: Annotated[str, StringConstraints(pattern=r"^(landmarks|[a-z0-9]+/frames)$")]
-    product: Literal["frames", "apex_frame"]
 
 
 class EulerianRecipe(Section):
@@ -122,15 +123,23 @@ class EulerianRecipe(Section):
 
 
 class MagnifyEulerian(Section):
-    runs: dict[Key, EulerianRun]
-    recipes: dict[Key, EulerianRecipe]
+    recipes: dict[Name, EulerianRecipe]
     on_error: OnError
 
 
-class MagnetRun(Section):
-    """Writes data/weights/<name>.safetensors. `portraits`: a folder of images; data/raw/magnet for none."""
+class MagnifyLearned(Section):
+    size: int = Field(ge=16, le=1024)
+    convention: Literal["network", "one_plus"]
+    absolute: bool
 
-    portraits: str
+
+class MovingLayersRun(Section):
+    """MagNet trained on moving layers, made of textures and the portraits of a synthetic pool."""
+
+    task: Literal["moving_layers"]
+    network: Literal["magnet"]
+    user_weights: Folder | None
+    pool: Name | None
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     size: int = Field(ge=16, multiple_of=4)
@@ -139,25 +148,18 @@ class MagnetRun(Section):
     first: Literal["linear", "random"]
 
 
-class TrainMagnet(Section):
-    runs: dict[Key, MagnetRun]
-    public: bool
-    seed: Seed
-
-
 class MacroRun(Section):
-    """Writes data/weights/<name>.safetensors. `pool` stands in where `raw` holds no set; data/raw/resnet18 for none.
+    """A network that learns the macro-expressions in `raw`; where it holds no set, those of a synthetic pool."""
 
-    `watch` is what DVC looks at for changes: `raw` itself, or its manifest (make manifest) when it holds many files.
-    """
-
-    given: str
+    task: Literal["macro"]
+    network: Name
+    user_weights: Folder | None
     reader: Literal["fer2013", "ckplus", "rafdb"]
     options: dict[str, str | int] = {}
-    raw: str
-    watch: str
+    raw: Folder
+    watch: Folder
     crop: Literal["none", "box224"]
-    pool: str
+    pool: Name | None
     first: Literal["auto", "imagenet", "random"]
     size: int = Field(ge=32, le=512)
     steps: int = Field(ge=0)
@@ -166,33 +168,19 @@ class MacroRun(Section):
     weight_decay: float = Field(ge=0)
 
 
-class PretrainMacro(Section):
-    runs: dict[Key, MacroRun]
+class FetchRun(Section):
+    """The official weights of a network: source is a name on the hub or a folder, revision a commit or tag there."""
+
+    task: Literal["fetch"]
+    network: Name
+    user_weights: Folder | None
+    source: Folder
+    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class Pretrain(Section):
+    runs: dict[Name, Annotated[MovingLayersRun | MacroRun | FetchRun, Discriminator("task")]]
     seed: Seed
-
-
-class LearnedRun(Section):
-    corpus: Key
-    crop: Literal["box224", "innereye256", "box112", "none224"]
-    weights: Key
-
-
-class MagnifyLearned(Section):
-    runs: dict[Key, LearnedRun]
-    size: int = Field(ge=16, le=1024)
-    factors: Annotated[str, StringConstraints(pattern=r"^(linspace|arange)_[0-9.]+_[0-9.]+_[0-9.]+$")]
-    convention: Literal["network", "one_plus"]
-    absolute: bool
-
-
-class EmbedRun(Section):
-    corpus: Key
-    crop: Literal["box224", "innereye256", "box112", "none224"]
-    weights: Key
-
-
-class Embed(Section):
-    runs: dict[Key, EmbedRun]
 
 
 class Spot(Section):
@@ -200,17 +188,7 @@ class Spot(Section):
     stride: int = Field(ge=1, le=16)
 
 
-class FlowRun(Section):
-    """`product`: flow = from onset to apex, one image a clip; flows = from each frame to the next."""
-
-    corpus: Key
-    crop: Key
-    chain: Key
-    product: Literal["flow", "flows"]
-
-
 class Flow(Section):
-    runs: dict[Key, FlowRun]
     tau: float = Field(gt=0, le=0.25)
     lambda_: float = Field(gt=0)
     theta: float = Field(gt=0)
@@ -223,69 +201,39 @@ class Flow(Section):
     on_error: OnError
 
 
-class DynamicImageRun(Section):
-    corpus: Key
-    crop: Key
-    chain: Key
-
-
 class DynamicImage(Section):
-    runs: dict[Key, DynamicImageRun]
     solver: Literal["ranksvm_pairs", "approximate"]
     frames: Literal["clip", "onset_apex"]
     c: float = Field(gt=0)
 
 
-class JoinRun(Section):
-    """Corpora (three slots) whose products (three slots; an unused one repeats the first) become one composite.
-
-    `expect` counts what the class lists `labels` select.
-    """
-
-    parts: Annotated[list[Key], Field(min_length=3, max_length=3)]
-    chain: Key
-    products: Annotated[list[Literal["flow"]], Field(min_length=3, max_length=3)]
-    labels: Key
-    classes: Literal[3, 4, 5, 7]
-    expect: Expected = Expected()
-
-
-class Join(Section):
-    runs: dict[Key, JoinRun]
-
-
-class ImportFlowRun(Section):
-    raw: str
-
-
-class ImportFlow(Section):
-    runs: dict[Key, ImportFlowRun]
-
-
 class Experiment(Section):
-    """One cell of a table: a model on a corpus.
+    """A cell of a table: a model on a corpus. What is not said is the corpus's, the model's and `train`'s."""
 
-    `inputs` has three slots, for products and one file of weights; an unused one repeats the first.
-    """
-
-    index: str
-    inputs: Annotated[list[Input], Field(min_length=3, max_length=3)]
-    corpus: Key
-    labels: Key
-    classes: Literal[3, 4, 5, 7]
-    model: Key
-    knobs: Key
-    overrides: dict[str, Any] = {}
+    corpus: Name
+    model: Name
+    labels: Name | None = None
+    classes: Classes | None = None
+    knobs: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
+    selection: Selection | None = None
+    held_out: HeldOut | None = None
+    seeds: list[Seed] | None = None
+    audit: bool | None = None
 
 
 class Train(Section):
     seed: Seed
     seeds: list[Seed]
-    selection: Literal["last_epoch", "inner_val", "test_best"]
+    selection: Selection
     audit: bool
-    held_out: float = Field(gt=0, lt=1)
-    folds_together: Literal["auto"] | Annotated[int, Field(ge=1)]
+    held_out: HeldOut
+    folds_in_parallel: Literal["auto"] | Annotated[int, Field(ge=1)]
+
+    def of(self, experiment: Experiment) -> "Train":
+        """The settings with which an experiment is trained: its own before those of all."""
+        own = {name: getattr(experiment, name) for name in ("selection", "held_out", "seeds", "audit")}
+        return self.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
 class Evaluate(Section):
@@ -293,40 +241,13 @@ class Evaluate(Section):
     seed: Seed
 
 
-class ExplainRun(Section):
-    """`clip`: whose attention is drawn; `sequence`: the product that the model read."""
-
-    clip: str
-    sequence: Product
-
-
 class Explain(Section):
-    runs: dict[ExperimentKey, ExplainRun]
+    """drawn: experiment -> the clip that is drawn; "": the first."""
 
-
-class FiguresRun(Section):
-    """What the pictures of a corpus are drawn from; what there is not repeats `flow`.
-
-    `magnified` is made of `frames`, `apex_frame` stands beside the `plain` crop of the same kind.
-    """
-
-    corpus: Key
-    flow: Product
-    frames: Product
-    landmarks: Product
-    apex: Product
-    dynamic: Product
-    magnified: Product
-    plain: Product
-    apex_frame: Product
-    overdriven: Product
-    magnet: Product
-    labels: Key
-    classes: Literal[3, 4, 5, 7]
+    drawn: dict[ExperimentKey, str]
 
 
 class Figures(Section):
-    runs: dict[Key, FiguresRun]
     clips_per_class: int = Field(ge=1, le=8)
 
 
@@ -339,22 +260,19 @@ class Runtime(Section):
 
 class Params(Section):
     preset: Key
+    corpora: dict[Name, Corpus]
+    experiments: dict[ExperimentKey, Experiment]
     synthesize: Synthesize
     index: Index
     landmarks: Landmarks
     align: Align
     spot: Spot
     magnify_eulerian: MagnifyEulerian
-    train_magnet: TrainMagnet
+    pretrain: Pretrain
     magnify_learned: MagnifyLearned
-    pretrain_macro: PretrainMacro
-    embed: Embed
     flow: Flow
     dynamic_image: DynamicImage
-    join: Join
-    import_flow: ImportFlow
     train: Train
-    experiments: dict[ExperimentKey, Experiment]
     evaluate: Evaluate
     explain: Explain
     figures: Figures
@@ -362,120 +280,34 @@ class Params(Section):
     knobs: dict[Key, dict[str, Any]] = {}  # the sections of models, gathered by load()
 
     @model_validator(mode="after")
-    def _stages_fit_together(self):
-        corpora = {*self.index.runs, *self.import_flow.runs, *self.composites()}
-        products = self.products()
-        for key, run in self.join.runs.items():
-            if not key.endswith(f"-{run.chain}"):
-                raise ValueError(f"join.runs.{key} must be named <composite>-{run.chain} after what it joins")
-            for corpus in run.parts:
-                for kind in run.products:
-                    self._made(f"join.runs.{key}", f"data/cache/{corpus}/{run.chain}/{kind}.h5", products)
-        for section, name, run in self._runs_with_corpus():
-            if run.corpus not in corpora:
+    def _names_meet(self):
+        for name, corpus in self.corpora.items():
+            for part in corpus.parts or ():
+                if part not in self.corpora:
+                    raise ValueError(f"corpora.{name}.parts: {part!r} is no corpus; {suggestion(part, self.corpora)}")
+                if self.corpora[part].parts is not None:
+                    raise ValueError(f"corpora.{name}.parts: {part!r} is a composite itself; name its parts")
+            if len(set(corpus.parts or ())) != len(corpus.parts or ()):
+                raise ValueError(f"corpora.{name}.parts names a corpus twice; name each once")
+        for name, experiment in self.experiments.items():
+            if experiment.corpus not in self.corpora:
                 raise ValueError(
-                    f"{section}.{name}.corpus {run.corpus!r} has no index; {suggestion(run.corpus, corpora)}"
+                    f"experiments.{name}.corpus is {experiment.corpus!r}; {suggestion(experiment.corpus, self.corpora)}"
                 )
-        for key, run in self.align.runs.items():
-            self._named(f"align.runs.{key}", key, f"{run.corpus}-{run.crop}")
-        for key, run in self.flow.runs.items():
-            suffix = "" if run.product == "flow" else f"-{run.product}"
-            self._named(f"flow.runs.{key}", key, f"{run.corpus}-{run.chain}{suffix}")
-        for key, run in self.dynamic_image.runs.items():
-            self._named(f"dynamic_image.runs.{key}", key, f"{run.corpus}-{run.chain}")
-        self._magnifiers(products)
-        for section in ("flow", "dynamic_image"):
-            for key, run in getattr(self, section).runs.items():
-                where = f"{section}.runs.{key}"
-                self._made(f"{where}.chain", f"data/cache/{run.corpus}/{run.chain}/frames.h5", products)
-                self._made(f"{where}.crop", f"data/cache/{run.corpus}/{run.crop}/apex.h5", products)
-                if run.chain.partition("-")[0] != run.crop:
-                    raise ValueError(f"{where}.crop is {run.crop!r}, but chain {run.chain} is made of another one")
-        for name, item in self.experiments.items():
-            where = f"experiments.{name}"
-            if item.index != f"data/index/{item.corpus}.csv":
-                raise ValueError(
-                    f"{where}.index is {item.index}, the index of its corpus is data/index/{item.corpus}.csv"
-                )
-            for path in item.inputs:
-                self._made(f"{where}.inputs", path, products)
-            if item.knobs not in self.knobs:
-                raise ValueError(f"{where}.knobs {item.knobs!r} is no section; {suggestion(item.knobs, self.knobs)}")
-        for name, run in self.explain.runs.items():
+        for name in self.explain.drawn:
             if name not in self.experiments:
-                raise ValueError(f"explain.runs.{name} is no experiment; {suggestion(name, self.experiments)}")
-            self._made(f"explain.runs.{name}.sequence", run.sequence, products)
-        for name, run in self.figures.runs.items():
-            for field in type(run).model_fields:
-                if str(getattr(run, field)).endswith(".h5"):
-                    self._made(f"figures.runs.{name}.{field}", getattr(run, field), products)
+                raise ValueError(f"explain.drawn.{name} is no experiment; {suggestion(name, self.experiments)}")
+        for name, run in self.pretrain.runs.items():
+            pool = getattr(run, "pool", None)
+            if pool is not None and pool not in self.synthesize.runs:
+                raise ValueError(
+                    f"pretrain.runs.{name}.pool is {pool!r}; {suggestion(pool, self.synthesize.runs)} (synthesize.runs)"
+                )
         return self
 
-    def _magnifiers(self, products: set[str]):
-        for key, run in self.magnify_eulerian.runs.items():
-            where = f"magnify_eulerian.runs.{key}"
-            suffix = "" if run.product == "frames" else "-apex"
-            self._named(where, key, f"{run.corpus}-{run.crop}-{run.recipe}{suffix}")
-            if run.recipe not in self.magnify_eulerian.recipes:
-                known = suggestion(run.recipe, self.magnify_eulerian.recipes)
-                raise ValueError(f"{where}.recipe {run.recipe!r} is none of magnify_eulerian.recipes; {known}")
-            if run.reads not in ("landmarks", f"{run.crop}/frames"):
-                raise ValueError(f"{where}.reads is {run.reads}; it must be landmarks, or {run.crop}/frames")
-            for needed in (run.reads, f"{run.crop}/apex"):
-                self._made(where, f"data/cache/{run.corpus}/{needed}.h5", products)
-        for key, run in self.magnify_learned.runs.items():
-            where = f"magnify_learned.runs.{key}"
-            self._named(where, key, f"{run.corpus}-{run.crop}")
-            self._made(where, f"data/cache/{run.corpus}/{run.crop}/frames.h5", products)
-            if run.weights not in self.train_magnet.runs:
-                known = suggestion(run.weights, self.train_magnet.runs)
-                raise ValueError(f"{where}.weights {run.weights!r} is no entry of train_magnet.runs; {known}")
-        for name in self.train_magnet.runs.keys() & self.pretrain_macro.runs.keys():
-            raise ValueError(f"train_magnet.runs and pretrain_macro.runs both write weights {name!r}; rename one")
-        for key, run in self.embed.runs.items():
-            where = f"embed.runs.{key}"
-            self._named(where, key, f"{run.corpus}-{run.crop}")
-            self._made(where, f"data/cache/{run.corpus}/{run.crop}/magnet.h5", products)
-            if run.weights not in self.pretrain_macro.runs:
-                known = suggestion(run.weights, self.pretrain_macro.runs)
-                raise ValueError(f"{where}.weights {run.weights!r} is no entry of pretrain_macro.runs; {known}")
-
-    def _runs_with_corpus(self):
-        for section in ("align", "magnify_eulerian", "magnify_learned", "embed", "flow", "dynamic_image", "figures"):
-            for name, run in getattr(self, section).runs.items():
-                yield f"{section}.runs", name, run
-        for name, run in self.experiments.items():
-            yield "experiments", name, run
-
-    @staticmethod
-    def _named(where: str, key: str, wanted: str):
-        if key != wanted:
-            raise ValueError(f"{where} must be named {wanted} after its corpus and what it reads")
-
-    @staticmethod
-    def _made(where: str, path: str, products: set[str]):
-        if path not in products:
-            raise ValueError(f"{where}: no stage makes {path}; {suggestion(path, products)}")
-
-    def composites(self) -> dict[str, JoinRun]:
-        """Name of a composite -> what it is joined from."""
-        return {key.removesuffix(f"-{run.chain}"): run for key, run in self.join.runs.items()}
-
-    def products(self) -> set[str]:
-        """Every product, and every file of weights, that the graph makes."""
-        made = {f"data/cache/{c}/landmarks.h5" for c in self.index.runs}
-        made |= {f"data/cache/{r.corpus}/{r.crop}/frames.h5" for r in self.align.runs.values()}
-        made |= {f"data/cache/{r.corpus}/{r.crop}/apex.h5" for r in self.align.runs.values()}
-        magnified = self.magnify_eulerian.runs.values()
-        made |= {f"data/cache/{r.corpus}/{r.crop}-{r.recipe}/{r.product}.h5" for r in magnified}
-        made |= {f"data/cache/{r.corpus}/{r.crop}/magnet.h5" for r in self.magnify_learned.runs.values()}
-        made |= {f"data/cache/{r.corpus}/{r.crop}/embedding.h5" for r in self.embed.runs.values()}
-        made |= {f"data/weights/{name}.safetensors" for name in (*self.train_magnet.runs, *self.pretrain_macro.runs)}
-        made |= {f"data/cache/{r.corpus}/{r.chain}/{r.product}.h5" for r in self.flow.runs.values()}
-        made |= {f"data/cache/{r.corpus}/{r.chain}/dynamic_image.h5" for r in self.dynamic_image.runs.values()}
-        made |= {f"data/cache/{c}/{r.chain}/{kind}.h5" for c, r in self.composites().items() for kind in r.products}
-        made |= {f"data/cache/{c}/released/flow.h5" for c in self.import_flow.runs}
-        return made
+    def knobs_of(self, experiment: Experiment) -> dict[str, Any]:
+        """The knobs of a model that params.yaml says: the model's section, and those of the experiment before it."""
+        return {**self.knobs.get(experiment.model, {}), **experiment.knobs}
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -502,7 +334,7 @@ def parse(raw: Any, source: str = "params.yaml") -> Params:
     knobs = {name: value if value is not None else {} for name, value in raw.items() if name not in stages}
     entries = raw.get("experiments")
     entries = entries.values() if isinstance(entries, dict) else []
-    used = {str(entry.get("knobs")) for entry in entries if isinstance(entry, dict)}
+    used = {str(entry.get("model")) for entry in entries if isinstance(entry, dict)}
     for name, value in knobs.items():
         if not isinstance(value, dict):
             raise MerError(f"{source}: {name} is no section; {suggestion(name, stages)}")
@@ -520,24 +352,43 @@ def _first(error: ValidationError) -> str:
     problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     problem = problems[0]
     where = [str(part) for part in problem["loc"] if part != "[key]"]
+    if where[:2] == ["pretrain", "runs"]:
+        where[3:4] = []  # the task, which pydantic counts as a name
     name = ".".join(where)
     if problem["type"] == "extra_forbidden":
-        return f"{name} is unknown; {suggestion(where[-1], _fields(where[:-1]))}"
+        if where[-1] in GONE:
+            return f"{name} is gone: {GONE[where[-1]]} (CHANGELOG.md); write params.yaml anew with make preset"
+        return f"{name} is unknown; {suggestion(where[-1], _fields(problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"{name} is missing; copy it from conf/base.yaml"
     if problem["type"] == "value_error":
         return f"{name + ': ' if name else ''}{problem['ctx']['error']}"
+    if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
+        return f"{'.'.join(where[:-1])}: the name {where[-1]!r} must begin with a-z or 0-9 and have only those, - and _"
     return f"{name} is {problem['input']!r}: {problem['msg'].lower()}"
 
 
-def _fields(path: list[str]) -> list[str]:
-    """Valid names at a place in the tree of sections."""
+# Names of older versions, and what has taken their place.
+GONE = {
+    "runs": "the stages follow from corpora and experiments",
+    "inputs": "a model declares what it reads",
+    "index": "the index follows from the corpus",
+    "overrides": "it is called knobs",
+    "folds_together": "it is called folds_in_parallel",
+    "factors": "it is a knob of the model that reads the frames",
+}
+
+
+def _fields(path) -> list[str]:
+    """Valid names at a place in the tree of sections; `path` as pydantic gives it."""
     model: Any = Params
     for part in path:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is not None:
-            model = field.annotation
-            values = getattr(model, "__args__", None)
-            if getattr(model, "__origin__", None) is dict and hasattr(values[1], "model_fields"):
-                model = values[1]  # the next part is the name of a run
+        choices = get_args(model) if get_origin(model) is Annotated else (model,)
+        model = choices[0]
+        if get_origin(model) is dict:
+            model = get_args(model)[1]  # `part` is the name of a run
+        elif isinstance(model, UnionType) or get_origin(model) is Union:  # `part` is the task
+            model = next(m for m in get_args(model) if get_args(m.model_fields["task"].annotation) == (part,))
+        elif hasattr(model, "model_fields") and part in model.model_fields:
+            model = model.model_fields[part].annotation
     return [n for n in getattr(model, "model_fields", {}) if n != "knobs" or model is not Params]

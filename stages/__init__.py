@@ -1,8 +1,13 @@
 """The stages of dvc.yaml: `python -m stages.<name> [key]`, run from the project's root."""
 
+import os
 import sys
 
 if any(argument.startswith("stages.") for argument in sys.orig_argv):
+    # OpenMP's threads wait for each other at full speed by default; beside another process on the same cores a step of
+    # a training then takes twenty times as long. The numbers are the same (docs/log.md). Before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     # Here, before a stage imports what takes seconds: a DVC killed in the meantime would not be noticed.
     from stages._watch import die_with_parent
 

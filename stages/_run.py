@@ -1,15 +1,16 @@
-"""What every stage shares: its parameters, one line for bad input, and dying with the process that started it.
+"""What every stage shares: its parameters and arguments, one line for bad input, and dying with whoever started it.
 
     python -m stages.align synthetic-box224
 
-A stage module is a `main(stage)` and `run("align", main)` at its end.
+A stage module is a `main(stage, *, ...)` and `run("align", main)` at its end. The keyword arguments of `main` are the
+arguments of the command, as dvc.yaml passes them from plan.yaml; with the key alone they are read from there.
 """
 
+import argparse
 import errno
-import functools
 import hashlib
+import inspect
 import json
-import re
 import resource
 import sys
 import time
@@ -17,12 +18,13 @@ import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
-from ruamel.yaml import YAML
-
+from mer import imports, plan_file
 from mer.errors import MerError, suggestion
 from mer.parallel import Engine
 from mer.params import Params, load
+from mer.plan import SAFE
 from mer.storage.spool import Spool
 
 BAD_INPUT = 2
@@ -56,41 +58,44 @@ class Stage:
         return getattr(self.params, self.name)
 
     @property
-    def item(self):
-        """This run's entry, from where dvc.yaml's foreach takes it: `experiments`, or the `runs` of a section."""
-        where = _graph()[self.name]["foreach"][2:-1]
-        entries = functools.reduce(getattr, where.split("."), self.params)
-        if self.key not in entries:
-            raise MerError(f"params.yaml: {where} has no {self.key!r}; {suggestion(self.key, entries)}")
-        return entries[self.key]
-
-    @property
     def engine(self) -> Engine:
         return Engine(workers=self.params.runtime.workers, progress=True)
+
+    @property
+    def one_process(self) -> Engine:
+        """For work on a GPU, which is fed by one process."""
+        return self.engine if self.device == "cpu" else Engine(workers=1, progress=True)
 
     @property
     def device(self) -> str:
         """cpu or cuda, as runtime.device asks for. Raises MerError for a GPU that is not there."""
         import torch
 
-        wanted, there = self.params.runtime.device, torch.cuda.is_available()
-        if wanted == "cuda" and not there:
+        wanted, available = self.params.runtime.device, torch.cuda.is_available()
+        if wanted == "cuda" and not available:
             raise MerError("runtime.device is cuda, but torch sees no GPU; set it to cpu or auto")
-        return "cuda" if wanted != "cpu" and there else "cpu"
+        return "cuda" if wanted != "cpu" and available else "cpu"
 
     @property
     def spool(self) -> Path:
         return Path("data/.partial") / self.full_name
 
+    def entry(self) -> dict[str, Any]:
+        """This run's entry in plan.yaml."""
+        entries = plan_file.stages_of()[self.name]
+        if self.key not in entries:
+            raise MerError(f"plan.yaml has no {self.full_name}; {suggestion(self.key, entries)}")
+        return entries[self.key]
+
     def code(self) -> str:
-        """Digest of the code that DVC knows this stage to depend on, and of the libraries that make numbers.
+        """Digest of the code of this run, and of the libraries that make numbers.
 
         So a resumed run never mixes two versions of either.
         """
-        deps = _graph()[self.name].get("do", _graph()[self.name])["deps"]
-        files = [re.sub(r"\$\{item\.(\w+)\}", lambda m: str(getattr(self.item, m[1])), d) for d in deps]
+        own = self.entry().get("code", []) if self.key else []
+        files = {*imports.files([f"stages.{self.name}"]), *(file for path in own for file in _python_files(path))}
         digest = hashlib.sha256()
-        for name in sorted(f for f in files if f.endswith(".py")):
+        for name in sorted(files):
             digest.update(Path(name).read_bytes())
         installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
         for package in NUMERIC_PACKAGES:
@@ -98,21 +103,28 @@ class Stage:
         return digest.hexdigest()
 
 
-@functools.cache
-def _graph() -> dict:
-    return YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+def _python_files(path: str) -> list[str]:
+    folder = Path(path)
+    return sorted(p.as_posix() for p in folder.glob("*.py")) if folder.is_dir() else [path]
 
 
 def run(name: str, main) -> None:
-    """Run a stage's `main(stage)`; bad input prints one line and exits 2."""
-    key = sys.argv[1] if len(sys.argv) > 1 else ""
+    """Run a stage's `main(stage, …)`; bad input prints one line and exits 2."""
+    key = next((argument for argument in sys.argv[1:2] if not argument.startswith("-")), "")
     label = f"{name}@{key}" if key else name
     warnings.simplefilter("default")
     start = time.perf_counter()
     try:
+        # Before anything is opened: the key becomes part of paths.
+        if (key and not SAFE.fullmatch(key)) or len(key) > 200:
+            raise MerError(f"{key[:80]!r} is no key of a stage: a-z, 0-9, - and _ only; plan.yaml names them")
+        params = load("params.yaml")
+        plan_file.check(params)
+        stage = Stage(name, key, params)
+        arguments = parsed(main, sys.argv[2:], label) if len(sys.argv) > 2 else from_plan(main, stage)
         # Also a stage that keeps no spool must not be run twice at a time.
         with Spool(Path("data/.partial/locks") / label):
-            main(Stage(name, key, load("params.yaml")))
+            main(stage, **arguments)
     except MerError as error:
         print(f"{label}: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
@@ -127,6 +139,42 @@ def run(name: str, main) -> None:
         print(f"{label}: interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
         sys.exit(130)
     _note_time(label, time.perf_counter() - start)
+
+
+def options(main) -> dict[str, inspect.Parameter]:
+    """The keyword arguments of a stage's main."""
+    parameters = inspect.signature(main, eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def parsed(main, arguments: list[str], label: str) -> dict[str, Any]:
+    """The arguments of a command, of the types that `main` is annotated with: str, int, or a list of them."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise MerError(f"{message}; dvc.yaml and stages/ do not fit together, or the command was typed wrongly")
+
+    parser = Parser(prog=label, add_help=False, allow_abbrev=False)
+    for name, parameter in options(main).items():
+        several = get_origin(parameter.annotation) is list
+        kind = get_args(parameter.annotation)[0] if several else _plain(parameter.annotation)
+        required = parameter.default is inspect.Parameter.empty
+        more = {"nargs": "+"} if several else {}
+        parser.add_argument(f"--{name}", type=kind, required=required, **more)
+    found = vars(parser.parse_args(arguments))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _plain(annotation):
+    """`str` of `str | None`."""
+    return next((a for a in get_args(annotation) if a is not type(None)), annotation)
+
+
+def from_plan(main, stage: Stage) -> dict[str, Any]:
+    """The same from plan.yaml, for a stage that is called by its key alone."""
+    if stage.name not in plan_file.stages_of():  # a stage without runs
+        return {}
+    return {name: value for name, value in stage.entry()["args"].items() if name in options(main)}
 
 
 def _note_time(label: str, seconds: float) -> None:

@@ -30,18 +30,14 @@ def fingerprint(clip: Clip, *, landmarks: ClipCache) -> str:
     return digest(clip.digest, landmarks[clip.id].tolist())
 
 
-def main(stage):
-    corpus = stage.item.corpus
-    index = f"data/index/{corpus}.csv"
-    landmarks = ClipCache(f"data/cache/{corpus}/landmarks.h5", "landmarks")
-    rows, excluded = available(clips(read_index(index)), index, landmarks)
-    section = stage.section
-    params = crop_options(stage.item.crop, top_margin=section.top_margin, rotate=section.rotate, box=section.box)
+def main(stage, *, index: str, landmarks: str, crop: str, out: str):
+    points, section = ClipCache(landmarks, "landmarks"), stage.section
+    rows, excluded = available(clips(read_index(index)), index, points)
+    params = crop_options(crop, top_margin=section.top_margin, rotate=section.rotate, box=section.box)
     build_product(
-        f"data/cache/{corpus}/{stage.item.crop}/frames.h5", rows,
-        functools.partial(compute, landmarks=landmarks, **params), functools.partial(fingerprint, landmarks=landmarks),
-        kind="frames", ragged=True, params=params, code=stage.code(), spool=stage.spool, engine=stage.engine,
-        on_error=section.on_error, excluded=excluded,
+        out, rows, functools.partial(compute, landmarks=points, **params),
+        functools.partial(fingerprint, landmarks=points), kind="frames", ragged=True, params=params, code=stage.code(),
+        spool=stage.spool, engine=stage.engine, on_error=section.on_error, excluded=excluded,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from stages._run import run
 
 def pooled(clip: Clip, which: str, frames: ClipCache, apex: ClipCache) -> np.ndarray:
     """The frames that are pooled, (T, H, W, 3): the whole clip, or onset to apex (S-11)."""
-    last = clip.position(int(apex[clip.id])) if which == "onset_apex" else None
+    last = int(apex[clip.id]) if which == "onset_apex" else None
     return frames[clip.id][: None if last is None else last + 1]
 
 
@@ -34,18 +34,13 @@ def fingerprint(clip: Clip, *, which: str, frames: ClipCache, apex: ClipCache) -
     return digest(hashlib.sha256(pooled(clip, which, frames, apex)).hexdigest())
 
 
-def main(stage):
-    corpus, chain, section = stage.item.corpus, stage.item.chain, stage.section
-    index = f"data/index/{corpus}.csv"
-    inputs = {
-        "frames": ClipCache(f"data/cache/{corpus}/{chain}/frames.h5", "frames"),
-        "apex": ClipCache(f"data/cache/{corpus}/{stage.item.crop}/apex.h5", "apex"),
-    }
+def main(stage, *, index: str, frames: str, apex: str, out: str):
+    section = stage.section
+    inputs = {"frames": ClipCache(frames, "frames"), "apex": ClipCache(apex, "apex")}
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
     params = {"solver": section.solver, "c": section.c}
     build_product(
-        f"data/cache/{corpus}/{chain}/dynamic_image.h5", rows,
-        functools.partial(compute, which=section.frames, **params, **inputs),
+        out, rows, functools.partial(compute, which=section.frames, **params, **inputs),
         functools.partial(fingerprint, which=section.frames, **inputs), kind="dynamic_image", ragged=False,
         params=params | {"frames": section.frames}, code=stage.code(), spool=stage.spool, engine=stage.engine,
         excluded=excluded,

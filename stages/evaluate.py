@@ -5,20 +5,19 @@
 A pure function of data/predictions/<experiment>/.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mer.errors import MerError
 from mer.evaluation import metrics
-from mer.storage.cache import replace_file
+from mer.evaluation.predictions import read_predictions
+from mer.evaluation.reports import write_csv, write_json
 from stages._run import run
 
 
 def main(stage):
-    predictions, run_info = read(Path("data/predictions") / stage.key)
+    predictions, run_info = read_predictions(Path("data/predictions") / stage.key)
     section = stage.section
     metric, details = metrics.evaluate(predictions, run_info, replicates=section.bootstrap, seed=section.seed)
     write_json(Path("metrics") / f"{stage.key}.json", metric)
@@ -31,23 +30,6 @@ def main(stage):
     write_csv(plots / "confusion.csv", confusion)
     who = predictions["corpus"] + "/" + predictions["subject"].astype(str)
     write_csv(plots / "subjects.csv", metrics.subject_accuracy(predictions["label"], guess, who))
-
-
-def read(folder: Path, name: str = "predictions.csv") -> tuple[pd.DataFrame, dict]:
-    """Predictions and run.json of an experiment."""
-    try:
-        predictions = pd.read_csv(folder / name, dtype={"id": str, "corpus": str, "subject": str})
-        return predictions, json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise MerError(f"{folder}: predictions cannot be read ({error}); run dvc repro") from None
-
-
-def write_json(path: Path, content: dict) -> None:
-    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    replace_file(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def grey_frames(clip: Clip, product: str, frames: ClipCache, apex: ClipCache) ->
             f"{clip.id}: has one frame, flow needs two; correct the label sheet, or set flow.on_error: exclude"
         )
     if product == "flow":
-        images = [frames.frame(clip.id, t) for t in (0, clip.position(int(apex[clip.id])))]
+        images = [frames.frame(clip.id, t) for t in (0, int(apex[clip.id]))]
     else:
         images = frames[clip.id]
     return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])
@@ -47,18 +47,12 @@ def fingerprint(clip: Clip, *, product: str, frames: ClipCache, apex: ClipCache)
     return digest([hashlib.sha256(image).hexdigest() for image in grey_frames(clip, product, frames, apex)])
 
 
-def main(stage):
-    corpus, chain, product = stage.item.corpus, stage.item.chain, stage.item.product
-    index = f"data/index/{corpus}.csv"
-    inputs = {
-        "frames": ClipCache(f"data/cache/{corpus}/{chain}/frames.h5", "frames"),
-        "apex": ClipCache(f"data/cache/{corpus}/{stage.item.crop}/apex.h5", "apex"),
-    }
+def main(stage, *, index: str, frames: str, apex: str, product: str, out: str):
+    inputs = {"frames": ClipCache(frames, "frames"), "apex": ClipCache(apex, "apex")}
     rows, excluded = available(clips(read_index(index)), index, *inputs.values())
     params = {name: getattr(stage.section, name) for name in PARAMETERS}
     build_product(
-        f"data/cache/{corpus}/{chain}/{product}.h5", rows,
-        functools.partial(compute, product=product, **inputs, **params),
+        out, rows, functools.partial(compute, product=product, **inputs, **params),
         functools.partial(fingerprint, product=product, **inputs), kind=product, ragged=product == "flows",
         params=params, code=stage.code(), spool=stage.spool, engine=stage.engine,
         on_error=stage.section.on_error, excluded=excluded,

@@ -13,13 +13,12 @@ from mer.storage.cache import CacheWriter
 from stages._run import run
 
 
-def main(stage):
-    table = megc2019_flow.read_labels(stage.item.raw).sort_values("id")
-    product = Path(f"data/cache/{stage.key}/released/flow.h5")
-    with CacheWriter(product, kind="flow", ragged=False, params={"source": "megc2019_flow"}) as writer:
+def main(stage, *, raw: str, index: str, out: str):
+    table = megc2019_flow.read_labels(raw).sort_values("id")
+    with CacheWriter(out, kind="flow", ragged=False, params={"source": "megc2019_flow"}) as writer:
         for clip_id, image in zip(table["id"], table["image"], strict=True):
             writer.append(clip_id, megc2019_flow.read_image(image))
-    write_index(Path("data/index") / f"{stage.key}.csv", table)
+    write_index(Path(index), table)
 
 
 if __name__ == "__main__":

@@ -9,41 +9,35 @@ import sys
 from pathlib import Path
 
 from mer import corpora
-from mer.clips import files_digest, write_excluded, write_index
-from mer.corpora.layout import check_facts, is_whole_corpus
-from mer.errors import MerError, listed
-from mer.macro import tables as macro
+from mer.clips import check_counts, files_digest, write_excluded, write_index
+from mer.corpora.facts import check_facts, is_whole_corpus
+from mer.errors import listed
+from mer.macro import tables
 from mer.parallel import map_clips
 from stages._run import run
 
 
-def main(stage):
-    item = stage.item
-    reader, on_error = corpora.load(item.reader), stage.section.on_error
-    if hasattr(reader, "read_macro"):  # faults of single images are found, and left out, where they are looked at
-        images = reader.read_macro(item.raw)
+def main(stage, *, reader: str, raw: str, out: str, clips: int | None = None, subjects: int | None = None):
+    module, on_error = corpora.load(reader), stage.section.on_error
+    if hasattr(module, "read_macro"):  # faults of single images are found, and left out, where they are looked at
+        images = module.read_macro(raw)
         left_out = listed([f"{count} {reason}" for reason, count in images.attrs["excluded"].items()])
         if left_out:
-            print(f"{item.raw}: images left out by the set's own rules: {left_out}", file=sys.stderr)
-        table = macro.index_table(images, stage.key)
+            print(f"{raw}: images left out by the set's own rules: {left_out}", file=sys.stderr)
+        table = tables.index_table(images, stage.key)
     else:
-        table = reader.read_corpus(item.raw, stage.key, on_error=on_error)
+        table = module.read_corpus(raw, stage.key, on_error=on_error)
     found = {"clips": len(table), "subjects": table["subject"][table["subject"] != ""].nunique()}
-    for what, wanted in item.expect.model_dump().items():
-        if wanted is not None and found[what] != wanted:
-            raise MerError(
-                f"{item.raw}: has {found[what]} {what}, index.runs.{stage.key}.expect.{what} says {wanted}; "
-                "complete the corpus or correct the number"
-            )
-    if not any(item.expect.model_dump().values()) and is_whole_corpus(stage.key, item.reader):
-        check_facts(table, item.reader, item.raw, len(table.attrs["excluded"]))
+    check_counts(found, {"clips": clips, "subjects": subjects}, raw, f"corpora.{stage.key}.expect")
+    if clips is None and subjects is None and is_whole_corpus(stage.key, reader):
+        check_facts(table, reader, raw, len(table.attrs["excluded"]))
     paths = [
         [row.frame.format(n) for n in range(row.onset, row.offset + 1) if str(n) not in row.absent.split()]
         for row in table.itertuples()
     ]
     table["digest"] = map_clips(files_digest, paths, stage.engine, "clips")
-    write_index(Path("data/index") / f"{stage.key}.csv", table)
-    write_excluded(Path("data/index") / f"{stage.key}.excluded.csv", table.attrs.get("excluded", []))
+    write_index(Path(out), table)
+    write_excluded(Path(out).with_suffix(".excluded.csv"), table.attrs.get("excluded", []))
 
 
 if __name__ == "__main__":

@@ -1,44 +1,19 @@
-"""Copies the products of several corpora into one composite, and joins their indices.
+"""Copies one product of several corpora into one file; writes data/cache/<composite>/<chain>/<kind>.h5.
 
-    python -m stages.join composite-box224
+    python -m stages.join composite-box224-flow
 
-Ids begin with the corpus, so clips and subjects of different corpora stay apart; nothing is computed anew. Which clips
-count is the selection's business (mer/corpora/megc2019.py for MEGC2019).
+Nothing is computed anew. Ids begin with the corpus, so clips of different corpora stay apart.
 """
 
 from pathlib import Path
 
-import pandas as pd
-
-from mer import corpora
-from mer.clips import read_index, write_index
 from mer.errors import MerError
 from mer.storage.cache import CacheWriter, ClipCache
 from stages._run import run
 
 
-def main(stage):
-    item = stage.item
-    composite = stage.key.removesuffix(f"-{item.chain}")
-    parts = list(dict.fromkeys(item.parts))
-    table = pd.concat([read_index(f"data/index/{c}.csv") for c in parts], ignore_index=True)
-    check_counts(stage.key, item, table)
-    write_index(Path(f"data/index/{composite}.csv"), table)
-    for kind in dict.fromkeys(item.products):
-        caches = [ClipCache(f"data/cache/{c}/{item.chain}/{kind}.h5", kind) for c in parts]
-        join(Path(f"data/cache/{composite}/{item.chain}/{kind}.h5"), caches)
-
-
-def check_counts(key: str, item, table: pd.DataFrame) -> None:
-    """Raise MerError unless the selection has as many clips and subjects as expected."""
-    selected = corpora.select(table, item.labels, item.classes)
-    found = {"clips": len(selected), "subjects": len(selected[["corpus", "subject"]].drop_duplicates())}
-    for what, wanted in item.expect.model_dump().items():
-        if wanted is not None and found[what] != wanted:
-            raise MerError(
-                f"data/index/{key}: has {found[what]} {what} in {item.classes} classes, join.runs.{key}.expect.{what} "
-                f"says {wanted}; complete the corpora, or correct the number"
-            )
+def main(stage, *, parts: list[str], out: str):
+    join(Path(out), [ClipCache(part) for part in parts])
 
 
 def join(path: Path, caches: list[ClipCache]) -> None:

@@ -3,7 +3,7 @@
     python -m stages.landmarks synthetic
 
 Beside them the face's box, the detector's score and the attempt that found it. Where the onset shows no face, the next
-frames are looked at, and the first face there says where to look. Backend `truth` reads the embedded corpus's own.
+frames are looked at, and the first face there says where to look. Backend `truth` reads the synthetic corpus's own.
 """
 
 import functools
@@ -33,12 +33,12 @@ def compute(clip: Clip, *, backend: str, **options) -> dict:
 
 
 def truth(clip: Clip) -> dict:
-    """What the embedded corpus knows of itself: data/raw/<name>/truth.h5 beside its corpus folder."""
-    from mer.synthetic.corpus import read_truth  # brings scipy, which the other backends' workers need not wait for
+    """What the synthetic corpus knows of itself: data/raw/<name>/truth.h5 beside its corpus folder."""
+    from mer.synthetic.truth import read_truth  # brings scipy, which the other backends' workers need not wait for
 
     path = Path(clip.frame).parents[3] / "truth.h5"
     if not path.exists():
-        raise MerError(f"{path}: is missing; landmarks.backend truth works on the embedded corpus only: take dlib")
+        raise MerError(f"{path}: is missing; landmarks.backend truth works on the synthetic corpus only: take dlib")
     points = read_truth(path, f"{clip.subject}/{clip.clip}")["landmarks_onset"].astype(np.float32)
     box = np.concatenate([points.min(0), points.max(0)])
     return {"data": points, "box": box, "score": np.float64(np.inf), "attempt": np.int64(0)}
@@ -48,17 +48,16 @@ def fingerprint(clip: Clip) -> str:
     return clip.digest
 
 
-def main(stage):
+def main(stage, *, index: str, out: str):
     section = stage.section
     params = {name: getattr(section, name) for name in ("backend", "upsample", "padded", "min_score", "weights")}
     # What the weight files hold counts for reuse, not where they lie.
     files = sorted(path for path in Path(section.weights).glob("*") if path.is_file()) if section.weights else []
     key = params | {"weights": files_digest(files) if files else None}
     build_product(
-        f"data/cache/{stage.key}/landmarks.h5", clips(read_index(f"data/index/{stage.key}.csv")),
-        functools.partial(compute, **params), fingerprint, kind="landmarks", ragged=False, params=key,
-        code=stage.code(), spool=stage.spool, engine=stage.engine, on_error=section.on_error,
-        excluded=read_excluded(Path(f"data/index/{stage.key}.excluded.csv")),
+        out, clips(read_index(index)), functools.partial(compute, **params), fingerprint, kind="landmarks",
+        ragged=False, params=key, code=stage.code(), spool=stage.spool, engine=stage.engine, on_error=section.on_error,
+        excluded=read_excluded(Path(index).with_suffix(".excluded.csv")),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Settles the apex of every clip; writes data/cache/<corpus>/<chain>/apex.h5, a frame number a clip.
+"""Settles the apex of every clip; writes data/cache/<corpus>/<crop>/apex.h5, its position in the clip, 0 = onset.
 
     python -m stages.spot synthetic-box224
 
@@ -9,40 +9,37 @@ whose flow from the onset is largest (`spotted`).
 import functools
 import hashlib
 
-import cv2
 import numpy as np
 
 from mer.clips import Clip, clips, read_index
-from mer.motion.spotting import spot_apex
+from mer.motion.spotting import is_spotted, settled_apex
 from mer.storage.cache import ClipCache, available, build_product
 from stages._run import run
 
 
 def compute(clip: Clip, *, frames: ClipCache, missing: str, stride: int) -> dict:
-    apex = clip.apex
-    if clip.apex_source == "middle" and missing == "spotted":
-        grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames[clip.id]])
-        apex = clip.numbers[spot_apex(grey, stride=stride)]
-    return {"data": np.int64(apex)}
+    position = settled_apex(
+        clip.numbers, clip.apex, clip.apex_source, lambda: frames[clip.id], missing=missing, stride=stride
+    )
+    return {"data": np.int64(position)}
 
 
 def fingerprint(clip: Clip, *, frames: ClipCache, missing: str) -> str:
-    known = f"{clip.digest} {clip.onset} {clip.apex} {clip.apex_source}"
-    if clip.apex_source == "middle" and missing == "spotted":  # what is looked at is the crop
+    # The position of the apex depends on which frames there are, and their digest does not tell their numbers.
+    known = f"{clip.digest} {clip.onset} {clip.apex} {clip.apex_source} {clip.absent}"
+    if is_spotted(clip.apex_source, missing):  # what is looked at is the crop
         return f"{known} {hashlib.sha256(frames[clip.id]).hexdigest()}"
     return known
 
 
-def main(stage):
-    corpus, crop = stage.item.corpus, stage.item.crop
-    index = f"data/index/{corpus}.csv"
-    frames = ClipCache(f"data/cache/{corpus}/{crop}/frames.h5", "frames")
-    rows, excluded = available(clips(read_index(index)), index, frames)
+def main(stage, *, index: str, frames: str, out: str):
+    crop = ClipCache(frames, "frames")
+    rows, excluded = available(clips(read_index(index)), index, crop)
     params = {"missing": stage.section.missing, "stride": stage.section.stride}
     build_product(
-        f"data/cache/{corpus}/{crop}/apex.h5", rows, functools.partial(compute, frames=frames, **params),
-        functools.partial(fingerprint, frames=frames, missing=params["missing"]), kind="apex", ragged=False,
-        params={**params, "frames": frames.params}, code=stage.code(), spool=stage.spool, engine=stage.engine,
+        out, rows, functools.partial(compute, frames=crop, **params),
+        functools.partial(fingerprint, frames=crop, missing=params["missing"]), kind="apex", ragged=False,
+        params={**params, "frames": crop.params}, code=stage.code(), spool=stage.spool, engine=stage.engine,
         excluded=excluded,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Makes an embedded corpus: frames, label sheet and truth under data/raw/<name>, in CASME II's own layout.
+"""Makes a synthetic corpus: frames, label sheet and truth under data/raw/<name>, in CASME II's own layout.
 
     python -m stages.synthesize synthetic
 
@@ -23,12 +23,13 @@ def face_is_found(image, landmarks) -> bool:
 
 
 def main(stage):
+    size = stage.section.runs[stage.key]
     synthetic.synthesize(
         Path("data/raw") / stage.key,
-        subjects=stage.item.subjects,
-        clips=stage.item.clips,
-        pool_subjects=stage.item.pool_subjects,
-        pool_macro=stage.item.pool_images,
+        subjects=size.subjects,
+        clips=size.clips,
+        pool_subjects=size.pool_subjects,
+        pool_macro=size.pool_images,
         seed=stage.section.seed,
         accept=face_is_found,
         engine=stage.engine,

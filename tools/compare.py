@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mer.errors import MerError, listed, suggestion
 from mer.evaluation.metrics import difference
+from mer.evaluation.predictions import read_predictions
 from mer.params import load
-from stages.evaluate import read
 
 
 def compare(first: str, second: str, folder: Path = Path("data/predictions")) -> list[str]:
@@ -21,7 +21,7 @@ def compare(first: str, second: str, folder: Path = Path("data/predictions")) ->
     for name in (first, second):
         if name not in there:
             raise MerError(f"{folder} has no predictions of {name!r}; {suggestion(name, there)}")
-    (mine, run_info), (other, other_info) = (read(folder / name) for name in (first, second))
+    (mine, run_info), (other, other_info) = (read_predictions(folder / name) for name in (first, second))
     if run_info["class_names"] != other_info["class_names"]:
         raise MerError(f"{first} tells {listed(run_info['class_names'])}, {second} {listed(other_info['class_names'])}")
     found = difference(mine, other, run_info["class_names"], replicates=section.bootstrap, seed=section.seed)

@@ -1,6 +1,9 @@
-"""Lays conf/<preset>.yaml over conf/base.yaml and writes params.yaml, comments kept.
+"""Lays conf/<preset>.yaml over conf/base.yaml, writes params.yaml, comments kept, and derives plan.yaml.
 
-python -m tools.preset demo
+    python -m tools.preset uamrn casme2,samm
+
+A preset is a paper or a table. It names the corpora that it is meant for, and C chooses among those of conf/corpora.yaml;
+a key with {corpus} stands for one entry each.
 """
 
 import io
@@ -11,10 +14,13 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mer.errors import MerError, suggestion
+from mer.errors import MerError, listed, suggestion
 from mer.params import parse
+from mer.storage.cache import replace_file
+from tools import plan
 
 CONF = Path("conf")
+NO_PRESETS = ("base", "corpora")
 
 
 def _yaml() -> YAML:
@@ -25,25 +31,80 @@ def _yaml() -> YAML:
 
 
 def presets() -> list[str]:
-    return sorted(p.stem for p in CONF.glob("*.yaml") if p.stem != "base")
+    return sorted(p.stem for p in CONF.glob("*.yaml") if p.stem not in NO_PRESETS)
 
 
-def compose(name: str) -> str:
-    """The text of params.yaml for a preset. Raises MerError for an unknown one, or one that does not validate."""
+def compose(name: str, corpora: str = "") -> str:
+    """The text of params.yaml for a preset and corpora, separated by commas; "": those that the preset names.
+
+    Raises MerError for an unknown preset or corpus, or one that does not validate.
+    """
+    known = _read("corpora")
     if name not in presets():
+        if name in known:
+            raise MerError(
+                f"{name} is a corpus; name a paper or a table and the corpus: make preset P=baselines C={name}"
+            )
         raise MerError(f"preset {name!r} is unknown; {suggestion(name, presets())} (make preset P=<name>)")
-    base = _yaml().load(CONF / "base.yaml")
-    try:
-        overlay = _yaml().load(CONF / f"{name}.yaml")
-    except YAMLError as error:
-        raise MerError(f"conf/{name}.yaml: is not valid YAML: {error}") from None
-    if not isinstance(overlay, dict):
-        raise MerError(f"conf/{name}.yaml: is not a mapping of sections; see conf/demo.yaml")
+    base, overlay = _read("base"), _read(name)
+    own = overlay.get("corpora")
+    if isinstance(own, list):
+        chosen = [c.strip() for c in corpora.split(",")] if corpora else list(own)
+        for corpus in chosen:
+            if corpus not in known:
+                raise MerError(f"C: corpus {corpus!r} is unknown; {suggestion(corpus, known)}")
+        if len(set(chosen)) != len(chosen):
+            raise MerError(f"C: {listed(chosen)} names a corpus twice; name each once")
+        parts = [part for corpus in chosen for part in known[corpus].get("parts", ())]
+        overlay["corpora"] = {corpus: known[corpus] for corpus in known if corpus in {*chosen, *parts}}
+        _expand(overlay, chosen)
+    elif corpora:
+        raise MerError(f"preset {name} has corpora of its own; leave C out")
     _lay(base, overlay)
     text = io.StringIO()
     _yaml().dump(base, text)
     parse(YAML(typ="safe", pure=True).load(text.getvalue()), f"conf/{name}.yaml")
     return text.getvalue()
+
+
+def _read(name: str):
+    path = CONF / f"{name}.yaml"
+    try:
+        content = _yaml().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise MerError(f"{path}: is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise MerError(f"{path}: is not a mapping of sections; see conf/demo.yaml")
+    return content
+
+
+def _expand(overlay, corpora: list[str]) -> None:
+    """Entries of {corpus} for each corpus in turn, which an entry of the corpus's own overrides."""
+    experiments = {}
+    for corpus in corpora:
+        for key, entry in overlay["experiments"].items():
+            experiments[key.replace("{corpus}", corpus)] = {"corpus": corpus, **entry} if "{corpus}" in key else entry
+    overlay["experiments"] = _yaml().load(_flow(experiments))
+    drawn = (overlay.get("explain") or {}).get("drawn")
+    if drawn:
+        every = {k.replace("{corpus}", c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}
+        own = {key: clip for key, clip in drawn.items() if key in every}
+        overlay["explain"]["drawn"] = {**every, **own}
+
+
+def _flow(entries: dict) -> str:
+    """A mapping with one line an entry."""
+    yaml, out = YAML(), io.StringIO()
+    yaml.width, yaml.default_flow_style = 4096, None
+    yaml.dump({key: {k: _plain(v) for k, v in entry.items()} for key, entry in entries.items()}, out)
+    return out.getvalue()
+
+
+def _plain(value):
+    """Without the styles of the file that it was read from."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
 def _lay(base, overlay) -> None:
@@ -65,14 +126,17 @@ def clear_predictions(experiments, folder: Path = Path("data/predictions")) -> N
 
 
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    name, corpora = [*sys.argv[1:], "", ""][:2]
     try:
-        text = compose(name)
+        text = compose(name, corpora)
+        params = parse(YAML(typ="safe", pure=True).load(text))
+        made = plan.derived(params)
+        replace_file("params.yaml", text.encode())
+        lines = plan.write(made)
     except MerError as error:
         sys.exit(f"preset: {error}")
-    Path("params.yaml").write_text(text)
-    clear_predictions(YAML(typ="safe").load(text)["experiments"])
-    print(f"params.yaml is now preset {name}; next: dvc repro (or make repro)")
+    clear_predictions(params.experiments)
+    print("\n".join([f"params.yaml is now preset {name}", *lines, "next: make repro (or dvc repro)"]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mer.errors import MerError
 from mer.params import load
+from mer.plan_file import stages_of
 
 
 def table(names, folder: Path = Path("metrics")) -> str:
@@ -60,8 +61,9 @@ def main() -> None:
         sys.exit(f"summary: {error}")
     except FileNotFoundError as error:
         sys.exit(f"summary: {error.filename} is missing; run dvc repro")
-    folders = [Path("metrics/figures", run) for run in params.figures.runs]
-    folders += [Path("metrics/explained", run) for run in params.explain.runs]
+    stages = stages_of()
+    folders = [Path("metrics/figures", key) for key in stages["figures"]]
+    folders += [Path("metrics/explained", key) for key in stages["explain"]]
     pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
     print("\nPictures: " + "  ".join(map(str, pictures)))
     print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")

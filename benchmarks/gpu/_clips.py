@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu._run import Session
 from mer.errors import MerError
-from mer.loso.loop import Task
+from mer.loso.task import Task
 from mer.models import ststnet
 from mer.storage.cache import digest
 

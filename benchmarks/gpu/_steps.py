@@ -11,8 +11,10 @@ from benchmarks.gpu import _data
 from benchmarks.gpu._run import Session, check, tf32
 from benchmarks.loso import Transformer
 from mer import models
-from mer.loso.loop import Plan, Task, cross_entropy, train_group, why_alone
+from mer.loso.loop import train_folds
 from mer.loso.optim import Schedule
+from mer.loso.stacked_folds import vmap_obstacle
+from mer.loso.task import Task, TrainingPlan, cross_entropy
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
 from mer.models import uamrn
@@ -42,14 +44,14 @@ def one_step(
     tasks = [Task(str(k), 11 + k, np.setdiff1d(np.arange(clips), t), t) for k, t in enumerate(tests)]
 
     def trained(device, together: bool, half: bool = False) -> tuple[torch.Tensor, ...]:
-        plan = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, half=half, loss=loss, **asked)
+        plan = TrainingPlan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, bf16=half, loss=loss, **asked)
         on = inputs.to(device), labels.to(device)
         with tf32(False):
-            outcomes = train_group(tasks, *on, build, plan, ids=range(clips), together=together)
+            outcomes = train_folds(tasks, *on, build, plan, ids=range(clips), in_parallel=together)
         probability = np.concatenate([o.probability for o in outcomes])
-        counted = [torch.from_numpy(o.counted) for o in outcomes if o.counted is not None]
+        weights = [torch.from_numpy(o.explained_training["weight"]) for o in outcomes if o.explained_training]
         losses = torch.tensor([o.train_losses[0] for o in outcomes])
-        return losses, torch.from_numpy(probability), *([torch.cat(counted)] if counted else [])
+        return losses, torch.from_numpy(probability), *([torch.cat(weights)] if weights else [])
 
     results = []
 
@@ -67,8 +69,8 @@ def one_step(
     half = [trained(session.device, together, half=True) for together in (False, True)]
     compare("alone, bf16 against float32", half[0], alone, 2e-2, 5e-2)
     compare("side by side, bf16 against float32", half[1], alone, 2e-2, 5e-2)
-    how = Plan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, loss=loss)
-    reason = why_alone(build, inputs.to(session.device), how)
+    how = TrainingPlan(schedule=Schedule(lr=lr, epochs=1), batch_size=256, loss=loss)
+    reason = vmap_obstacle(build, inputs.to(session.device), how)
     return [*results, {"name": f"{name}: can stand side by side", "reason": reason, "passed": reason is None}]
 
 
@@ -84,10 +86,12 @@ def transformer(session: Session) -> list[dict]:
 
 def uamrn_step(session: Session) -> list[dict]:
     """With full attention: near a plane rounding decides about a bucket, and a pair more or less is no rounding."""
-    size = session.pick({"length": 32, "d_model": 256}, {"length": 4, "d_model": 16, "blocks": 1, "samples": 2})
+    length = session.pick(32, 4)
+    size = session.pick({"d_model": 256}, {"d_model": 16, "blocks": 1, "samples": 2})
+    size |= {"factors": f"linspace_2_13_{length}"}
     knobs = {"features": True, "tap": "layer1", "grid": 1, "mask": "full", **size}
     build = functools.partial(models.build, "uamrn", 3, **knobs)
-    shape = (size["length"], 64)
+    shape = (length, 64)
     return one_step(
         session,
         "UAMRN",
@@ -98,7 +102,7 @@ def uamrn_step(session: Session) -> list[dict]:
         shape=shape,
         loss=uamrn.loss,
         explain=uamrn.explain,
-        weigh=uamrn.weigh,
+        explain_training=uamrn.explain_training,
     )
 
 

@@ -17,12 +17,12 @@ from torch.func import functional_call, vmap
 
 from benchmarks.gpu import _data, _steps
 from benchmarks.gpu._run import Line, Session, check
-from mer.loso.optim import StackedAdam
+from mer.loso.stacked_adam import StackedAdam
 from mer.magnification import moving_layers
 from mer.motion.strain import optical_strain
 from mer.motion.transforms import mirror_flow, turn_images
 from mer.motion.tvl1 import tvl1
-from mer.networks import random_layers as streams
+from mer.networks import random_layers
 from mer.networks.norm import MaskedBatchNorm
 
 NUMBER, TITLE = 1, "CPU against CUDA"
@@ -83,15 +83,17 @@ def layers(session: Session) -> list[dict]:
 def dropout(session: Session) -> list[dict]:
     """Places at which a mask differs: none may."""
     shape, folds = session.pick((64, 16, 10, 10), (4, 3, 5, 5)), 4
-    words = torch.from_numpy(streams.keys(range(7, 7 + folds), range(folds), 2)[:, 1])  # of each fold's second layer
+    words = torch.from_numpy(
+        random_layers.keys(range(7, 7 + folds), range(folds), 2)[:, 1]
+    )  # of each fold's second layer
 
     def alone(drop, fold: int, ones):
-        streams.begin(drop)
+        random_layers.begin(drop)
         return functional_call(drop, {"key": words[fold].to(ones.device)}, (ones,))
 
     results = []
     for p, axes in ((0.5, None), (0.1, None), (0.5, 2), (0.3, 1)):
-        drop = streams.Dropout(p, axes).train()
+        drop = random_layers.Dropout(p, axes).train()
         ones = torch.ones(shape)
         expected = torch.stack([alone(drop, k, ones) for k in range(folds)]) > 0
         ones = ones.to(session.device)
@@ -101,7 +103,7 @@ def dropout(session: Session) -> list[dict]:
                 [alone(drop, k, ones.to(memory_format=torch.channels_last)) for k in range(folds)]
             ),
         }
-        streams.begin(drop)
+        random_layers.begin(drop)
         side = vmap(lambda key, x, drop=drop: functional_call(drop, {"key": key}, (x,)), randomness="error")
         ways[", folds side by side"] = side(words.to(session.device), ones.expand(folds, *shape))
         differing = {way: (mask.cpu() > 0) != expected for way, mask in ways.items()}
@@ -151,9 +153,9 @@ def adam(session: Session) -> list[dict]:
          rng.random(folds) < 0.7) for _ in range(10)
     ]  # fmt: skip
     results = []
-    for decoupled, kind in ((False, torch.optim.Adam), (True, torch.optim.AdamW)):
+    for optimizer, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         ours = start.clone().to(session.device)
-        stacked = StackedAdam(ours, weight_decay=0.01, decoupled=decoupled)
+        stacked = StackedAdam(ours, weight_decay=0.01, optimizer=optimizer)
         theirs = [start[k].clone().requires_grad_() for k in range(folds)]
         plain = [kind([p], weight_decay=0.01) for p in theirs]
         for gradient, rates, active in steps:

@@ -28,9 +28,11 @@ from benchmarks.gpu._clips import Clips, load
 from benchmarks.gpu._run import Line, Session, peak_memory, rounded, synchronize
 from benchmarks.loso import Transformer, _outside
 from mer import models
-from mer.loso.loop import Outcome, Plan, Task, train_group, why_alone
+from mer.loso.loop import Outcome, train_folds
 from mer.loso.memory import folds_that_fit
 from mer.loso.optim import Schedule
+from mer.loso.stacked_folds import vmap_obstacle
+from mer.loso.task import Task, TrainingPlan
 from mer.storage.cache import replace_file
 
 NUMBER, TITLE = 3, "LOSO engine"
@@ -45,8 +47,10 @@ def settings(session: Session) -> dict:
     return {"data": "synthetic" if session.flow is None else "megc2019_flow"}
 
 
-def plan(epochs: int, *, batch_size: int = BATCH, lr: float = LR, audit: bool = False, half: bool = False) -> Plan:
-    return Plan(schedule=Schedule(lr=lr, epochs=epochs), batch_size=batch_size, audit=audit, half=half)
+def plan(
+    epochs: int, *, batch_size: int = BATCH, lr: float = LR, audit: bool = False, half: bool = False
+) -> TrainingPlan:
+    return TrainingPlan(schedule=Schedule(lr=lr, epochs=epochs), batch_size=batch_size, audit=audit, bf16=half)
 
 
 # ---- seconds a fold and epoch ---------------------------------------------------------------------------------------
@@ -104,7 +108,7 @@ def side_by_side(session: Session, clips: Clips, model: str, together: int, *, a
     batch_size = BATCH if model == "ststnet" else 32
     how = functools.partial(plan, batch_size=batch_size, lr=LR if model == "ststnet" else 1e-4, audit=audit, half=half)
     given = clips.inputs, clips.labels
-    reason = why_alone(build, clips.inputs, how(1)) if together > 1 else None
+    reason = vmap_obstacle(build, clips.inputs, how(1)) if together > 1 else None
     if reason is not None:
         return {"model": model, "together": together, "not_possible": reason}
     if session.device.type == "cuda":
@@ -131,7 +135,7 @@ def epoch_of(session: Session, clips: Clips, build, how, together: int) -> float
         ticks.append(time.perf_counter())
 
     tasks, count = clips.tasks(clips.names[:together], 0), session.pick(10 if build is build_ststnet else 3, 1)
-    train_group(tasks, clips.inputs, clips.labels, build, how(1 + count), ids=clips.ids, watch=tick)
+    train_folds(tasks, clips.inputs, clips.labels, build, how(1 + count), ids=clips.ids, after_epoch=tick)
     return statistics.median(np.diff(ticks).tolist())
 
 
@@ -141,7 +145,7 @@ def idle(session: Session, clips: Clips) -> dict:
 
     def work() -> float:
         start = time.perf_counter()
-        train_group(tasks, clips.inputs, clips.labels, build_ststnet, plan(2), ids=clips.ids)
+        train_folds(tasks, clips.inputs, clips.labels, build_ststnet, plan(2), ids=clips.ids)
         synchronize(session.device)
         return time.perf_counter() - start
 
@@ -155,7 +159,7 @@ def idle(session: Session, clips: Clips) -> dict:
 def train(tasks: list[Task], clips: Clips, epochs: int) -> tuple[list[Outcome], int]:
     """Outcomes, and the most folds that were trained side by side."""
     try:
-        return train_group(
+        return train_folds(
             tasks, clips.inputs, clips.labels, build_ststnet, plan(epochs, audit=True), ids=clips.ids
         ), len(tasks)  # fmt: skip
     except torch.cuda.OutOfMemoryError:

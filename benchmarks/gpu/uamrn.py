@@ -14,9 +14,11 @@ import torch
 from benchmarks import ssa
 from benchmarks.gpu._run import Line, Session, peak_memory, rounded, synchronize, timed
 from mer import models
-from mer.loso.loop import Plan, Task, train_group, why_alone
+from mer.loso.loop import train_folds
 from mer.loso.memory import folds_that_fit
 from mer.loso.recipe import Recipe
+from mer.loso.stacked_folds import vmap_obstacle
+from mer.loso.task import Task, TrainingPlan
 from mer.models import uamrn
 from mer.networks.resnet import ResNet18
 
@@ -39,14 +41,14 @@ def corpus(session: Session) -> tuple[list[Task], torch.Tensor, torch.Tensor]:
 
 
 def build(session: Session, system: str):
-    tiny = {"tap": "layer1", "grid": 1, "length": 4, "d_model": 16, "blocks": 1, "samples": 2}
+    tiny = {"tap": "layer1", "grid": 1, "factors": "linspace_2_13_4", "d_model": 16, "blocks": 1, "samples": 2}
     knobs = {"features": True, **session.pick({}, tiny), **SYSTEMS[system]}
     return functools.partial(models.build, "uamrn", CLASSES, **knobs)
 
 
-def plan(session: Session, epochs: int, half: bool) -> Plan:
+def plan(session: Session, epochs: int, half: bool) -> TrainingPlan:
     recipe = Recipe.of(uamrn.RECIPE, {"epochs": epochs})
-    return Plan(schedule=recipe.rates(), batch_size=recipe.batch_size, loss=uamrn.loss, half=half)
+    return TrainingPlan(schedule=recipe.rates(), batch_size=recipe.batch_size, loss=uamrn.loss, bf16=half)
 
 
 def embedding(session: Session, half: bool) -> dict:
@@ -69,7 +71,7 @@ def step(session: Session, system: str, together: int, half: bool) -> dict:
     tasks, features, labels = corpus(session)
     build_one = build(session, system)
     result = {"system": system, "together": together, "precision": "bf16" if half else "float32"}
-    reason = why_alone(build_one, features, plan(session, 1, half)) if together > 1 else None
+    reason = vmap_obstacle(build_one, features, plan(session, 1, half)) if together > 1 else None
     if reason is not None:
         return result | {"not_possible": reason}
     ticks = []
@@ -81,9 +83,9 @@ def step(session: Session, system: str, together: int, half: bool) -> dict:
     how = plan(session, session.pick(4, 2), half)
     try:
         with peak_memory(session.device, result):
-            train_group(
-                tasks[:together], features, labels, build_one, how, ids=range(len(labels)), together=together > 1,
-                watch=tick,
+            train_folds(
+                tasks[:together], features, labels, build_one, how, ids=range(len(labels)), in_parallel=together > 1,
+                after_epoch=tick,
             )  # fmt: skip
     except torch.cuda.OutOfMemoryError:
         return result | {"not_possible": "does not fit into the memory"}
@@ -106,7 +108,7 @@ def cell(session: Session, system: str, half: bool) -> dict:
     with peak_memory(session.device, result):
         for first in range(0, len(tasks), together):
             some = tasks[first : first + together]
-            train_group(some, features, labels, build_one, how, ids=range(len(labels)), together=len(some) > 1)
+            train_folds(some, features, labels, build_one, how, ids=range(len(labels)), in_parallel=len(some) > 1)
         synchronize(session.device)
     return result | {"minutes": rounded((time.perf_counter() - start) / 60)}
 

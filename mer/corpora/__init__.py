@@ -16,7 +16,7 @@ import pandas as pd
 
 from mer.errors import MerError, suggestion
 
-# The literature's short name for the MEGC2019 composite; the embedded corpus, which has CASME II's layout and classes.
+# The literature's short name for the MEGC2019 composite; the synthetic corpus, which has CASME II's layout and classes.
 ALIASES = {"composite": "megc2019", "synthetic": "casme2"}
 
 

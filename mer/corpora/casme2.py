@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mer.corpora.layout import Layout, read_with_sheet
-from mer.corpora.sheets import ANNOTATIONS, Form, numbered, read_sheet
+from mer.corpora.sheets import ANNOTATIONS, SheetFormat, numbered, read_sheet
 
 FPS = 200.0
 # Sadness and fear (7 and 2 clips) are in no selection (fidelity 0.1, D-15).
@@ -30,7 +30,7 @@ FACTS = {
     },
 }
 _subject = numbered("(?:sub)?", "sub{:02d}")
-FORM = Form(
+SHEET_FORMAT = SheetFormat(
     corpus="casme2",
     headings={
         "subject": "Subject",
@@ -47,7 +47,7 @@ FORM = Form(
 LAYOUT = Layout(
     fps=FPS,
     folders=lambda subject, video, clip: [(subject, video)],
-    fold=lambda name: _subject(name).lower(),
+    normalise_folder=lambda name: _subject(name).lower(),
     prefer="(?:reg_)?img",
     example="img<number>.jpg",
 )
@@ -67,7 +67,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
         MerError: no such file, other columns, a clip in two rows, a cell that is no number, an unknown emotion, or
             onset <= apex <= offset violated.
     """
-    return read_sheet(path, FORM)[ANNOTATIONS]
+    return read_sheet(path, SHEET_FORMAT)[ANNOTATIONS]
 
 
 def read_corpus(root: str | Path, corpus: str = "casme2", on_error: str = "stop") -> pd.DataFrame:
@@ -85,4 +85,4 @@ def read_corpus(root: str | Path, corpus: str = "casme2", on_error: str = "stop"
     Raises:
         MerError: no sheet or several, a clip without folder, an annotation outside the clip, a missing frame.
     """
-    return read_with_sheet(root, corpus, FORM, LAYOUT, on_error)
+    return read_with_sheet(root, corpus, SHEET_FORMAT, LAYOUT, on_error)

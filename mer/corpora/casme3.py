@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mer.corpora.layout import Layout, read_with_sheet
-from mer.corpora.sheets import ANNOTATIONS, Form, numbered, read_sheet
+from mer.corpora.sheets import ANNOTATIONS, SheetFormat, numbered, read_sheet
 
 FPS = 30.0  # of its colour camera
 _NEGATIVE = {"anger", "disgust", "fear", "sad"}
@@ -49,7 +49,7 @@ def _folders(subject: str, video: str, clip: str) -> list[tuple[str, ...]]:
     return [(subject, video, "color"), (subject, video), (cut, "color"), (cut,)]
 
 
-FORM = Form(
+SHEET_FORMAT = SheetFormat(
     corpus="casme3",
     headings={
         "subject": "Subject",
@@ -67,7 +67,7 @@ FORM = Form(
 LAYOUT = Layout(
     fps=FPS,
     folders=_folders,
-    fold=lambda name: _subject(name).lower(),  # the sheet says spNO.14/J, the folders spNo.14/j
+    normalise_folder=lambda name: _subject(name).lower(),  # the sheet says spNO.14/J, the folders spNo.14/j
     prefer="",
     example="<number>.jpg",
     skip=frozenset({"depth", "video"}),  # the depth maps and films beside the colour frames
@@ -87,7 +87,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     Raises:
         MerError: as in `casme2.read_annotations`.
     """
-    return read_sheet(path, FORM)[ANNOTATIONS]
+    return read_sheet(path, SHEET_FORMAT)[ANNOTATIONS]
 
 
 def read_corpus(root: str | Path, corpus: str = "casme3", on_error: str = "stop") -> pd.DataFrame:
@@ -100,4 +100,4 @@ def read_corpus(root: str | Path, corpus: str = "casme3", on_error: str = "stop"
 
     Returns, Raises: as in `casme2.read_corpus`.
     """
-    return read_with_sheet(root, corpus, FORM, LAYOUT, on_error)
+    return read_with_sheet(root, corpus, SHEET_FORMAT, LAYOUT, on_error)

@@ -1,4 +1,4 @@
-"""Where a corpus's frames lie, and whether it is all there.
+"""Where a corpus's frames lie, and the index of its clips.
 
 The wrapping folders differ from download to download, so a reader says only how a clip's own folders are called
 (`sub01/EP02_01f`), and they are looked for up to three levels down. Frames are recognised by the number at the end of
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mer.corpora import load, select
-from mer.corpora.sheets import ENDINGS, Form, Problems, corrections, fits, read_sheet
+from mer.corpora.sheets import ENDINGS, RowErrors, SheetFormat, corrections, fits, read_sheet
 from mer.errors import MerError, listed
 
 DEPTH = 3  # levels of wrapping folders: CAS(ME)3 ships part_A/data/part_A/spNO.1, the deepest of all
@@ -32,7 +31,7 @@ def corpus_folder(root: str | Path, corpus: str) -> Path:
     """`root` as a path. Raises MerError when it is no folder."""
     root = Path(root)
     if not root.is_dir():
-        raise MerError(f"{root}: there is no such folder; unpack the corpus there or correct index.runs.{corpus}.raw")
+        raise MerError(f"{root}: there is no such folder; unpack the corpus there or correct corpora.{corpus}.raw")
     return root
 
 
@@ -58,17 +57,17 @@ def find_sheet(root: Path, headings: dict[str, str]) -> Path:
 
 
 class Tree:
-    """Folders below a root, each listed once; names are compared as `fold` leaves them.
+    """Folders below a root, each listed once; names are compared as `normalise` leaves them.
 
     `skip` are folders never entered, in lower case.
     """
 
-    def __init__(self, root: Path, fold: Callable[[str], str] = str.lower, skip: Iterable[str] = ()):
-        self.root, self.fold, self.skip = root, fold, frozenset(skip)
+    def __init__(self, root: Path, normalise: Callable[[str], str] = str.lower, skip: Iterable[str] = ()):
+        self.root, self.normalise, self.skip = root, normalise, frozenset(skip)
         self._listed: dict[Path, dict[str, Path]] = {}
 
     def children(self, folder: Path) -> dict[str, Path]:
-        """Folded name -> subfolder. Raises MerError when two subfolders have one name (`1` and `sub01`)."""
+        """Normalised name -> subfolder. Raises MerError when two subfolders have one name (`1` and `sub01`)."""
         if folder not in self._listed:
             found: dict[str, Path] = {}
             with os.scandir(folder) as entries:
@@ -76,7 +75,7 @@ class Tree:
             for name in names:
                 if name.startswith("."):
                     continue
-                key = self.fold(name)
+                key = self.normalise(name)
                 if key in found:
                     raise MerError(f"{folder}: folders {found[key].name} and {name} are one name; keep one of them")
                 found[key] = folder / name
@@ -88,7 +87,7 @@ class Tree:
         for part in parts:
             if base is None:
                 return None
-            base = self.children(base).get(self.fold(part))
+            base = self.children(base).get(self.normalise(part))
         return base
 
     def base(self, starts: set[str]) -> Path:
@@ -96,7 +95,7 @@ class Tree:
 
         `root` when there is none. Raises MerError when there are several (raw and cropped frames side by side).
         """
-        starts = {self.fold(s) for s in starts}
+        starts = {self.normalise(s) for s in starts}
         found, level = [], [self.root]
         for _ in range(DEPTH + 1):
             below = []
@@ -108,8 +107,8 @@ class Tree:
             level = below
         if len(found) > 1:
             raise MerError(
-                f"{self.root}: frames lie in {len(found)} places: {listed(found)}; leave one there, and make another "
-                "run of index for the other"
+                f"{self.root}: frames lie in {len(found)} places: {listed(found)}; leave one there, and make the other "
+                "a corpus of its own"
             )
         return found[0] if found else self.root
 
@@ -172,38 +171,40 @@ class Layout:
         fps: frames a second.
         folders: (subject, video, clip) -> the places where the clip's frames may lie, each as folder names below the
             folder with all of them; the first one that exists counts.
-        fold: what makes two folder names equal.
+        normalise_folder: folder names are equal when this makes them so.
         prefer, example: see `read_frames`.
         skip: folders never entered, in lower case.
     """
 
     fps: float
     folders: Callable[[str, str, str], list[tuple[str, ...]]]
-    fold: Callable[[str], str]
+    normalise_folder: Callable[[str], str]
     prefer: str
     example: str
     skip: frozenset[str] = frozenset()
 
 
-def read_with_sheet(root: str | Path, corpus: str, form: Form, layout: Layout, on_error: str) -> pd.DataFrame:
+def read_with_sheet(
+    root: str | Path, corpus: str, sheet_format: SheetFormat, layout: Layout, on_error: str
+) -> pd.DataFrame:
     """The index of a corpus that has a label sheet: its rows, each checked against the frames on disk.
 
     Returns the table that `index_table` makes. Raises MerError as it, `find_sheet` and `read_sheet` do.
     """
-    problems = Problems(on_error, corpus)
+    errors = RowErrors(on_error, corpus)
     root = corpus_folder(root, corpus)
-    sheet = find_sheet(root, form.headings)
-    table = read_sheet(sheet, form, problems)
-    tree = Tree(root, layout.fold, layout.skip)
+    sheet = find_sheet(root, sheet_format.headings)
+    table = read_sheet(sheet, sheet_format, errors)
+    tree = Tree(root, layout.normalise_folder, layout.skip)
     places = [layout.folders(r.subject, r.video, r.clip) for r in table.itertuples()]
     base = tree.base({place[0] for options in places for place in options})
     found = [next((f for p in options if (f := tree.find(base, p))), None) for options in places]
-    return index_table(table, found, sheet.name, root, corpus, form.corpus, layout, problems)
+    return index_table(table, found, sheet.name, root, corpus, sheet_format.corpus, layout, errors)
 
 
 def index_table(
     table: pd.DataFrame, folders: list[Path | None], source: str, root: Path, corpus: str, reader: str, layout: Layout,
-    problems: Problems, gaps: int = 0,
+    errors: RowErrors, gaps: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """The index of annotated clips whose folders are known.
 
@@ -223,7 +224,7 @@ def index_table(
             outside the clip, a missing frame.
     """
     lost = [f"{r.subject}/{r.clip}" for r, f in zip(table.itertuples(), folders, strict=True) if f is None]
-    if lost and problems.on_error == "stop":
+    if lost and errors.on_error == "stop":
         raise MerError(f"{root}: {len(lost)} clips of {source} have no folder: {listed(lost)}; unpack them")
     shortened = corrections(reader)
     shortened = shortened[shortened["when"] == "cropped"]
@@ -253,7 +254,7 @@ def index_table(
                 corrected.append(("/".join(key), "apex", str(row["apex"]), str(apex), "no such frame, the nearest one"))
                 row["apex"] = apex
         except MerError as error:
-            problems.add(*key, error)
+            errors.add(*key, error)
             continue
         rows.append(
             row
@@ -266,9 +267,9 @@ def index_table(
             }
         )
     if not rows:
-        raise MerError(f"{root}: every clip was left out, the first because: {problems.excluded[0][1]}")
+        raise MerError(f"{root}: every clip was left out, the first because: {errors.excluded[0][1]}")
     index = pd.DataFrame(rows, columns=COLUMNS)
-    index.attrs |= {"excluded": problems.excluded, "corrected": corrected}
+    index.attrs |= {"excluded": errors.excluded, "corrected": corrected}
     return index
 
 
@@ -281,57 +282,11 @@ def _check_frames(folder: Path, frames: Frames, row: dict, gaps: int) -> list[in
             f"{folder}: the label sheet says frames {onset} to {offset}, on disk are {first} to {last}; "
             "the annotation points outside the clip: correct the row or unpack the whole clip"
         )
-    there = set(frames.numbers)
-    absent = [n for n in range(onset, offset + 1) if n not in there]
+    present = set(frames.numbers)
+    absent = [n for n in range(onset, offset + 1) if n not in present]
     if len(absent) > gaps or {onset, offset} & set(absent):
         raise MerError(
             f"{frames.path(absent[0])}: frame is missing ({len(absent)} of {offset - onset + 1} are); "
             "unpack the clip again"
         )
     return absent
-
-
-# ---- is it all there --------------------------------------------------------------------------------------------
-
-
-def is_whole_corpus(run: str, reader: str) -> bool:
-    """Whether a run of `index` claims to be the whole corpus: it is named as its reader, or `<reader>-<anything>`."""
-    return run == reader or run.startswith(f"{reader}-")
-
-
-def check_facts(table: pd.DataFrame, corpus: str, source: str = "", excluded: int = 0) -> None:
-    """Hold a table against the counts that the corpus's module declares as FACTS.
-
-    Args:
-        table: an index, or what `read_annotations` returns.
-        corpus: whose facts.
-        source: what messages begin with; by default the corpus.
-        excluded: how many clips were left out as faulty. With any, counts may be lower by as many.
-
-    Raises:
-        MerError: a count differs; the message says which, and how a part of a corpus is declared.
-    """
-    facts = getattr(load(corpus), "FACTS", None)
-    if facts is None:  # a macro set: editions disagree, nothing is known beforehand
-        return
-    source = source or corpus
-
-    def check(what: str, found: int, wanted: int, slack: int) -> None:
-        if not wanted - slack <= found <= wanted:
-            raise MerError(
-                f"{source}: has {found} {what}, the whole {corpus} has {wanted}; complete the corpus, or, for a part "
-                f"of it, say so with its own counts: index.runs.<run>.expect: {{clips: {len(table)}}}"
-            )
-
-    def subjects(rows: pd.DataFrame) -> int:
-        return len(rows[[c for c in ("corpus", "subject") if c in rows]].drop_duplicates())
-
-    if "clips" in facts:
-        check("clips", len(table) + excluded, facts["clips"], 0)
-        check("subjects", subjects(table), facts["subjects"], excluded)
-    for classes, wanted in facts["selections"].items():
-        rows = select(table, corpus, classes)
-        where = f"in the {classes}-class selection"
-        for label, (name, count) in enumerate(wanted["counts"].items()):
-            check(f"clips of {name} {where}", int((rows["label"] == label).sum()), count, excluded)
-        check(f"subjects {where}", subjects(rows), wanted["subjects"], excluded)

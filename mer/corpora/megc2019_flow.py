@@ -16,6 +16,7 @@ from mer.errors import MerError, listed
 
 LABELS = "combined_3_class2_for_optical_flow.csv"
 IMAGES = "STSNet_whole_norm_u_v_os"
+RELEASED = ("flow",)  # the kinds of products that the release holds in place of frames
 SIZE = 28
 NAMES = ("negative", "positive", "surprise")
 CLASSES = {3: {name: {name} for name in NAMES}}

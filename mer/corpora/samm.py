@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mer.corpora.layout import Layout, read_with_sheet
-from mer.corpora.sheets import ANNOTATIONS, Form, numbered, read_sheet
+from mer.corpora.sheets import ANNOTATIONS, SheetFormat, numbered, read_sheet
 
 FPS = 200.0
 # Five classes as in UAMRN 4.1; three as in MEGC2019, where sadness is negative (fidelity 0.1, D-15).
@@ -30,7 +30,7 @@ FACTS = {
     },
 }
 _subject = numbered("", "{:03d}")
-FORM = Form(
+SHEET_FORMAT = SheetFormat(
     corpus="samm",
     headings={
         "subject": "Subject",
@@ -48,7 +48,7 @@ FORM = Form(
 LAYOUT = Layout(
     fps=FPS,
     folders=lambda subject, video, clip: [(subject, video)],
-    fold=lambda name: _subject(name).lower(),
+    normalise_folder=lambda name: _subject(name).lower(),
     prefer=r"\d+_",
     example="006_<number>.jpg",
 )
@@ -67,7 +67,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     Raises:
         MerError: as in `casme2.read_annotations`.
     """
-    return read_sheet(path, FORM)[ANNOTATIONS]
+    return read_sheet(path, SHEET_FORMAT)[ANNOTATIONS]
 
 
 def read_corpus(root: str | Path, corpus: str = "samm", on_error: str = "stop") -> pd.DataFrame:
@@ -79,4 +79,4 @@ def read_corpus(root: str | Path, corpus: str = "samm", on_error: str = "stop") 
 
     Returns, Raises: as in `casme2.read_corpus`.
     """
-    return read_with_sheet(root, corpus, FORM, LAYOUT, on_error)
+    return read_with_sheet(root, corpus, SHEET_FORMAT, LAYOUT, on_error)

@@ -26,7 +26,7 @@ OUTSIDE = "outside"  # in a correction's `old`: any apex outside onset..offset
 
 
 @dataclass(frozen=True)
-class Form:
+class SheetFormat:
     """How a corpus writes its sheet.
 
     Attributes:
@@ -47,7 +47,7 @@ class Form:
 
 
 @dataclass
-class Problems:
+class RowErrors:
     """What is wrong with single clips: raised at once (`stop`), or gathered as (clip id, reason) (`exclude`)."""
 
     on_error: str = "stop"
@@ -64,7 +64,7 @@ class Problems:
         self.excluded.append((f"{self.corpus}/{subject}/{clip}", str(error)))
 
 
-def numbered(pattern: str, form: str) -> Callable[[str], str]:
+def numbered(pattern: str, name_format: str) -> Callable[[str], str]:
     """Names that hold one number: `numbered("(?:sub)?", "sub{:02d}")` takes `1`, `01`, `1.0` and `Sub01` to `sub01`.
 
     Other names stay as they are: they may be folders that a user named.
@@ -73,7 +73,7 @@ def numbered(pattern: str, form: str) -> Callable[[str], str]:
 
     def name(text: str) -> str:
         found = whole.fullmatch(text.strip())
-        return form.format(int(found[1])) if found else text.strip()
+        return name_format.format(int(found[1])) if found else text.strip()
 
     return name
 
@@ -89,7 +89,7 @@ def normal(heading) -> str:
 def grids(path: str | Path) -> dict[str, pd.DataFrame]:
     """Every worksheet as a table of stripped text, empty cells "", nothing taken for a heading.
 
-    A csv does not say what separates its cells: it gives one table for each separator; one of them has the headings.
+    A csv does not name the separator of its cells: it gives one table for each separator; one of them has the headings.
 
     Raises MerError when the file is missing, damaged, or neither xlsx, xls nor csv.
     """
@@ -194,7 +194,7 @@ def corrections(corpus: str) -> pd.DataFrame:
     """The reviewed table of a corpus: subject, clip, column, old, new, when, reason; all text.
 
     `when` is empty, or the frames to which the correction is limited (`cropped`): such a row corrects no sheet, it
-    says what the owners' cropped frames leave out.
+    lists what the owners' cropped frames leave out.
     """
     text = resources.files("mer.corpora").joinpath("corrections", f"{corpus}.csv").read_text(encoding="utf-8")
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
@@ -220,7 +220,7 @@ def _correct(path: Path, corpus: str, line: dict, table: pd.DataFrame) -> list[t
         elif not _same(cell, item["old"]):
             raise MerError(
                 f"{path}: subject {line['subject']} clip {line['clip']}: {column} is {cell!r}, "
-                f"mer/corpora/corrections/{corpus}.csv knows {item['old']!r}, corrected to {item['new']!r}: this is "
+                f"mer/corpora/corrections/{corpus}.csv has {item['old']!r}, corrected to {item['new']!r}: this is "
                 "another version of the sheet; compare the row and adapt that file"
             )
         line[column] = item["new"]
@@ -239,13 +239,13 @@ def check_name(path: Path, row: int, what: str, name: str) -> None:
         )
 
 
-def read_sheet(path: str | Path, form: Form, problems: Problems | None = None) -> pd.DataFrame:
+def read_sheet(path: str | Path, sheet_format: SheetFormat, errors: RowErrors | None = None) -> pd.DataFrame:
     """Every row of a label sheet, corrected.
 
     Args:
         path: xlsx, xls or csv.
-        form: how the corpus writes it.
-        problems: where rows with a fault go; without it the first one raises.
+        sheet_format: how the corpus writes it.
+        errors: where rows with a fault go; without it the first one raises.
 
     Returns:
         DataFrame[subject, clip, onset, apex, offset (frame numbers), emotion (lower case), aus, apex_source], and
@@ -257,9 +257,9 @@ def read_sheet(path: str | Path, form: Form, problems: Problems | None = None) -
             is no number, an unknown emotion, or onset <= apex <= offset violated.
     """
     path = Path(path)
-    problems = problems or Problems()
-    cells = read_cells(path, form.headings)
-    known = corrections(form.corpus)
+    errors = errors or RowErrors()
+    cells = read_cells(path, sheet_format.headings)
+    known = corrections(sheet_format.corpus)
     known = known[known["when"] == ""]
     seen: dict[tuple[str, str], int] = {}
     rows, corrected = [], []
@@ -267,11 +267,11 @@ def read_sheet(path: str | Path, form: Form, problems: Problems | None = None) -
         if not line["subject"] or not line["clip"]:
             raise MerError(f"{path}: row {number} has no subject or no file name ({listed(line.values(), 9)}); "
                            "complete the row")  # fmt: skip
-        line["subject"] = form.subject(line["subject"])
+        line["subject"] = sheet_format.subject(line["subject"])
         check_name(path, number, "subject", line["subject"])
         check_name(path, number, "file name", line["clip"])
         line["video"] = line["clip"]
-        line["clip"] = form.clip(line["clip"], line["onset"])
+        line["clip"] = sheet_format.clip(line["clip"], line["onset"])
         key = (line["subject"], line["clip"])
         if key in seen:
             raise MerError(
@@ -280,11 +280,11 @@ def read_sheet(path: str | Path, form: Form, problems: Problems | None = None) -
         seen[key] = number
         try:
             corrected += _correct(
-                path, form.corpus, line, known[(known["subject"] == key[0]) & (known["clip"] == key[1])]
+                path, sheet_format.corpus, line, known[(known["subject"] == key[0]) & (known["clip"] == key[1])]
             )
-            rows.append(_row(path, form, line))
+            rows.append(_row(path, sheet_format, line))
         except MerError as error:
-            problems.add(*key, error)
+            errors.add(*key, error)
     if not seen:
         raise MerError(f"{path}: has headings and no row; get the label sheet again")
     table = pd.DataFrame(rows, columns=[*ANNOTATIONS, "video"])
@@ -292,14 +292,14 @@ def read_sheet(path: str | Path, form: Form, problems: Problems | None = None) -
     return table
 
 
-def _row(path: Path, form: Form, line: dict) -> dict:
+def _row(path: Path, sheet_format: SheetFormat, line: dict) -> dict:
     where = f"{path}: subject {line['subject']} clip {line['clip']}"
 
     def number(name: str) -> int:
         found = re.fullmatch(r"(\d+)(?:\.0+)?", line[name], re.ASCII)  # spreadsheets write 46 as 46.0
         if not found:
             raise MerError(
-                f"{where}: {form.headings[name]} is {line[name]!r}, needed is a frame number; correct the cell"
+                f"{where}: {sheet_format.headings[name]} is {line[name]!r}, needed is a frame number; correct the cell"
             )
         return int(found[1])
 
@@ -308,10 +308,11 @@ def _row(path: Path, form: Form, line: dict) -> dict:
     apex = number("apex") if annotated else (onset + offset) // 2
     if not onset <= apex <= offset:
         raise MerError(f"{where}: onset {onset}, apex {apex}, offset {offset} are out of order; correct the row")
-    emotion = form.emotion(line["emotion"])
-    if emotion not in form.emotions:
+    emotion = sheet_format.emotion(line["emotion"])
+    if emotion not in sheet_format.emotions:
         raise MerError(
-            f"{where}: {form.headings['emotion']} {line['emotion']!r} is unknown; {suggestion(emotion, form.emotions)}"
+            f"{where}: {sheet_format.headings['emotion']} {line['emotion']!r} is unknown; "
+            f"{suggestion(emotion, sheet_format.emotions)}"
         )
     return {
         "subject": line["subject"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from mer.corpora.layout import Layout, corpus_folder, index_table, read_frames
-from mer.corpora.sheets import ANNOTATIONS, ENDINGS, Form, Problems, numbered, read_sheet
+from mer.corpora.sheets import ANNOTATIONS, ENDINGS, RowErrors, SheetFormat, numbered, read_sheet
 from mer.errors import MerError, listed
 
 FPS = 100.0
@@ -29,7 +29,7 @@ CODES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 _CLIP = re.compile(r"s(\d+)_(ne|po|sur)_(\d+)", re.IGNORECASE)
 _SKIP = {"non_micro", "vis", "nir"}  # clips without expression, and the corpus's two slower cameras
 _subject = numbered("s?", "s{:02d}")
-FORM = Form(
+SHEET_FORMAT = SheetFormat(
     corpus="smic",
     headings={
         "subject": "subject",
@@ -46,7 +46,7 @@ FORM = Form(
 LAYOUT = Layout(
     fps=FPS,
     folders=lambda subject, video, clip: [],  # found by `_find_clips`
-    fold=str.lower,
+    normalise_folder=str.lower,
     prefer="(?:reg_)?image",
     example="image<number>.jpg",
 )
@@ -69,7 +69,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if path.suffix.lower() in ENDINGS:
-        return read_sheet(path, FORM)[ANNOTATIONS]
+        return read_sheet(path, SHEET_FORMAT)[ANNOTATIONS]
     return read_corpus(path)[ANNOTATIONS]
 
 
@@ -87,25 +87,25 @@ def read_corpus(root: str | Path, corpus: str = "smic", on_error: str = "stop") 
     Raises:
         MerError: as `read_annotations`, or a missing frame.
     """
-    problems = Problems(on_error, corpus)
+    errors = RowErrors(on_error, corpus)
     root = corpus_folder(root, corpus)
     clips = _find_clips(root)
     sheets = [p for p in sorted(root.glob("*")) if p.suffix.lower() in ENDINGS and "apex" in p.name.lower()]
     if len(sheets) > 1:
         raise MerError(f"{root}: needs one sheet of apexes at most, found {listed(p.name for p in sheets)}; remove one")
     if sheets:
-        table = read_sheet(sheets[0], FORM, problems)
-        known = {clip.lower() for clip in table["clip"]} | {i.split("/")[-1].lower() for i, _ in problems.excluded}
+        table = read_sheet(sheets[0], SHEET_FORMAT, errors)
+        known = {clip.lower() for clip in table["clip"]} | {i.split("/")[-1].lower() for i, _ in errors.excluded}
         unknown = sorted(clips.keys() - known)
         if unknown:
             raise MerError(f"{sheets[0]}: lacks {len(unknown)} clips that lie there: {listed(unknown)}; complete it")
     else:
-        table = _from_folders(clips, problems)
+        table = _from_folders(clips, errors)
     folders = [clips.get(clip.lower()) for clip in table["clip"]]
     if sheets:
         _real_offsets(table, folders)
     return index_table(table, folders, sheets[0].name if sheets else "the corpus", root, corpus, "smic", LAYOUT,
-                       problems, GAPS)  # fmt: skip
+                       errors, GAPS)  # fmt: skip
 
 
 def _find_clips(root: Path) -> dict[str, Path]:
@@ -125,7 +125,7 @@ def _find_clips(root: Path) -> dict[str, Path]:
             if name.lower() in found:
                 raise MerError(
                     f"{root}: clip {name} lies in {found[name.lower()]} and {path}; leave the raw or the cropped "
-                    "frames there, and make another run of index for the other"
+                    "frames there, and make the other a corpus of its own"
                 )
             found[name.lower()] = path
         names[:] = sorted(n for n in names if not _CLIP.fullmatch(n) and n.lower() not in _SKIP and n[0] != ".")
@@ -136,8 +136,8 @@ def _find_clips(root: Path) -> dict[str, Path]:
     return found
 
 
-def _from_folders(clips: dict[str, Path], problems: Problems) -> pd.DataFrame:
-    """Annotations as the folders say them."""
+def _from_folders(clips: dict[str, Path], errors: RowErrors) -> pd.DataFrame:
+    """Annotations from the names of the folders."""
     long = [path.name for path in clips.values() if path.parent.name.lower() not in CLASSES[3]]
     if long:
         raise MerError(
@@ -151,7 +151,7 @@ def _from_folders(clips: dict[str, Path], problems: Problems) -> pd.DataFrame:
         try:
             numbers = read_frames(path, LAYOUT.prefer, LAYOUT.example).numbers
         except MerError as error:
-            problems.add(subject, path.name, error)
+            errors.add(subject, path.name, error)
             continue
         rows.append(
             {

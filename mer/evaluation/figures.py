@@ -1,206 +1,205 @@
-"""Pictures of what the pipeline sees. Drawing never recomputes: everything comes from finished products."""
+"""Pictures of a corpus as the pipeline sees it, from finished products: which products, and what is drawn of them."""
 
-import contextlib
-import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mer.storage.cache import replace_file
+from mer.errors import MerError
+from mer.evaluation import galleries, magnified
+from mer.motion.strain import unit_channels
+from mer.products import Product, apex, apex_frame, dynamic_image, eulerian, flow, frames, landmarks, recording
+from mer.storage.cache import ClipCache
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLIP = frames("box224")
+# By the names that `draw` takes. A corpus that is released as flow has `flow` alone.
+NEEDS: dict[str, Product] = {
+    "flow": flow(CLIP),
+    "frames": CLIP,
+    "landmarks": landmarks(),
+    "apex": apex(CLIP),
+    "dynamic": dynamic_image(CLIP),
+    "magnified": eulerian(CLIP, "msmmt"),
+    "plain": frames("box112"),
+    "apex_frame": apex_frame(frames("box112", eulerian(recording(), "dcma"))),
+    "overdriven": apex_frame(eulerian(CLIP, "overdriven")),
+}
+OPTIONAL = ("magnet",)  # of the same clips; drawn where an experiment needs one
+EULERIAN = ("frames", "magnified", "plain", "apex_frame", "overdriven")
+WORST = 12  # crops on the contact sheet
+SHOWN = 6  # factors of a sequence
+PART = 3  # too_much.png shows one part in so many of the crop's edge
 
 
-def flow_colours(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
-    """Flow as the usual colour wheel: hue is direction, saturation is magnitude.
-
-    Args:
-        flow: (2, H, W) pixels.
-        largest: magnitude of full saturation; default the 99th percentile of this flow.
-
-    Returns:
-        (H, W, 3) uint8 RGB; white where nothing moves, red to the right, hue growing clockwise.
-    """
-    import cv2
-
-    u, v = np.asarray(flow, dtype=np.float32)
-    magnitude = np.hypot(u, v)
-    if largest is None:
-        largest = float(np.quantile(magnitude, 0.99))
-    angle = np.rad2deg(np.arctan2(v, u)) % 360
-    saturation = np.clip(magnitude / largest, 0, 1) if largest > 0 else np.zeros_like(magnitude)
-    hsv = np.stack([angle, saturation, np.ones_like(angle)], axis=-1).astype(np.float32)
-    return np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
-
-
-def colour_wheel(size: int = 96) -> np.ndarray:
-    """The legend of flow_colours: (size, size, 3) uint8, an arrow from the centre has the colour of its place."""
-    axis = np.linspace(-1, 1, size)
-    u, v = np.meshgrid(axis, axis)
-    wheel = flow_colours(np.stack([u, v]), largest=1.0)
-    wheel[np.hypot(u, v) > 1] = 255
-    return wheel
-
-
-def gallery(rows: list[dict], path, title: str) -> None:
-    """One clip a row: onset with landmarks, apex, their difference, flow, strain.
-
-    Args:
-        rows: each {name, onset, apex (H, W, 3) uint8 RGB, points (68, 2) px of the crop, flow (3, H, W)}; without
-            frames only flow and strain are drawn.
-        path: the PNG to write.
-    """
-    columns = ["onset and landmarks", "apex", "apex - onset, x8", "flow", "strain"]
-    if "onset" not in rows[0]:
-        columns = ["u", "v", "flow", "strain"]
-    with grid(len(rows), len(columns)) as (figure, axes):
-        for ax, row in zip(axes, rows, strict=True):
-            flow = row["flow"]
-            largest = float(np.quantile(np.hypot(*flow[:2]), 0.99))
-            pictures = {
-                "flow": lambda a, f=flow, m=largest: a.imshow(flow_colours(f[:2], m)),
-                "strain": lambda a, f=flow: a.imshow(f[2], cmap="magma", vmin=0, vmax=np.quantile(f[2], 0.995)),
-                "u": lambda a, f=flow: a.imshow(f[0], cmap="RdBu_r", vmin=-127.5, vmax=127.5),
-                "v": lambda a, f=flow: a.imshow(f[1], cmap="RdBu_r", vmin=-127.5, vmax=127.5),
-            }
-            if "onset" in row:
-                difference = np.clip(128 + 8 * (row["apex"].astype(int) - row["onset"]), 0, 255).astype(np.uint8)
-                pictures["onset and landmarks"] = lambda a, r=row: (
-                    a.imshow(r["onset"]),
-                    a.scatter(*r["points"].T, s=3, c="#00e5ff", linewidths=0),
-                )
-                pictures["apex"] = lambda a, r=row: a.imshow(r["apex"])
-                pictures["apex - onset, x8"] = lambda a, d=difference: a.imshow(d)
-            for a, column in zip(ax, columns, strict=True):
-                pictures[column](a)
-            ax[0].set_ylabel(row["name"], fontsize=9)
-            if "onset" in row:
-                label = f"full colour: {largest:.2f} px"
-                ax[columns.index("flow")].set_xlabel(label, fontsize=7)
-        for a, column in zip(axes[0], columns, strict=True):
-            a.set_title(column, fontsize=9)
-        _legend(figure)
-        heading(figure, title)
-        save(figure, path)
-
-
-def flow_gallery(rows: list[dict], path, title: str) -> None:
-    """MSMMT figure 3: one clip a row: apex, flow by the colour wheel, u, v, strain, and the three as one picture.
+def draw(
+    products: Mapping[str, ClipCache],
+    table: "pd.DataFrame",
+    names: list[str],
+    folder: Path,
+    *,
+    corpus: str,
+    clips_per_class: int,
+) -> None:
+    """Draw a corpus; writes PNGs to `folder`.
 
     Args:
-        rows: each {name, apex (H, W, 3) uint8 RGB, flow (3, H, W), channels (3, H, W) in 0..1}. One scale for all.
-        path: the PNG to write.
+        products: by the names of NEEDS and OPTIONAL; pictures of products that are not there are left out.
+        table: one row a clip with id, subject, clip and label (see mer.corpora.select), without excluded clips.
+        names: of the classes, in label order.
+        folder: classes.png and clips.png; with `frames` also flow.png, dynamic_images.png and worst_crops.png, and
+            of magnified motion magnified.png, too_much.png and factors.png.
+        corpus: named in the titles.
+        clips_per_class: rows of a class in clips.png.
+
+    Raises:
+        MerError: a class has no clip, or a product lacks one.
     """
-    columns = ["apex", "flow", "u", "v", "strain", "u, v, strain as RGB"]
-    largest = max(float(np.quantile(np.hypot(*row["flow"][:2]), 0.99)) for row in rows)
-    strain = max(float(np.quantile(row["flow"][2], 0.995)) for row in rows)
-    with grid(len(rows), len(columns)) as (figure, axes):
-        for ax, row in zip(axes, rows, strict=True):
-            ax[0].imshow(row["apex"])
-            ax[0].set_ylabel(row["name"], fontsize=9)
-            ax[1].imshow(flow_colours(row["flow"][:2], largest))
-            for a, component in zip(ax[2:4], row["flow"][:2], strict=True):
-                a.imshow(component, cmap="RdBu_r", vmin=-largest, vmax=largest)
-            ax[4].imshow(row["flow"][2], cmap="magma", vmin=0, vmax=strain)
-            ax[5].imshow(np.moveaxis(row["channels"], 0, -1))
-        for a, column in zip(axes[0], columns, strict=True):
-            a.set_title(column, fontsize=9)
-        ends = (f"full colour {largest:.2f} px", f"red right, {largest:.2f} px", f"red down, {largest:.2f} px")
-        for a, label in zip(axes[-1][1:5], (*ends, f"white {strain:.3f}"), strict=True):
-            a.set_xlabel(label, fontsize=7)
-        _legend(figure)
-        heading(figure, title)
-        save(figure, path)
+    shown = _per_class(table, names, clips_per_class, corpus)
+    rows = [{"name": name, "flow": products["flow"][clip.id], **_faces(products, clip)} for name, clip in shown]
+    galleries.clip_gallery(rows, folder / "clips.png", f"{corpus}: clips of each class")
+    galleries.class_means(
+        _class_means(products["flow"], table, names), folder / "classes.png",
+        f"{corpus}: mean flow and strain of each class",
+    )  # fmt: skip
+    if "frames" not in products:
+        return
+    one = _per_class(table, names, 1, corpus)
+    rows = [_flow_row(products, *each) for each in one]
+    galleries.flow_gallery(rows, folder / "flow.png", f"{corpus}: flow from onset to apex")
+    if "dynamic" in products:
+        rows = [_dynamic_row(products, *each) for each in one]
+        galleries.dynamic_gallery(rows, folder / "dynamic_images.png", f"{corpus}: dynamic images")
+    if products.keys() >= set(EULERIAN):
+        _draw_eulerian(products, one, folder, corpus)
+    if "magnet" in products:
+        rows = [_factor_row(products, *each) for each in one]
+        networks = ", ".join(products["magnet"].params["networks"].values())
+        title = f"{corpus}: motion magnified by a network, {networks}"
+        magnified.factor_gallery(rows, rows[0]["factors"], folder / "factors.png", title)
+    title = f"{corpus}: the crops to look at first (detector score)"
+    galleries.contact_sheet(_worst_faces(products, table), folder / "worst_crops.png", title)
 
 
-def dynamic_gallery(rows: list[dict], path, title: str) -> None:
-    """MSMMT figure 2: one clip a row: five of its frames in order, and the dynamic image they make.
-
-    Args:
-        rows: each {name, frames: five (H, W, 3) uint8 RGB, numbers: theirs in the clip, dynamic (H, W, 3) uint8}.
-        path: the PNG to write.
-    """
-    with grid(len(rows), len(rows[0]["frames"]) + 1) as (figure, axes):
-        for ax, row in zip(axes, rows, strict=True):
-            for a, frame, number in zip(ax[:-1], row["frames"], row["numbers"], strict=True):
-                a.imshow(frame)
-                a.set_xlabel(f"frame {number}", fontsize=7)
-            ax[-1].imshow(row["dynamic"])
-            ax[0].set_ylabel(row["name"], fontsize=9)
-        axes[0][0].set_title("onset", fontsize=9)
-        axes[0][-2].set_title("offset", fontsize=9)
-        axes[0][-1].set_title("dynamic image", fontsize=9)
-        heading(figure, title)
-        save(figure, path)
+def _per_class(table: "pd.DataFrame", names: list[str], count: int, corpus: str) -> list[tuple]:
+    """(name, row) of `count` clips a class, evenly over the subjects, always the same ones."""
+    found = []
+    for label, name in enumerate(names):
+        rows = table[table["label"] == label].sort_values("id")
+        if not len(rows):
+            raise MerError(f"data/index/{corpus}.csv: every clip of {name} was excluded; see its excluded.csv")
+        most = min(count, len(rows))
+        chosen = rows.iloc[((np.arange(most) + 0.5) * len(rows) / most).astype(int)]
+        found += [(f"{name}\n{clip.subject} {clip.clip}", clip) for clip in chosen.itertuples()]
+    return found
 
 
-def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None:
-    """Crops beside each other, each with its landmarks.
-
-    Args:
-        faces: each {name, image (H, W, 3) uint8 RGB, points (68, 2) px of the crop}.
-        path: the PNG to write.
-    """
-    with grid(-(-len(faces) // columns), columns) as (figure, axes):
-        for a in axes.flat:
-            a.axis("off")
-        for a, face in zip(axes.flat, faces, strict=False):
-            a.imshow(face["image"])
-            a.scatter(*face["points"].T, s=2, c="#00e5ff", linewidths=0)
-            a.set(title=face["name"], xlim=(0, face["image"].shape[1]), ylim=(face["image"].shape[0], 0))
-            a.title.set_fontsize(7)
-        heading(figure, title)
-        save(figure, path)
+def _class_means(flows: ClipCache, table: "pd.DataFrame", names: list[str]) -> dict[str, np.ndarray]:
+    """Class name -> mean flow image, (3, H, W)."""
+    means = {}
+    for label, name in enumerate(names):
+        ids = table["id"][table["label"] == label]
+        means[name] = sum(flows[i].astype(np.float64) for i in ids) / len(ids)
+    return means
 
 
-def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
-    """Mean flow image of each class: flow above, strain below, one scale for all.
-
-    Args:
-        means: class name -> (3, H, W).
-        path: the PNG to write.
-    """
-    largest = max(float(np.quantile(np.hypot(*m[:2]), 0.99)) for m in means.values())
-    strain = max(float(np.quantile(m[2], 0.995)) for m in means.values())
-    with grid(2, len(means)) as (figure, axes):
-        for i, (name, mean) in enumerate(means.items()):
-            axes[0][i].imshow(flow_colours(mean[:2], largest))
-            axes[1][i].imshow(mean[2], cmap="magma", vmin=0, vmax=strain)
-            axes[0][i].set_title(name, fontsize=9)
-        axes[0][0].set_ylabel("flow", fontsize=9)
-        axes[1][0].set_ylabel("strain", fontsize=9)
-        _legend(figure)
-        heading(figure, title)
-        save(figure, path)
+def _faces(products: Mapping[str, ClipCache], clip) -> dict:
+    """Onset, apex and landmarks in the crop; empty for a corpus released without frames."""
+    if "frames" not in products:
+        return {}
+    crops, points = products["frames"], products["landmarks"][clip.id]
+    transform = crops.extra("transform", clip.id)
+    return {
+        "onset": crops.frame(clip.id, 0),
+        "apex": crops.frame(clip.id, int(products["apex"][clip.id])),
+        "points": points @ transform[:, :2].T + transform[:, 2],
+    }
 
 
-@contextlib.contextmanager
-def grid(rows: int, columns: int):
-    """(figure, axes): a grid of pictures without ticks. Agg: no display is needed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    height = 1.75 * rows + 0.6
-    figure = Figure(figsize=(1.7 * columns + 0.5, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.5 / height))  # a band on top for title and legend
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for a in axes.flat:
-        a.set_xticks([])
-        a.set_yticks([])
-    yield figure, axes
+def _flow_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+    image = products["flow"][clip.id]
+    return {"name": name, "apex": _faces(products, clip)["apex"], "flow": image, "channels": unit_channels(image)}
 
 
-def heading(figure, title: str) -> None:
-    figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
+def _dynamic_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+    crops = products["frames"][clip.id]
+    numbers = np.linspace(0, len(crops) - 1, 5).round().astype(int)
+    dynamic = products["dynamic"][clip.id]
+    return {"name": name, "frames": crops[numbers], "numbers": numbers + 1, "dynamic": dynamic}
 
 
-def _legend(figure) -> None:
-    width, height = figure.get_size_inches()
-    a = figure.add_axes((1 - 0.55 / width, 1 - 0.5 / height, 0.5 / width, 0.45 / height))
-    a.imshow(colour_wheel())
-    a.axis("off")
+def _worst_faces(products: Mapping[str, ClipCache], table: "pd.DataFrame") -> list[dict]:
+    """The crops whose faces the detector was least sure of, worst first."""
+    score = {clip_id: float(products["landmarks"].extra("score", clip_id)) for clip_id in table["id"]}
+    worst = table.assign(score=table["id"].map(score)).sort_values(["score", "id"], kind="stable").head(WORST)
+    rows = []
+    for clip in worst.itertuples():
+        face = _faces(products, clip)
+        name = f"{clip.subject} {clip.clip}: {clip.score:.2f}"
+        rows.append({"name": name, "image": face["onset"], "points": face["points"]})
+    return rows
 
 
-def save(figure, path) -> None:
-    # No date and no version in the file: equal pictures are equal bytes.
-    png = io.BytesIO()
-    figure.savefig(png, dpi=110, metadata={"Software": None})
-    replace_file(path, png.getvalue())
+# ---- magnified motion ---------------------------------------------------------------------------------------------
+
+
+def _draw_eulerian(products: Mapping[str, ClipCache], shown: list[tuple], folder: Path, corpus: str) -> None:
+    """Eulerian magnification: a strip a class, and one clip magnified too much."""
+    recipes = tuple(dict(NEEDS[name].settings)["recipe"] for name in ("magnified", "apex_frame"))
+    rows = [_strip_row(products, *each) for each in shown]
+    magnified.strip_gallery(rows, recipes, folder / "magnified.png", f"{corpus}: Eulerian magnification")
+    most = {c.id: float(np.quantile(np.hypot(*products["flow"][c.id][:2]), 0.99)) for _, c in shown}
+    clip = max((clip for _, clip in shown), key=lambda clip: most[clip.id])
+    title = f"{corpus}: too much for {clip.subject} {clip.clip}, which moves by {most[clip.id]:.1f} px"
+    magnified.too_much(_too_much_panels(products, clip), folder / "too_much.png", title)
+
+
+def _strip_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+    after, face, at = products["magnified"], _faces(products, clip), int(products["apex"][clip.id])
+    line = magnified.telling_line(products["flow"][clip.id][:2], face["apex"])
+    return {
+        "name": name,
+        "onset": face["onset"],
+        "apex": face["apex"],
+        "magnified": after.frame(clip.id, at),
+        "line": line,
+        "before": magnified.slice_through_time(products["frames"][clip.id], line),
+        "after": magnified.slice_through_time(after[clip.id], line),
+        "plain": products["plain"].frame(clip.id, at),
+        "apex_frame": products["apex_frame"][clip.id],
+    }
+
+
+def _too_much_panels(products: Mapping[str, ClipCache], clip) -> list[dict]:
+    """The part about the largest motion: apex, magnified, and magnified too much."""
+    enough, overdriven, face = products["magnified"], products["overdriven"], _faces(products, clip)
+    images = {
+        "onset": face["onset"],
+        "apex": face["apex"],
+        f"Eulerian, alpha {enough.params['recipe']['alpha']:g}": enough.frame(clip.id, int(products["apex"][clip.id])),
+        f"Eulerian, alpha {overdriven.params['recipe']['alpha']:g}": overdriven[clip.id],
+    }
+    if "magnet" in products:
+        learned = products["magnet"]
+        images[f"network, factor {learned.extra('factors', clip.id)[-1]:.3g}"] = learned[clip.id][-1]
+    size = face["apex"].shape[0]
+    _, row, column = magnified.telling_line(products["flow"][clip.id][:2], face["apex"])
+    part = size // PART
+    low = np.clip(np.array([row, column]) - part // 2, 0, size - part) / size
+    panels = []
+    for name, image in images.items():
+        y, x = (low * len(image)).astype(int)
+        side = len(image) // PART
+        panels.append({"name": name, "image": image[y : y + side, x : x + side]})
+    return panels
+
+
+def _factor_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+    learned, face = products["magnet"], _faces(products, clip)
+    factors = learned.extra("factors", clip.id)
+    chosen = np.unique(np.linspace(0, len(factors) - 1, SHOWN).round().astype(int))
+    return {"name": name, "onset": face["onset"], "apex": face["apex"], "images": learned[clip.id][chosen],
+            "factors": factors[chosen].tolist()}  # fmt: skip

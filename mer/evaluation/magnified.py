@@ -1,8 +1,8 @@
-"""Pictures of magnified motion. Like `figures`, they draw what finished products hold."""
+"""Pictures of magnified motion. Like `galleries`, they draw what they are given."""
 
 import numpy as np
 
-from mer.evaluation.figures import grid, heading, save
+from mer.evaluation.canvas import grid, heading, save
 
 REACH = 28  # px on both sides of the largest motion that a slice through space and time shows
 

@@ -1,7 +1,7 @@
 """Metrics of the field, computed once from pooled out-of-fold predictions (fidelity 0.2).
 
 Pure functions over a fixed class list. What is undefined is None (null in JSON) with a reason, never 0: a class that
-nobody predicted has F1 0, a class without any clip has no recall.
+is never predicted has F1 0, a class without any clip has no recall.
 """
 
 from collections.abc import Sequence

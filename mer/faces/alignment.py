@@ -83,7 +83,7 @@ def crop_transform(
 
 
 def crop_options(crop: str, *, top_margin: float, rotate: bool, box: str) -> dict:
-    """Those of align's parameters that this crop heeds, for `clip_transform`; the others cannot change it."""
+    """The parameters of align that this crop uses, for `clip_transform`; the others cannot change it."""
     options = {"crop": crop, "top_margin": top_margin, "rotate": rotate and crop == "box224"}
     return options | {"box": box} if CROPS[crop].reads == "box" else options
 

@@ -30,7 +30,7 @@ OVERLAP = 0.3  # intersection over union from which on two boxes mean one face
 class Face:
     """One face: landmarks (68, 2) float32 and box (4,) float32 x0, y0, x1, y1, both in px of the frame.
 
-    `score` is the detector's (comparable within one backend only; the lower, the likelier the crop is wrong),
+    `score` is the detector's (comparable within one backend only; a low score means that the crop may be wrong),
     `attempt` one of ATTEMPTS.
     """
 
@@ -65,7 +65,7 @@ def find_face(
     Args:
         image: (H, W, 3) uint8 RGB.
         backend: `dlib` (MSMMT's), `face_alignment` (UAMRN's), `haar` (DCMA's box, dlib's landmarks).
-        upsample: how often the image is doubled when no face is found; dlib sees 80 px and more, doubled 40.
+        upsample: how often the image is doubled when no face is found; dlib finds faces from 80 px, doubled from 40.
         padded: try with the border widened.
         min_score: the least score of a face; None = the backend's own.
         hint: the face in a neighbouring frame of the clip: a Face, (68, 2) landmarks or a (4,) box.

@@ -1,1 +1,1 @@
-"""Leave-one-subject-out: folds, recipes, the training loop of one fold and of many side by side, and `run`."""
+"""Leave-one-subject-out: `run`, folds, recipes, and the training loop of single and of stacked folds."""

@@ -1,6 +1,6 @@
-"""Training clips made anew in every epoch: mirrored, turned, scaled, on the device that trains, a batch at a time.
+"""Augmentation: training clips are mirrored, turned and scaled, anew in every epoch, a batch at a time on the device.
 
-What is drawn belongs to the fold's own sampler; faces are changed, and flow's vectors with them (fidelity S-13).
+The random numbers come from the fold's own sampler. Flow vectors turn with the face (fidelity S-13).
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mer.errors import MerError
+from mer.loso.recipe import Recipe
+from mer.models import ModelSpec
 from mer.motion.transforms import turn_images
 
 AS_IT_IS = np.array([0.0, 0.0, 1.0])  # not mirrored, not turned, not scaled
@@ -31,7 +33,7 @@ class Augmentation:
     vectors: tuple[int, int] | None = None
 
     def draw(self, sampler: np.random.Generator, count: int) -> np.ndarray:
-        """(count, 3) float64: mirrored or not, degrees, scale; only what is asked for moves the sampler."""
+        """(count, 3) float64: mirrored or not, degrees, scale. The sampler moves only for the changes that are on."""
         drawn = np.tile(AS_IT_IS, (count, 1))
         if self.mirror is not None:
             drawn[:, 0] = sampler.random(count) < 0.5
@@ -52,22 +54,21 @@ class Augmentation:
         return inputs
 
 
-def of_model(module, recipe, where: str) -> Augmentation | None:
-    """What a recipe asks of a model file: its `mirror`, and its `VECTORS` for turning and scaling.
+def of_model(spec: ModelSpec, recipe: Recipe) -> Augmentation | None:
+    """The augmentation that a recipe sets, by the model's `mirror` and, for turning and scaling, its `VECTORS`.
 
-    Raises MerError for a model that does not declare what is asked for.
+    Raises MerError where the model does not declare what the recipe needs.
     """
-    mirror = getattr(module, "mirror", None)
-    if recipe.mirror and mirror is None:
-        raise MerError(f"recipe.mirror is on, but {where} declares no `mirror`; see mer/models/__init__.py")
+    if recipe.mirror and spec.mirror is None:
+        raise MerError(f"recipe.mirror is on, but {spec.path} declares no `mirror`; see mer/models/__init__.py")
     turned = bool(recipe.rotate or recipe.zoom)
-    if turned and not hasattr(module, "VECTORS"):
+    if turned and not spec.declares_vectors:
         raise MerError(
-            f"recipe.rotate and recipe.zoom turn pictures, but {where} declares no VECTORS (which input channels are "
-            "u and v; None for none); see mer/models/__init__.py"
+            f"recipe.rotate and recipe.zoom turn pictures, but {spec.path} declares no VECTORS (which input channels "
+            "are u and v; None for none); see mer/models/__init__.py"
         )
     if not (recipe.mirror or turned):
         return None
     return Augmentation(
-        mirror if recipe.mirror else None, recipe.rotate, recipe.zoom, module.VECTORS if turned else None
+        spec.mirror if recipe.mirror else None, recipe.rotate, recipe.zoom, spec.vectors if turned else None
     )

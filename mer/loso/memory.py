@@ -1,4 +1,4 @@
-"""How many folds fit into a device's memory side by side."""
+"""How many folds fit into a device's memory in parallel."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mer.loso.loop import Plan, Task, train_group
+from mer.loso.loop import train_folds
+from mer.loso.task import Task, TrainingPlan
 
 COPIES = 4  # of a fold's parameters: themselves, their gradient and Adam's two moments
-SHARE = 0.6  # of the free memory; the rest is for what operators need for a moment, and for other processes
+SHARE = 0.6  # of the free memory; operators need the rest for a moment, and so do other processes
 
 
-def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: Plan) -> int:
+def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: TrainingPlan) -> int:
     """What training one fold keeps in memory: its parameters, and what a batch's forward pass saves for the backward.
 
-    Measured on one step of a network that is thrown away; `inputs` stay what they are, they are there once for all.
+    Measured on one step of a network that is thrown away. `inputs` do not count: all folds share them.
     """
     network = build()
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -29,10 +30,10 @@ def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tens
 
     rows = np.arange(min(plan.batch_size, len(inputs)))
     short = dataclasses.replace(plan.schedule, kind="constant", epochs=1, warmup=0, lr=1e-9, lowest=0.0)
-    one = Plan(schedule=short, batch_size=plan.batch_size, loss=plan.loss, half=plan.half)
+    one = TrainingPlan(schedule=short, batch_size=plan.batch_size, loss=plan.loss, bf16=plan.bf16)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         task = Task("memory", 0, rows, rows[:1])
-        train_group([task], inputs, labels, build, one, ids=[""] * len(inputs), together=False)
+        train_folds([task], inputs, labels, build, one, ids=[""] * len(inputs), in_parallel=False)
     return COPIES * parameters + sum(saved.values())
 
 
@@ -45,12 +46,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def folds_that_fit(
-    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: Plan, processes: int = 1
+    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: TrainingPlan, processes: int = 1
 ) -> int:
-    """At least 1; `processes` train as many each."""
+    """How many folds fit, at least 1. processes: how many processes train as many folds each."""
     try:
         one = bytes_of_a_fold(build, inputs, labels, plan)
-    except torch.cuda.OutOfMemoryError:  # training it will say so, with the fold and a remedy
+    except torch.cuda.OutOfMemoryError:  # training raises it again, with the fold and a remedy
         torch.cuda.empty_cache()
         return 1
     free = SHARE * free_bytes(inputs.device) / processes - (processes > 1) * inputs.nbytes

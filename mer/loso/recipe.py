@@ -61,7 +61,7 @@ class Recipe:
         )  # fmt: skip
 
     @property
-    def watches(self) -> bool:
+    def needs_validation(self) -> bool:
         """Whether it needs clips that are held out of training."""
         return self.schedule == "plateau" or self.stop > 0
 

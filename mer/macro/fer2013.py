@@ -3,9 +3,9 @@
 Read are `fer2013.csv` (or the same rows as `icml_face_data.csv`) and the edition that sorts the faces into folders,
 `train/angry/xxx.jpg`. FER+ is `fer2013new.csv`, beside the csv.
 
-FER+ belongs to the csv row by row, as its authors say and do. The number in its column `Image name` is **not** the
+FER+ belongs to the csv row by row, as its authors use it. The number in its column `Image name` is **not** the
 row: names count some of the rows without a face and not others, so row 60 is fer0000059.png and the distance grows. So
-rows are paired in order, and the pairing is held against what both files say: the number of rows, Usage in every row,
+rows are paired in order, and the pairing is checked against both files: the number of rows, Usage in every row,
 and names that rise and are never ahead of their row.
 """
 
@@ -42,7 +42,7 @@ def read_macro(root: str | Path, labels: str = "fer", majority: str = "half") ->
         majority: which emotion ten votes make, see `majority_label`.
 
     Returns:
-        DataFrame with the columns of mer.macro.tables.COLUMNS; nobody knows the subjects. With `ferplus` also
+        DataFrame with the columns of mer.macro.tables.COLUMNS; the subjects are unknown. With `ferplus` also
         `vote_<emotion>` for its eight emotions: shares of the votes that name one of them, sum 1. Images without a
         majority, or whose majority is unknown or NF, are counted in `.attrs["excluded"]`.
 
@@ -72,7 +72,7 @@ def _read_folders(root: Path):
 
 
 def majority_label(votes: np.ndarray, majority: str = "half") -> str:
-    """What votes over FER+'s ten columns say.
+    """The label that votes over FER+'s ten columns give.
 
     Args:
         votes: ten counts, in the order of the file: eight emotions, unknown, NF.
@@ -98,7 +98,7 @@ def _with_votes(root: Path, rows: list[dict], majority: str) -> pd.DataFrame:
     for record in tables.read_csv(path, ("usage", "image name", *_COLUMNS)):
         count += 1
         if count > len(rows):
-            continue  # counted on, so that the message below can say by how much
+            continue  # counted on for the message below
         row = rows[record.row]
         usage = record.cells["usage"].strip()
         if tables.SPLITS.get(usage.lower()) != row["split"]:

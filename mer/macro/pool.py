@@ -1,4 +1,4 @@
-"""The large expressions of the embedded corpus's pool as a macro-expression set; synthetic_pool.py makes them."""
+"""The large expressions of the synthetic corpus's pool as a macro-expression set; mer/synthetic/pool.py makes them."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def read_macro(root: str | Path, images: str = "aligned") -> pd.DataFrame:
         images: `aligned` (100x100 faces) or `original` (the photographs), as far as the edition has it.
 
     Returns:
-        DataFrame with the columns of mer.macro.tables.COLUMNS; nobody knows the subjects. Images on disk that the
+        DataFrame with the columns of mer.macro.tables.COLUMNS; the subjects are unknown. Images on disk that the
         list does not name are counted in `.attrs["excluded"]`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Macro-expression sets, for pretraining: one row an image, whatever edition of the set it comes from.
 
-`mer.corpora.{ckplus,rafdb,fer2013}.read_macro(root)` return the table described at `COLUMNS`; `load_image(row)` reads
+`mer.macro.{ckplus,rafdb,fer2013}.read_macro(root)` return the table described at `COLUMNS`; `load_image(row)` reads
 any of its rows, `summary(table)` counts. Nothing is known beforehand about how many images a set has: papers and
 editions disagree (fidelity D-16), so everything is counted from what lies on disk. docs/macro.md shows the folders.
 """
@@ -87,7 +87,7 @@ def index_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
     if text:
         raise MerError(
             f"{text[0]}: faces that are kept as text are {SIDE} px wide and need neither landmarks nor crop; leave the "
-            "set out of index.runs, or unpack its edition in folders"
+            "set out of corpora, or unpack its edition in folders"
         )
     rows = pd.DataFrame({"id": [f"{corpus}/{i.split('/', 1)[1]}" for i in table["id"]], "corpus": corpus})
     rows["subject"], rows["clip"] = table["subject"], [i.split("/", 1)[1] for i in table["id"]]

@@ -35,13 +35,11 @@ from torch.nn import functional as F
 from mer.errors import MerError, listed, suggestion
 from mer.storage.weights import read_weights
 
+NETWORK = "magnet"  # its name in pretrain.runs, see mer.pretraining
 SMALLEST = 5  # px; below, a quarter of it has nothing to reflect
 MULTIPLE = 4  # px; texture is at a quarter of the size
 SOURCE = "the public weights come from ZhengPeng7/motion_magnification_learning-based on GitHub (MIT)"
 
-# U-01: "[2:1:13], L = 32" cannot all hold. These keep both ends and L; both ends and the step (L = 12); the first end,
-# the step and L.
-FACTORS = ("linspace_2_13_32", "arange_2_14_1", "arange_2_34_1")
 CONVENTIONS = ("network", "one_plus")  # U-02
 
 
@@ -224,6 +222,9 @@ def load_magnet(path, device="cpu") -> MagNet:
     return model.to(device).eval()
 
 
+build_pretrained, load_user_weights = MagNet, load_magnet  # see mer.pretraining
+
+
 @functools.lru_cache(maxsize=1)
 def loaded_magnet(path: str, device: str = "cpu") -> MagNet:
     """`load_magnet`, once a process however many clips it magnifies; the file must not change meanwhile."""
@@ -231,35 +232,6 @@ def loaded_magnet(path: str, device: str = "cpu") -> MagNet:
 
 
 # ---- pairs of frames ------------------------------------------------------------------------------------------------
-
-
-def named_factors(name: str = FACTORS[0]) -> np.ndarray:
-    """(L,) factors, ascending.
-
-    Args:
-        name: `linspace_<first>_<last>_<how many>` or `arange_<first>_<end>_<step>`, as NumPy reads them; UAMRN's own
-            is one of `FACTORS` (U-01).
-
-    Raises:
-        MerError: another name, or factors that are none, not above 0 or not ascending.
-    """
-    kind, *numbers = name.split("_")
-    try:
-        first, last, third = (float(number) for number in numbers)
-        if kind == "linspace" and third == int(third):
-            factors = np.linspace(first, last, int(third))
-        else:
-            factors = {"arange": np.arange}[kind](first, last, third)
-    except (ValueError, KeyError, OverflowError, ZeroDivisionError):
-        raise MerError(
-            f"magnify_learned.factors: {name!r} is no range of factors; write linspace_<first>_<last>_<how many> or "
-            f"arange_<first>_<end>_<step>, for example {FACTORS[0]}"
-        ) from None
-    if not len(factors) or factors[0] <= 0 or (np.diff(factors) <= 0).any():
-        raise MerError(
-            f"magnify_learned.factors: {name!r} gives {factors.tolist()[:4]}; needed are factors above 0 that ascend"
-        )
-    return factors
 
 
 def magnify_pair(

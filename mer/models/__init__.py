@@ -1,23 +1,29 @@
-"""The models. A model is one file here, found by its name; the registry needs no entry.
+"""The models. A model is one file here, found by its name; nothing else has to know of it.
 
 What the file declares:
 
-    PRODUCTS            kinds of the products it reads, e.g. ("flow",); `prepare` takes their arrays in this order.
-                        products(knobs) instead, where that depends on knobs; it is given all of them
-    RECIPE              how it is trained: fields of mer.loso.recipe.Recipe; None for a scikit-learn estimator
-    build(classes, *, knob=default, …)      the network, paper size by default, or the estimator; nothing is downloaded
-    prepare(*arrays)    what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
-    mirror(inputs)      optional: the same inputs for the mirrored face (flow changes the sign of u)
-    VECTORS             optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
-                        none; a recipe may then turn and scale the faces
-    loss(network, inputs, labels, share)        optional, instead of cross entropy: network(inputs) runs it; share (B,)
-                        is what each row counts, 1/n for a clip and 0 for padding; returns a scalar. It can run the
-                        network and nothing else, so what it needs the network returns in training; in evaluation a
-                        network returns logits (B, C)
-    load_weights(network, path)                 optional: gives a new network what was trained elsewhere; returns it
-    explain(network, inputs)                    optional: what a trained network finds in clips, arrays (B, …) by name,
-                        of which one is `data`; kept in explain.h5 for the clips that it was not trained on
-    weigh(network, inputs, labels)              optional, (B,): what training clips count in the loss; kept there, too
+    READS                 what `prepare` takes, in its order: products of mer.products, as (flow(frames("box224")),);
+                          reads(knobs) instead, where that depends on knobs; it is given all of them
+    RECIPE                how it is trained: fields of mer.loso.recipe.Recipe; None for a scikit-learn estimator
+    build(classes, *, knob=default, …)        the network, paper size by default, or the estimator; downloads nothing
+    prepare(*arrays)      what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
+    mirror(inputs)        optional: the same inputs for the mirrored face (flow changes the sign of u)
+    VECTORS               optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
+                          none; a recipe may then turn and scale the faces
+    loss(network, inputs, labels, row_weight) optional, instead of cross entropy: network(inputs) runs it; row_weight
+                          (B,) is what each row counts, 1/n for a clip and 0 for padding; returns a scalar. It can run
+                          the network and nothing else, so what it needs the network returns in training; in evaluation
+                          a network returns logits (B, C)
+    load_weights(network, path)               optional: gives a new network the weights of a file, which stands in READS
+                          as weights("name"); returns it
+    explain(network, inputs)                  optional: what a trained network finds in clips, arrays (B, …) by name, of
+                          which one is `data`; kept in explain.h5 for the clips that it was not trained on. It may take
+                          gradients; one that needs none says torch.no_grad itself
+    explain_training(network, inputs, labels) optional: the same of clips that it was trained on, (B,) by name; kept
+                          beside, as the mean over the networks that were trained on the clip
+
+A model that reads several modalities packs them into the channels of one array a clip: `prepare` is given them all and
+puts them side by side, VECTORS says which channels are u and v (docs/conventions.md).
 
 What a network draws at random comes from nn.Dropout layers or those of mer.networks.random_layers, each of which the
 engine gives the fold's own stream; a parameter that requires no gradient is not trained. No bias stands directly
@@ -27,59 +33,104 @@ A model's knobs are the keyword arguments of its `build`, annotated bool, int, f
 `build` cannot use is a ValueError or a MerError.
 """
 
+import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
-from types import ModuleType
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from mer.errors import MerError, suggestion
+from mer.errors import MerError, listed, suggestion
+from mer.products import Product, Weights
+
+# What a file may declare: name -> whether a file without it is refused. READS may be a function, reads.
+DECLARATIONS = {
+    "READS": True, "RECIPE": True, "build": True, "prepare": True, "mirror": False, "VECTORS": False, "loss": False,
+    "load_weights": False, "explain": False, "explain_training": False,
+}  # fmt: skip
+READS_BY_KNOB = "reads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a model file declares; an optional declaration that it does not have is None."""
+
+    name: str
+    reads: Callable[[dict[str, Any]], tuple[Product | Weights, ...]]
+    recipe: dict[str, Any] | None
+    build: Callable[..., Any]
+    prepare: Callable[..., Any]
+    mirror: Callable[..., Any] | None
+    vectors: tuple[int, int] | None
+    declares_vectors: bool
+    loss: Callable[..., Any] | None
+    load_weights: Callable[..., Any] | None
+    explain: Callable[..., Any] | None
+    explain_training: Callable[..., Any] | None
+
+    @property
+    def path(self) -> str:
+        """The file, for messages."""
+        return f"mer/models/{self.name}.py"
+
+    @functools.cached_property
+    def knobs(self) -> dict[str, inspect.Parameter]:
+        """The keyword arguments of `build` by name."""
+        parameters = inspect.signature(self.build, eval_str=True).parameters
+        return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    def all_knobs(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """The defaults of `build`, with changes."""
+        return {name: parameter.default for name, parameter in self.knobs.items()} | changes
 
 
 def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__))
 
 
-def load(name: str) -> ModuleType:
-    """The model's module. Raises MerError naming what it lacks."""
+@functools.cache
+def load(name: str) -> ModelSpec:
+    """What the model's file declares. Raises MerError for an unknown model, and a missing or misspelt declaration."""
     if name not in names():
         raise MerError(f"model {name!r} is unknown; {suggestion(name, names())}")
     module = importlib.import_module(f"mer.models.{name}")
-    for needed in ("PRODUCTS", "RECIPE", "build", "prepare"):
-        if not hasattr(module, needed) and not (needed == "PRODUCTS" and hasattr(module, "products")):
-            raise MerError(
-                f"mer/models/{name}.py declares no {needed}; see mer/models/__init__.py for what a model needs"
-            )
-    return module
+    path = f"mer/models/{name}.py"
+    found, valid = vars(module), [*DECLARATIONS, READS_BY_KNOB]
+    for key in sorted(found.keys() - set(valid)):
+        near = difflib.get_close_matches(key.lower(), [v.lower() for v in valid], n=1, cutoff=0.85)
+        if near and not key.startswith("_") and not inspect.isclass(found[key]) and not inspect.ismodule(found[key]):
+            meant = next(v for v in valid if v.lower() == near[0])
+            raise MerError(f"{path} declares {key}, which no model has; did you mean {meant!r}? Else rename it")
+    missing = [key for key, needed in DECLARATIONS.items() if needed and key not in found]
+    if READS_BY_KNOB in found:
+        if "READS" in found:
+            raise MerError(f"{path} declares READS and reads; keep one of them")
+        missing.remove("READS")
+    if missing:
+        raise MerError(f"{path} declares no {listed(missing)}; see mer/models/__init__.py for what a model needs")
+    return ModelSpec(
+        name=name, reads=found.get(READS_BY_KNOB) or (lambda knobs: found["READS"]), recipe=found["RECIPE"],
+        build=found["build"], prepare=found["prepare"], mirror=found.get("mirror"), vectors=found.get("VECTORS"),
+        declares_vectors="VECTORS" in found, loss=found.get("loss"), load_weights=found.get("load_weights"),
+        explain=found.get("explain"), explain_training=found.get("explain_training"),
+    )  # fmt: skip
 
 
-def build(name: str, classes: int, **hyper):
-    """A model for `classes` classes, of the paper's size unless `hyper` says otherwise, randomly initialised.
+def build(name: str, classes: int, **knobs):
+    """A model for `classes` classes, of the paper's size unless `knobs` say otherwise, randomly initialised.
 
     Returns an nn.Module (or, for `linear`, a scikit-learn estimator). Raises MerError for an unknown model or knob.
     """
-    check_knobs(name, hyper)
-    return load(name).build(classes, **hyper)
-
-
-def products(name: str, hyper: dict[str, Any]) -> tuple[str, ...]:
-    """The kinds of the products that the model reads with these knobs, in the order of its `prepare`."""
-    module = load(name)
-    if not hasattr(module, "products"):
-        return module.PRODUCTS
-    return module.products({n: p.default for n, p in knobs(name).items()} | hyper)
-
-
-def knobs(name: str) -> dict[str, inspect.Parameter]:
-    """The model's knobs by name."""
-    parameters = inspect.signature(load(name).build, eval_str=True).parameters
-    return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    check_knobs(name, knobs)
+    return load(name).build(classes, **knobs)
 
 
 def check_knobs(name: str, values: dict[str, Any], where: str | None = None) -> None:
     """Raise MerError for a knob that the model does not have, or a value of another type or outside its list."""
     where = where or name
-    valid = knobs(name)
+    valid = load(name).knobs
     for knob, value in values.items():
         if knob not in valid:
             raise MerError(f"{where}.{knob} is unknown; {suggestion(knob, valid)}")

@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mer.errors import MerError
+from mer.products import flow, frames
 
-PRODUCTS = ("flow",)
+READS = (flow(frames("box224")),)
 RECIPE = None
 SIZE = 28
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer.errors import MerError
+from mer.products import flow, frames
 
-PRODUCTS = ("flow",)
+READS = (flow(frames("box224")),)
 # Short, for the pipeline: the published 800 epochs at 5e-5 take two hours on two cores.
 RECIPE = {"optimizer": "adam", "lr": 1e-3, "epochs": 60, "batch_size": 256}
 SIZE = 28

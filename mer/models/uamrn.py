@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from mer.errors import MerError
 from mer.networks import random_layers as streams
 from mer.networks.resnet import CHANNELS, ResNet18, load_resnet18
+from mer.products import FACTORS, Product, Weights, embedding, frames, magnet, named_factors, weights
 
 # Adam, 2e-4 and a tenth of it every 10 epochs are the paper's; batch size and weight decay are not given (U-24).
 RECIPE = {
@@ -44,15 +45,13 @@ RECIPE = {
 def build(
     classes: int,
     *,
-    length: int = 32,
+    factors: str = FACTORS[0],
     features: bool = False,
     tap: Literal["layer1", "layer2", "layer3"] = "layer2",
     grid: int = 4,
     project: bool = True,
     freeze: bool = True,
     position: Literal["rank", "factor"] = "rank",
-    first_factor: float = 2.0,
-    last_factor: float = 13.0,
     d_model: int = 1024,
     blocks: int = 3,
     n_h: int = 2,
@@ -80,13 +79,14 @@ def build(
     """The network, of the paper's size unless told otherwise.
 
     Args:
-        length: L, frames of a sequence; the product must have as many.
+        factors: by which the frames of a sequence are magnified, see mer.products.named_factors; L is their number
+            (U-01).
         features: the inputs are vectors of frames, (B, L, width), as `ResNet18` makes them, instead of frames.
         tap, grid, project: the last stage of the ResNet that is used, the cells a side to which its maps are averaged,
             and whether a linear layer takes channels * grid**2 to d_model (U-20). Without it both must be equal:
             layer1 with grid 4, or layer3 with grid 2, for 1024.
         freeze: the ResNet is not trained, its batch norm neither (U-21).
-        position, first_factor, last_factor: the position code counts frames, or takes their factors (U-27).
+        position: the position code counts frames, or takes their factors (U-27).
         blocks, n_h, n_p, n_t: SSA blocks, heads, planes a table (2**n_p buckets) and tables.
         mask: where (i, j) is not in Omega: no part in the softmax; zeroed after it; nothing is left out (U-06, and
             "Full-Attention" of the ablation). Without a partner a row is zero in either case.
@@ -106,7 +106,7 @@ def build(
             lets no gradient pass (U-15). normalise: gamma is divided by its mean over the batch (U-15).
     """
     given = locals()
-    for name in ("length", "grid", "d_model", "blocks", "n_h", "n_p", "n_t", "widen", "samples"):
+    for name in ("grid", "d_model", "blocks", "n_h", "n_p", "n_t", "widen", "samples"):
         if given[name] < 1:
             raise MerError(f"uamrn.{name} is {given[name]}; it must be 1 at least")
     if d_model % 2 or d_model % n_h:
@@ -124,7 +124,8 @@ def build(
         raise MerError(
             f"uamrn.project is false, but {tap} on {grid}x{grid} cells is {width} wide, d_model {d_model}; set project"
         )
-    places = torch.arange(length) if position == "rank" else torch.linspace(first_factor, last_factor, length)
+    values = torch.from_numpy(named_factors(factors))
+    places = torch.arange(len(values)) if position == "rank" else values
     ssa = [
         SSABlock(
             SparseSelfAttention(
@@ -144,7 +145,7 @@ def build(
 
 
 class UAMRN(nn.Module):
-    """In training it returns `Passes`, which `loss` understands; in evaluation logits (B, C)."""
+    """Returns `Passes` in training, for `loss`; logits (B, C) in evaluation."""
 
     def __init__(
         self, backbone, project, position: Tensor, blocks, classes: int, *, width, pool, samples, evaluation, variance,
@@ -182,9 +183,8 @@ class UAMRN(nn.Module):
         if tuple(x.shape[1:]) != form:
             wanted = f"(clips, {length}, " + (f"{self.width})" if self.backbone is None else "height, width, 3)")
             raise MerError(
-                f"uamrn reads {wanted}, the product gives {tuple(x.shape)}; uamrn.length must be the number of factors "
-                "in magnify_learned.factors, uamrn.features say whether frames or their features come, "
-                "and uamrn.tap and uamrn.grid how wide those are"
+                f"uamrn reads {wanted}, the product gives {tuple(x.shape)}; uamrn.factors say how many frames "
+                "come, uamrn.features whether frames or their features, and uamrn.tap and uamrn.grid how wide those are"
             )
         if self.backbone is not None:
             x = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -240,7 +240,7 @@ def positions(places: Tensor, d_model: int) -> Tensor:
 
 
 class SSABlock(nn.Module):
-    """`post_norm`: a transformer's encoder layer with sparse attention; `attention`: nothing but that."""
+    """`post_norm`: a transformer's encoder layer with sparse attention; `attention`: the attention alone."""
 
     def __init__(self, attention: nn.Module, d_model: int, *, layout: str, widen: int, dropout: float):
         super().__init__()
@@ -398,7 +398,7 @@ def _members(tag: Tensor) -> dict[int, Tensor]:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Eqs. 8 and 9, and what they leave open; see `build`. mean (M, B, C), log_variance (M, B, C or 1) of logits."""
+    """Eqs. 8 and 9 with their open choices, see `build`. mean (M, B, C), log_variance (M, B, C or 1) of logits."""
 
     output: str
     reduce: str
@@ -426,11 +426,13 @@ class Uncertainty:
             return total.gather(1, labels[:, None])[:, 0]
         return {"mean": total.mean, "sum": total.sum, "max": total.amax}[self.reduce](1)
 
-    def loss(self, mean: Tensor, log_variance: Tensor, noise: Tensor | None, labels: Tensor, share: Tensor) -> Tensor:
+    def loss(
+        self, mean: Tensor, log_variance: Tensor, noise: Tensor | None, labels: Tensor, row_weight: Tensor
+    ) -> Tensor:
         """Eq. 9; noise (M, B, C) standard normal, or None without sampled logits."""
         gamma = self.gamma(mean, log_variance, labels)
         if self.normalise == "batch_mean":
-            gamma = gamma / (gamma * share).sum().clamp(min=1e-12)
+            gamma = gamma / (gamma * row_weight).sum().clamp(min=1e-12)
         gamma = gamma.detach() if self.detach else gamma
         if noise is None:
             logits = self.predicted(mean)
@@ -438,7 +440,7 @@ class Uncertainty:
             # The mean of the probabilities, not of their logarithms: that mean is largest without any noise, whatever
             # the labels, and the variance would learn to be 0.
             logits = mean_probability(mean + (log_variance / 2).exp() * noise)
-        return (gamma * F.cross_entropy(logits, labels, reduction="none") * share).sum()
+        return (gamma * F.cross_entropy(logits, labels, reduction="none") * row_weight).sum()
 
 
 def mean_probability(logits: Tensor) -> Tensor:
@@ -448,7 +450,7 @@ def mean_probability(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Passes:
-    """What the network returns in training; `uncertainty` is None for a deterministic one."""
+    """What the network returns in training; `uncertainty` is None for a deterministic network."""
 
     mean: Tensor
     log_variance: Tensor | None
@@ -456,22 +458,22 @@ class Passes:
     uncertainty: Uncertainty | None
 
 
-def loss(network, inputs: Tensor, labels: Tensor, share: Tensor) -> Tensor:
+def loss(network, inputs: Tensor, labels: Tensor, row_weight: Tensor) -> Tensor:
     """Eq. 9 of a network in training; plain cross entropy if it is deterministic."""
     passes = network(inputs)
     if passes.uncertainty is None:
-        return (F.cross_entropy(passes.mean[0], labels, reduction="none") * share).sum()
-    return passes.uncertainty.loss(passes.mean, passes.log_variance, passes.noise, labels, share)
+        return (F.cross_entropy(passes.mean[0], labels, reduction="none") * row_weight).sum()
+    return passes.uncertainty.loss(passes.mean, passes.log_variance, passes.noise, labels, row_weight)
 
 
 @torch.no_grad()
 def explain(network: UAMRN, inputs: Tensor) -> dict[str, Tensor]:
-    """What a network thinks of clips, with the draws of evaluation; it is left as it was.
+    """Attention and uncertainty of clips, with the random numbers of evaluation. The network does not change.
 
     Returns:
-        data (B, blocks, h, L, L), the attention, rows q and columns k, of a pass without dropout; logits (B, C); gamma
-        (B,), its weight by eq. 8 (1 if deterministic; reduce: true_class takes the predicted one), and epistemic and
-        aleatoric (B, C), eq. 8's two parts (unless it is).
+        data (B, blocks, h, L, L), the attention of a pass without dropout, rows q and columns k; logits (B, C); gamma
+        (B,), eq. 8 (1 for a deterministic network; reduce: true_class takes the predicted class). Unless the network is
+        deterministic also epistemic and aleatoric (B, C), the two parts of eq. 8.
     """
     training = network.training
     network.eval()
@@ -493,17 +495,17 @@ def explain(network: UAMRN, inputs: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def weigh(network: UAMRN, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 8's gamma of clips (B,), what each counts in eq. 9 (before U-15's `normalise`); 1 if deterministic.
+def explain_training(network: UAMRN, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """weight (B,): gamma of eq. 8, by which eq. 9 multiplies a clip's loss (before U-15's `normalise`).
 
-    With the draws of evaluation, not those of a training step.
+    1 for a deterministic network. With the random numbers of evaluation, not those of a training step.
     """
     if network.uncertainty is None:
-        return torch.ones(len(inputs), device=inputs.device)
+        return {"weight": torch.ones(len(inputs), device=inputs.device)}
     training = network.training
     network.eval()
     try:
-        return network.uncertainty.gamma(*network.sampled(network.embed(inputs)), labels)
+        return {"weight": network.uncertainty.gamma(*network.sampled(network.embed(inputs)), labels)}
     finally:
         network.train(training)
 
@@ -511,7 +513,7 @@ def weigh(network: UAMRN, inputs: Tensor, labels: Tensor) -> Tensor:
 def load_weights(network: UAMRN, path) -> UAMRN:
     """Give a network that reads frames the weights of its ResNet-18 (U-21)."""
     if network.backbone is None:
-        raise MerError(f"{path}: uamrn.features is true, so there is no ResNet to take it; leave it out of inputs")
+        raise MerError(f"{path}: uamrn.features is true, so there is no ResNet to take it; set features: false")
     load_resnet18(network.backbone, path)
     return network
 
@@ -519,9 +521,12 @@ def load_weights(network: UAMRN, path) -> UAMRN:
 # ---- inputs -------------------------------------------------------------------------------------------------------
 
 
-def products(knobs: dict) -> tuple[str, ...]:
-    """Magnified frames, or what the frozen ResNet made of them (stage embed)."""
-    return ("embedding",) if knobs["features"] else ("magnet",)
+def reads(knobs: dict) -> tuple[Product | Weights, ...]:
+    """What the frozen ResNet made of the magnified frames; or those, and the weights with which the ResNet begins."""
+    sequence = magnet(frames("box224"), weights="magnet", factors=knobs["factors"])
+    if not knobs["features"]:
+        return sequence, weights("resnet18")
+    return (embedding(sequence, by="networks.resnet", weights="resnet18", tap=knobs["tap"], grid=knobs["grid"]),)
 
 
 def prepare(sequence: np.ndarray) -> np.ndarray:

@@ -1,9 +1,50 @@
-"""Where a clip is at its apex, when nobody annotated it."""
+"""Where in a clip its apex is, as a position: 0 is the onset, T - 1 the offset."""
+
+import bisect
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mer.errors import MerError
+from mer.errors import MerError, suggestion
 from mer.motion.tvl1 import tvl1
+
+MISSING = ("middle", "spotted")  # what to do where the annotators left the apex out
+
+
+def is_spotted(apex_source: str, missing: str) -> bool:
+    """Whether `settled_apex` looks at the frames of the clip."""
+    if missing not in MISSING:
+        raise MerError(f"spot.missing is {missing!r}; {suggestion(missing, MISSING)}")
+    return missing == "spotted" and apex_source == "middle"
+
+
+def settled_apex(
+    numbers: Sequence[int], apex: int, apex_source: str, frames: Callable[[], np.ndarray], *, missing: str, stride: int
+) -> int:
+    """The position of the apex in a clip.
+
+    An annotated apex stays. One that the annotators left out is the middle of onset and offset (`middle`), or the frame
+    whose flow from the onset is largest (`spotted`).
+
+    Args:
+        numbers: of the frames that there are from onset to offset, ascending; with gaps where the corpus lacks frames.
+        apex: frame number; where `numbers` lacks it, the last one before it counts.
+        apex_source: of the index: `annotated`, or `middle` where the annotators left the apex out.
+        frames: returns the clip, (T, H, W, 3) uint8 RGB, one frame for each of `numbers`; called only to spot.
+        missing: one of MISSING.
+        stride: see `spot_apex`.
+
+    Returns:
+        0..T-1.
+
+    Raises:
+        MerError: `missing` is unknown, or as `spot_apex`.
+    """
+    if not is_spotted(apex_source, missing):
+        return max(0, bisect.bisect_right(numbers, apex) - 1)
+    import cv2
+
+    return spot_apex(np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames()]), stride=stride)
 
 
 def spot_apex(grey: np.ndarray, *, stride: int = 1) -> int:

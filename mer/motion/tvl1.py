@@ -128,7 +128,7 @@ def solve(I0, I1, ops: ModuleType, *, tau, lambda_, theta, scales, warps, iterat
 
 
 def stride(shape) -> int:
-    """Every which pixel is looked at for the size of the residuals: a few thousand say enough."""
+    """Step between the pixels from which the size of the residuals is taken: a few thousand are enough."""
     return max(1, min(shape[-2:]) // 56)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm that leaves padding out, for folds whose batches differ in size and stand side by side in one tensor.
+"""Batch norm that leaves padding out, for stacked folds whose batches differ in size.
 
 Shapes: B rows, C channels; inputs (B, C, …). Equal to nn.BatchNorm1d/2d/3d on the real rows, to rounding.
 """
@@ -12,8 +12,8 @@ from mer.errors import MerError
 class MaskedBatchNorm(nn.Module):
     """nn.BatchNorm with the same parameters and buffers, whose statistics are those of the real rows.
 
-    `rows` (clips,) says which rows are real; a network that puts m frames of a clip into the rows, those of a clip
-    together, has m rows for each of them. Empty (as it is made): all are real. Without any real row nothing is updated.
+    `rows` (clips,) bool: which clips are real; empty, the initial value: all. A network may put m frames of a clip into
+    m consecutive rows. Without any real row no statistics change.
     """
 
     rows: Tensor
@@ -56,18 +56,18 @@ class MaskedBatchNorm(nn.Module):
             some = count > 0
             self.num_batches_tracked.add_(some.to(torch.int64))
             if self.momentum is None:  # the mean over all batches
-                share = 1 / self.num_batches_tracked.clamp(min=1).to(x.dtype)
+                momentum = 1 / self.num_batches_tracked.clamp(min=1).to(x.dtype)
             else:
-                share = torch.full_like(count, self.momentum)
-            share = share * some
+                momentum = torch.full_like(count, self.momentum)
+            momentum = momentum * some
             unbiased = var * (n / (n - 1).clamp(min=1))
             for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.copy_(running * (1 - share) + now.to(running.dtype) * share)
+                running.copy_(running * (1 - momentum) + now.to(running.dtype) * momentum)
         return mean, var
 
 
 def attach(network: nn.Module) -> list[str]:
-    """Replace every batch norm of the network, in place; returns their paths. Names of parameters stay.
+    """Replace every batch norm of the network by a masked one, in place; returns their paths. Parameter names stay.
 
     Raises MerError for layers whose statistics padding would change.
     """
@@ -83,20 +83,20 @@ def attach(network: nn.Module) -> list[str]:
 
 
 def of(network: nn.Module) -> list[str]:
-    """Paths of its batch norms."""
+    """Paths of the network's batch norms."""
     kind = nn.modules.batchnorm._BatchNorm
     return [path for path, module in network.named_modules() if isinstance(module, kind)]
 
 
 def check(network: nn.Module) -> None:
-    """Raise MerError for layers that would normalise a test clip with the clips tested beside it, or keep statistics
-    that padding changes."""
+    """Raise MerError for layers whose output for a test clip depends on other test clips, or whose statistics padding
+    changes."""
     for path, module in network.named_modules():
         batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if batch and not module.track_running_stats:
             raise MerError(
-                f"{path}: batch norm without running statistics would normalise a test clip with those beside it; "
+                f"{path}: batch norm without running statistics would normalise a test clip with other test clips; "
                 "set track_running_stats"
             )
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
-            raise MerError(f"{path}: instance norm with running statistics is not known here; clear that option")
+            raise MerError(f"{path}: instance norm with running statistics is not supported; clear track_running_stats")

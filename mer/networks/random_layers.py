@@ -1,12 +1,12 @@
-"""Random numbers that belong to a fold: they depend on its stream and step, not on what runs beside it.
+"""Layers with random numbers that depend on the fold's stream and step, not on other folds.
 
-A number is a hash of (stream, step, layer, call within the step, place). The first three make two 32-bit words on the
-host (`keys`), the rest is mixed in on the device with 32-bit integer arithmetic, which is the same on every device,
-under vmap, and in any grouping of folds. No generator of torch is read or moved. `Dropout` masks cost a fourth of the
-time of torch's own on a CPU; `Normal` makes normal numbers of the same hashes.
+A number is a hash of (stream, step, layer, call within the step, place). The host turns the first three into two 32-bit
+words (`keys`). The device mixes in the rest with 32-bit integer arithmetic, which gives the same bits on every device,
+under vmap, and in any grouping of folds. No generator of torch is read or moved. `Dropout` masks take a fourth of the
+time of torch's own on a CPU; `Normal` turns the same hashes into normal numbers.
 
-Shapes: B rows; an input is (B, …), so a network that puts frames into the rows keeps those of a clip together. Places
-are counted row by row, so rows added at the end leave the numbers of the others alone.
+Shapes: B rows; an input is (B, …). A network that puts frames into the rows keeps the frames of a clip together. Places
+are counted row by row, so rows added at the end do not change the numbers of the others.
 """
 
 import math
@@ -22,19 +22,19 @@ from mer.errors import MerError
 # Axes that have a mask of their own; the others share it.
 _AXES = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
 _REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
-EVALUATION = 0x65766174  # the stream of what is drawn in evaluation
-EPOCHS = 2**40  # steps, so to speak, of what is drawn once an epoch; training steps stay far below
+EVALUATION = 0x65766174  # the stream of numbers that are drawn in evaluation
+EPOCHS = 2**40  # added to the epoch: the step of numbers that are drawn once an epoch; training steps stay far below
 
 
 class Source(nn.Module):
-    """A layer that draws. In training its numbers are the fold's; in evaluation they are always the same ones.
+    """A layer with random numbers: in training those of the fold, in evaluation always the same.
 
     Args:
         every: `call`: each call of a step draws anew; `epoch`: all calls of an epoch draw the same (in training).
 
-    `key` (2,) int32 is the word pair of the present step (see `words`), `calls` counts what was drawn since `begin`,
-    which the trainer calls before each step. In evaluation nobody does: a network that draws there calls it first in
-    its forward pass, and tells its layers apart by `number` when it is made.
+    `key` (2,) int32 is the word pair of the present step (see `words`). `calls` counts the draws since `begin`, which
+    the engine calls before each training step. In evaluation the engine does not: a network that draws there calls
+    `begin` first in its forward pass, and `number` once when it is built, so that each layer has its own numbers.
     """
 
     key: Tensor
@@ -71,8 +71,8 @@ class Dropout(Source):
         p: probability, 0..1, exact to 2**-32.
         axes: leading axes with a mask of their own: None for all, 2 for (row, channel), 1 for whole rows.
 
-    `sampling`, set by networks that average over masks, lets it drop in evaluation, too: there all rows share a mask,
-    so that what becomes of a clip does not depend on those beside it.
+    `sampling`: networks that average over masks set it, and features are dropped in evaluation, too. There all rows
+    share a mask, so that the result of a clip does not depend on other clips.
     """
 
     def __init__(self, p: float = 0.5, axes: int | None = None):
@@ -87,7 +87,7 @@ class Dropout(Source):
             return x
         if self.p == 1:
             return x * 0
-        # At p the share of the 2**32 hashes that lies below is p.
+        # A share p of the 2**32 hashes lies below this bound.
         (hashes,) = self._hashes(self._numbers(x if self.training else x[:1]))
         kept = hashes >= min(round(self.p * 2**32), 2**32 - 1) - 2**31
         return x * kept.to(x.dtype) * (1 / (1 - self.p))
@@ -103,7 +103,7 @@ class Dropout(Source):
 class Normal(Source):
     """Standard normal numbers, by Box and Muller's formula from two hashes of 24 bits each; none is beyond 5.9.
 
-    They are the same on every device up to the rounding of its logarithm and cosine.
+    They are the same on every device, up to the rounding of logarithm and cosine.
     """
 
     def forward(self, *shape: int) -> Tensor:
@@ -119,8 +119,8 @@ def _uniform(hashes: Tensor) -> Tensor:
 
 
 def _hash(number: Tensor, key: Tensor | list[int], call: int) -> Tensor:
-    """Murmur3's 32-bit finaliser with a second word put in on the way, so that no two steps walk one sequence."""
-    # No sums: a compiler may take it that signed ones do not overflow.
+    """Murmur3's 32-bit finaliser with a second word mixed in halfway, so that no two steps share a sequence."""
+    # No sums: a compiler may assume that signed ones do not overflow.
     h = number ^ (key[0] ^ _signed(call * 0x9E3779B9))
     h ^= (h >> 16).bitwise_and_(0xFFFF)  # int32 shifts its sign in
     h *= _signed(0x85EBCA6B)
@@ -128,7 +128,7 @@ def _hash(number: Tensor, key: Tensor | list[int], call: int) -> Tensor:
     h ^= key[1]
     h *= _signed(0xC2B2AE35)
     h ^= (h >> 16).bitwise_and_(0xFFFF)
-    h *= _signed(0x9E3779B1)  # the highest bits decide, and multiplying is what stirs those
+    h *= _signed(0x9E3779B1)  # only the highest bits are used, and a product mixes all bits into them
     return h
 
 
@@ -146,7 +146,7 @@ def keys(streams: Sequence[int], steps: Sequence[int], layers: int) -> np.ndarra
 
 
 def words(sources: Sequence[Source], streams: Sequence[int], steps: Sequence[int], epoch: int) -> np.ndarray:
-    """(K, len(sources), 2) int32: what the sources' `key` is for K folds at their steps, in this epoch (from 0)."""
+    """(K, len(sources), 2) int32: the `key` of every source, for K folds at their steps in this epoch (from 0)."""
     once = np.array([source.every == "epoch" for source in sources], dtype=bool)[:, None]
     of_epoch = keys(streams, [EPOCHS + epoch] * len(streams), len(sources))
     return np.where(once, of_epoch, keys(streams, steps, len(sources)))
@@ -161,19 +161,19 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def attach(network: nn.Module) -> list[str]:
-    """Replace torch's dropout layers, in place; returns the paths of all sources, the order of `keys`' layers.
+    """Replace torch's dropout layers by `Dropout`, in place; returns the paths of all sources, in the order of `keys`.
 
-    Raises MerError for layers whose random numbers cannot be taken over.
+    Raises MerError for layers that draw random numbers in another way.
     """
     for path, module in network.named_modules():
         if isinstance(module, _REFUSED):
             raise MerError(f"{path}: {type(module).__name__} draws random numbers of its own; use nn.Dropout")
         if isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0:
             raise MerError(
-                f"{path}: {type(module).__name__} drops out by itself, which no fold can own; set its dropout to 0 and "
-                "use nn.Dropout layers"
+                f"{path}: {type(module).__name__} draws its own dropout masks; set its dropout to 0 and use nn.Dropout "
+                "layers"
             )
-    made: dict[int, Dropout] = {}  # a layer that stands in two places stays one
+    made: dict[int, Dropout] = {}  # a layer that is used in two places stays one layer
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
             kind = next((k for k in _AXES if isinstance(child, k)), None)
@@ -185,18 +185,18 @@ def attach(network: nn.Module) -> list[str]:
 
 
 def sources(network: nn.Module) -> dict[str, Source]:
-    """The layers that draw, by path."""
+    """The layers with random numbers, by path."""
     return {path: module for path, module in network.named_modules() if isinstance(module, Source)}
 
 
 def begin(network: nn.Module) -> None:
-    """To be called before each step: a layer's second call within a step draws other numbers."""
+    """Start a step: the next call of each layer is its first. A second call within a step draws other numbers."""
     for source in sources(network).values():
         source.calls = 0
 
 
 def number(network: nn.Module) -> None:
-    """Give each layer its own numbers in evaluation, by its place in the network."""
+    """Give each layer its own numbers in evaluation, by its place in the network. Called once, after building."""
     found = sources(network)
     for source, pair in zip(found.values(), keys([EVALUATION], [0], len(found))[0].tolist(), strict=True):
         source.fixed = pair

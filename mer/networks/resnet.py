@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.errors import MerError
-from mer.storage.weights import read_weights
+from mer.storage.weights import read_official, read_weights
 
 CHANNELS = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 AT_ONCE = 32  # frames in a network that keeps nothing for a backward pass
+NETWORK = "resnet18"  # its name in pretrain.runs, see mer.pretraining
 IMAGENET = "microsoft/resnet-18"  # the official weights, by their name on the Hugging Face hub
 SOURCE = "bring a ResNet-18 with torchvision's or transformers' names"
 
@@ -116,23 +116,20 @@ def features(frames: np.ndarray, path: str, tap: str, grid: int, device: str = "
     return found.cpu().numpy()
 
 
-def load_imagenet(network: ResNet18) -> ResNet18:
-    """Give the network the official ImageNet weights, from transformers' cache or the net.
+def build_pretrained() -> ResNet18:
+    """The whole network, as it is pretrained; its weights are drawn from torch's generator."""
+    return ResNet18()
 
-    Raises MerError where transformers can get them from neither.
-    """
-    from transformers import ResNetModel
 
-    try:
-        official = ResNetModel.from_pretrained(IMAGENET)
-    except OSError as error:  # what transformers raises for whatever kept it from the file
-        reason = str(error).partition("\n")[0]
-        raise MerError(
-            f"{IMAGENET}: the ImageNet weights cannot be had ({reason}); fetch them where there is a net, or take "
-            "first: random"
-        ) from None
-    state = as_torchvision(official.state_dict())
-    network.load_state_dict({name: state[name] for name in needed(network)}, strict=False)
+def load_user_weights(path) -> ResNet18:
+    """The whole network with the weights of a file; errors are those of `load_resnet18`."""
+    return load_resnet18(build_pretrained(), path)
+
+
+def load_official(network: ResNet18, source: str = IMAGENET, revision: str = "main") -> ResNet18:
+    """Give the network official weights; source, revision and errors as in mer.storage.weights.read_official."""
+    state = read_official("ResNetModel", source, revision, needed(network), "ResNet-18", renamed=as_torchvision)
+    network.load_state_dict(state, strict=False)
     return network
 
 

@@ -1,1 +1,155 @@
-"""Training of networks before the folds: one loop, and one file for each task."""
+"""Pretraining: the weights that are made before the folds. A task is one file here, found by its name.
+
+What a task's file declares:
+
+    run(entry, context)   trains or fetches a network; returns Made. entry: the parameters of the run by name
+                          (pretrain.runs.<name> of params.yaml, checked there); context: what it is given besides
+
+A task that trains calls mer.pretraining.loop.train with the loss of a step. The user's own file comes before any task
+and concerns none of them: `run` below.
+
+What a network's file in mer/networks or mer/magnification declares to be found here:
+
+    NETWORK = "…"                             its name; nothing else has to know of it
+    build_pretrained()                        the whole network, its weights drawn from torch's generator
+    load_user_weights(path)                   the network with the weights of a user's own file
+    load_official(network, source, revision)  optional: gives the network official weights, without the last two those
+                                              of ImageNet; returns it
+
+Task `macro` needs a network that maps faces (B, size, size, 3) to features (B, network.width).
+
+What `Made.about` says stands in the file of weights (mer.storage.weights): `weights`, where they come from in a few
+words; `subjects`, as a sorted list of `<corpus>/<subject>`, whose frames the training saw. Without it there was nobody
+of an evaluated corpus among them: macro-expression sets and the synthetic pool have none of those.
+"""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mer.errors import MerError, listed, suggestion
+from mer.parallel import SERIAL, Engine
+
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of a user's own file of weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a task is given besides the parameters of the run.
+
+    where: the run's name in messages, such as pretrain.runs.resnet18. device: cpu or cuda. checkpoint: file from which
+    a killed training goes on; None: nothing is kept. code: digest of the code that the weights depend on. pool: folder
+    of a synthetic corpus's pool (mer.synthetic.pool); None: there is none.
+    """
+
+    where: str
+    seed: int = 0
+    device: str = "cpu"
+    engine: Engine = SERIAL
+    checkpoint: Path | None = None
+    code: str = ""
+    pool: Path | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """network: an nn.Module with the weights. about: the note in their file, see above."""
+
+    network: Any
+    about: dict[str, str | list[str]]
+
+
+def run(entry: dict[str, Any], context: Context) -> Made:
+    """The user's own weights where there is a file of them, taken as they are; else what the task makes.
+
+    Args:
+        entry: with `task`, `network`, `user_weights` (a folder, or None) and what the task needs.
+
+    Raises:
+        MerError: an unknown task or network, a folder that is not there or holds several files, a file that is not the
+            network's, and what the task refuses.
+    """
+    task, network = load_task(entry["task"]), load_network(entry["network"])
+    own = user_weights(entry["user_weights"], f"{context.where}.user_weights")
+    if own is None:
+        return task.run(entry, context)
+    from mer.storage.weights import digest_of
+
+    return Made(network.load_user_weights(own), {"weights": f"given: {own.name}", "sha256": digest_of(own)})
+
+
+# ---- what a user has put in place -----------------------------------------------------------------------------------
+
+
+def user_files(folder: str | Path, where: str) -> list[Path]:
+    """What lies in a folder of the user beside the note that says what belongs there.
+
+    Raises MerError, naming the parameter `where`, if there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise MerError(f"{folder}: there is no such folder; make it, or correct {where}")
+    return sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and p.name != "README.md")
+
+
+def user_weights(folder: str | Path | None, where: str) -> Path | None:
+    """The one file of weights in a folder; None where it is empty, or `folder` is None.
+
+    Raises MerError for no such folder, two files, or a name that does not end as weights do.
+    """
+    found = [] if folder is None else user_files(folder, where)
+    if len(found) > 1:
+        raise MerError(f"{folder}: holds {listed(path.name for path in found)}; leave one file of weights there")
+    if found and found[0].suffix not in SUFFIXES:
+        raise MerError(f"{found[0]}: is no file of weights; valid ends of its name: {', '.join(SUFFIXES)}")
+    return found[0] if found else None
+
+
+# ---- tasks and networks by name -------------------------------------------------------------------------------------
+
+
+def tasks() -> dict[str, str]:
+    """Name -> module. None is imported for it."""
+    return _declaring(["mer.pretraining"], r"^def run\(entry\b")
+
+
+def networks() -> dict[str, str]:
+    """Name -> module. None is imported for it."""
+    return _declaring(["mer.networks", "mer.magnification"], r'^NETWORK = "(\w+)"')
+
+
+def load_task(name: str) -> ModuleType:
+    """The module of a task. Raises MerError for an unknown one."""
+    return _load("task", name, tasks(), ("run",))
+
+
+def load_network(name: str) -> ModuleType:
+    """The module of a network. Raises MerError for an unknown one, and for one that declares too little."""
+    return _load("network", name, networks(), ("build_pretrained", "load_user_weights"))
+
+
+def _load(kind: str, name: str, known: dict[str, str], needed: tuple[str, ...]) -> ModuleType:
+    if name not in known:
+        raise MerError(f"pretrain: {kind} {name!r} is unknown; {suggestion(name, known)}")
+    module = importlib.import_module(known[name])
+    missing = [declaration for declaration in needed if not hasattr(module, declaration)]
+    if missing:
+        raise MerError(f"{known[name]} declares no {listed(missing)}; see mer/pretraining/__init__.py")
+    return module
+
+
+def _declaring(packages: Iterable[str], declaration: str) -> dict[str, str]:
+    """Name -> module of the files with such a line; the name is what the line captures, else the file's."""
+    found = {}
+    for package in packages:
+        (folder,) = importlib.util.find_spec(package).submodule_search_locations
+        for path in sorted(Path(folder).glob("[!_]*.py")):
+            match = re.search(declaration, path.read_text(encoding="utf-8"), re.MULTILINE)
+            if match:
+                found[match[1] if match.lastindex else path.stem] = f"{package}.{path.stem}"
+    return found

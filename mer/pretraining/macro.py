@@ -11,25 +11,28 @@ grey levels 0..255. Sides and sizes in px.
 
 import functools
 import hashlib
+import inspect
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from mer.errors import MerError, listed
+from mer import corpora
+from mer.errors import MerError, listed, suggestion
 from mer.faces import align_clip, detect_landmarks
 from mer.loso.optim import Schedule
+from mer.macro import pool
 from mer.macro.tables import EMOTIONS, load_image
 from mer.parallel import SERIAL, Engine, map_clips
-from mer.pretraining.checkpoint import THREADS, fixed_threads, keep, resume
+from mer.pretraining import Context, Made, load_network, loop, user_files
 from mer.storage.cache import digest
 
 SMALLEST = 16  # px; below, nothing of a face can be told
@@ -49,6 +52,97 @@ class Pretrained:
     network: nn.Module
     accuracy: float | None
     n: int
+
+
+# ---- the task -------------------------------------------------------------------------------------------------------
+
+
+def run(entry: dict[str, Any], context: Context) -> Made:
+    """The task `macro`: a network that has learned a set, or the synthetic pool where nobody put a set in place.
+
+    Images without a face are left out and counted in the note. Without set and pool, the initial weights are kept.
+
+    Args:
+        entry: network; raw: folder of the set, with reader: its module in mer.macro, options of its `read_macro` and
+            crop; first: imagenet, random, or auto (ImageNet's weights where they can be had); size, steps, batch_size,
+            lr and weight_decay as for `pretrain`.
+
+    Raises:
+        MerError: no such folder, an unknown option, a set that cannot be read, no face at all, ImageNet's weights that
+            cannot be had, a network without features, and what `pretrain` refuses.
+    """
+    table, what, crop = training_images(entry, context)
+    network, first = initial_network(entry, context)
+    if table is None:
+        return Made(network, {"weights": first})
+    size = entry["size"]
+    images = faces(table, size, crop=crop, engine=context.engine)
+    found = [image is not None for image in images]
+    table, images = table[found], [image for image in images if image is not None]
+    if not images:
+        raise MerError(f"no face was found in any image of {what}; set {context.where}.crop to none")
+    names, held = emotions(table), hold_out(table)
+    shares = targets(table, names)
+    learned, tested = (
+        ([image for image, here in zip(images, rows, strict=True) if here], shares[rows]) for rows in (~held, held)
+    )
+    result = pretrain(
+        *learned, network, held_faces=tested[0], held_targets=tested[1], size=size, steps=entry["steps"],
+        batch_size=entry["batch_size"], lr=entry["lr"], weight_decay=entry["weight_decay"], seed=context.seed,
+        device=context.device, checkpoint=context.checkpoint, code=context.code, progress=context.progress,
+    )  # fmt: skip
+    if not all(found):
+        what = f"{what}, {found.count(False)} of them without a face"
+    about = {"weights": f"{entry['steps']} steps on {what}, from {first}"}
+    if result.accuracy is not None:
+        about["accuracy"] = f"{result.accuracy:.3f} of {result.n} held-out images, {len(names)} emotions"
+    return Made(result.network, about)
+
+
+def training_images(entry: dict[str, Any], context: Context) -> tuple[pd.DataFrame | None, str, str]:
+    """The set's table, what it is called, and its crop; (None, "", "") where there is neither set nor pool."""
+    if user_files(entry["raw"], f"{context.where}.raw"):
+        reader, options = corpora.load(entry["reader"]).read_macro, entry["options"]
+        check_options(reader, options, f"params.yaml: {context.where}.options")
+        table = reader(entry["raw"], **options)
+        how = "".join(f", {name} {value}" for name, value in options.items())
+        return table, f"{entry['reader']}{how} ({len(table)} images)", entry["crop"]
+    if context.pool is None:
+        return None, "", ""
+    table = pool.read_macro(context.pool / "macro")
+    return table, f"the synthetic macro pool ({len(table)} images, {table['subject'].nunique()} people)", "box224"
+
+
+def check_options(reader, options: dict, where: str) -> None:
+    """Raise MerError for an option that the set's reader does not have, or a value of another type."""
+    _, *known = inspect.signature(reader, eval_str=True).parameters.values()  # the first is the folder
+    types = {parameter.name: parameter.annotation for parameter in known}
+    for name, value in options.items():
+        if name not in types:
+            raise MerError(f"{where}.{name} is unknown; {suggestion(name, types)}")
+        if not isinstance(value, types[name]):
+            raise MerError(f"{where}.{name} is {value!r}; needed is a value of type {types[name].__name__}")
+
+
+def initial_network(entry: dict[str, Any], context: Context) -> tuple[nn.Module, str]:
+    """The network before training, and what its weights are (U-21)."""
+    module = load_network(entry["network"])
+    with torch.random.fork_rng():
+        torch.manual_seed(context.seed)
+        network = module.build_pretrained()
+    if not hasattr(network, "width"):
+        raise MerError(
+            f"{context.where}.network is {entry['network']!r}, which makes no features of faces; name another"
+        )
+    if entry["first"] == "random":
+        return network, "random weights"
+    try:
+        return module.load_official(network), "ImageNet weights"
+    except MerError as error:
+        if entry["first"] == "imagenet":
+            raise MerError(f"{error}, or take first: random") from None
+        print(f"{error}; so it begins with random weights", file=sys.stderr)
+        return network, "random weights"
 
 
 # ---- images, targets and what is held out ---------------------------------------------------------------------------
@@ -205,64 +299,48 @@ def pretrain(
     _check(steps=steps, batch_size=batch_size, every=every, size=size, lr=lr, weight_decay=weight_decay, crop=crop)
     targets = _checked(faces, targets, size, "images")
     if (held_faces is None) != (held_targets is None):
-        raise MerError("pretrain_macro: give held_faces and held_targets both, or none of them")
+        raise MerError("macro: give held_faces and held_targets both, or none of them")
     held = None
     if held_faces is not None and len(held_faces):
         held = _checked(held_faces, held_targets, size, "held-out images")
         if held.shape[1] != targets.shape[1]:
-            raise MerError(f"pretrain_macro: {held.shape[1]} emotions are held out, {targets.shape[1]} are trained on")
+            raise MerError(f"macro: {held.shape[1]} emotions are held out, {targets.shape[1]} are trained on")
     if not any(p.requires_grad for p in network.parameters()):
-        raise MerError("pretrain_macro: the network is frozen, nothing of it would be trained; unfreeze it")
+        raise MerError("macro: the network is frozen, nothing of it would be trained; unfreeze it")
     device, n = torch.device(device), 0 if held is None else len(held)
     if steps == 0:
         return Pretrained(network.to(device).eval(), None, n)
 
-    start = [[name, _content([value.detach().cpu().numpy()])] for name, value in network.state_dict().items()]
+    initial = [[name, _content([value.detach().cpu().numpy()])] for name, value in network.state_dict().items()]
     learned = [name for name, p in network.named_parameters() if p.requires_grad]
     key = digest(
         steps, batch_size, size, lr, weight_decay, seed, device.type, mirror, crop,
-        _content(faces), _content([targets]), start, learned, code,
+        _content(faces), _content([targets]), initial, learned, code,
     )  # fmt: skip
-    with fixed_threads(device, THREADS), torch.random.fork_rng():
-        head = nn.Linear(network.width, targets.shape[1])
-        for parameter in head.parameters():
-            nn.init.zeros_(parameter)  # no emotion is likelier at first, whatever the features
-        model = nn.Sequential(network, head).to(device).train()
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-        schedule = Schedule(kind="cosine", lr=lr, epochs=steps, warmup=int(WARMUP * steps))
-        done = resume(checkpoint, key, model, optimizer)
-        with tqdm(
-            total=steps, initial=done, desc="pretrain", unit="step", disable=not progress, mininterval=0.5
-        ) as bar:
-            for step in range(done, steps):
-                batch = draw(len(faces), batch_size=batch_size, seed=seed, step=step, mirror=mirror, crop=crop)
-                torch.manual_seed(batch.seed)
-                seen = cut([faces[row] for row in batch.rows], batch.squares, size, device)
-                loss = F.cross_entropy(model(seen), torch.from_numpy(targets[batch.rows]).to(device))
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise MerError(
-                        f"pretrain_macro: step {step + 1} of {steps}: loss is {value}; the weights before it were "
-                        "sound: lower lr"
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                # Only to know the norm: nothing is longer than infinity.
-                if not torch.isfinite(nn.utils.clip_grad_norm_(parameters, math.inf)):
-                    raise MerError(
-                        f"pretrain_macro: step {step + 1} of {steps}: the gradient is not finite; the weights before "
-                        "it were sound: lower lr"
-                    )
-                for group in optimizer.param_groups:
-                    group["lr"] = schedule.rate(step)
-                optimizer.step()
-                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                bar.update()
-                if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
-                    keep(checkpoint, key, step + 1, model, optimizer)
-        model.eval()
-        right = None if held is None else accuracy(model, held_faces, held, size, batch_size, device)
+    head = nn.utils.skip_init(nn.Linear, network.width, targets.shape[1])
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)  # no emotion is likelier at first, whatever the features
+    model = nn.Sequential(network, head).to(device)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    batch = functools.lru_cache(maxsize=1)(
+        functools.partial(draw, len(faces), batch_size=batch_size, seed=seed, mirror=mirror, crop=crop)
+    )
+
+    def objective(step: int) -> Tensor:
+        rows, squares, _ = batch(step=step)
+        seen = cut([faces[row] for row in rows], squares, size, device)
+        return F.cross_entropy(model(seen), torch.from_numpy(targets[rows]).to(device))
+
+    loop.train(
+        model, objective, task="macro", steps=steps, key=key, checkpoint=checkpoint, every=every, progress=progress,
+        optimizer=torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay),
+        rate=Schedule(kind="cosine", lr=lr, epochs=steps, warmup=int(WARMUP * steps)).rate,
+        step_seed=lambda step: batch(step=step).seed,
+    )  # fmt: skip
+    right = None
+    if held is not None:
+        with loop.fixed_threads(device):
+            right = accuracy(model, held_faces, held, size, batch_size, device)
     return Pretrained(network, right, n)
 
 
@@ -345,42 +423,42 @@ def cut(faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device="cpu
 def _check(*, steps, batch_size, every, size, lr, weight_decay, crop) -> None:
     for name, value, least in (("steps", steps, 0), ("batch_size", batch_size, 2), ("every", every, 1)):
         if value < least:
-            raise MerError(f"pretrain_macro: {name} is {value}; needed is {least} at least")
+            raise MerError(f"macro: {name} is {value}; needed is {least} at least")
     _check_size(size)
     if not 0 < lr < math.inf:
-        raise MerError(f"pretrain_macro: lr is {lr}; needed is a finite number above 0")
+        raise MerError(f"macro: lr is {lr}; needed is a finite number above 0")
     if not 0 <= weight_decay < math.inf:
-        raise MerError(f"pretrain_macro: weight_decay is {weight_decay}; needed is 0 or a finite number above")
+        raise MerError(f"macro: weight_decay is {weight_decay}; needed is 0 or a finite number above")
     if not 0 < crop <= 1:
-        raise MerError(f"pretrain_macro: crop is {crop}; needed is a share of the side, above 0 and up to 1")
+        raise MerError(f"macro: crop is {crop}; needed is a share of the side, above 0 and up to 1")
 
 
 def _check_size(size: int) -> None:
     if size < SMALLEST:
-        raise MerError(f"pretrain_macro: size is {size}; needed is {SMALLEST} px at least")
+        raise MerError(f"macro: size is {size}; needed is {SMALLEST} px at least")
 
 
 def _checked(faces: Sequence[np.ndarray], targets, size: int, what: str) -> np.ndarray:
     """The targets as (N, C) float32, if they and the faces are what they shall be."""
     if not len(faces):
-        raise MerError(f"pretrain_macro: there are no {what}; name a set that holds some")
+        raise MerError(f"macro: there are no {what}; name a set that holds some")
     for index, face in enumerate(faces):
         square = face.ndim == 3 and face.shape[0] == face.shape[1] and face.shape[2] == 3
         if not square or face.dtype != np.uint8 or not 0 < len(face) <= size:
             raise MerError(
-                f"pretrain_macro: {what}: face {index} is {face.shape} {face.dtype}; needed is (side, side, 3) uint8 "
+                f"macro: {what}: face {index} is {face.shape} {face.dtype}; needed is (side, side, 3) uint8 "
                 f"RGB, side {size} at most, as mer.pretraining.macro.faces makes them"
             )
     targets = np.asarray(targets, dtype=np.float32)
     if len(targets) != len(faces):
-        raise MerError(f"pretrain_macro: {len(faces)} {what} have {len(targets)} targets; give one for each image")
+        raise MerError(f"macro: {len(faces)} {what} have {len(targets)} targets; give one for each image")
     if targets.ndim != 2 or targets.shape[1] < 2:
-        raise MerError(f"pretrain_macro: targets of {what} are {targets.shape}; needed are 2 emotions at least")
+        raise MerError(f"macro: targets of {what} are {targets.shape}; needed are 2 emotions at least")
     sound = (targets >= 0).all(1) & np.isclose(targets.sum(1), 1, atol=1e-3)
     if not sound.all():
         wrong = int(sound.argmin())
         raise MerError(
-            f"pretrain_macro: targets of {what}: row {wrong} is {listed(targets[wrong], 9)}; needed are shares of 0 "
+            f"macro: targets of {what}: row {wrong} is {listed(targets[wrong], 9)}; needed are shares of 0 "
             "or more with the sum 1"
         )
     return targets

@@ -24,21 +24,21 @@ Many small steps did better than few large ones at equal cost; random weights ca
 import hashlib
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from mer.clips import read_frame
 from mer.errors import MerError
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MULTIPLE, MagNet, Residual
 from mer.magnification.moving_layers import Quadruples
-from mer.pretraining.checkpoint import THREADS, fixed_threads, keep, resume
+from mer.pretraining import Context, Made, loop
 from mer.storage.cache import digest
 
 SMALLEST = 16  # px; below, most of a frame moves out of it
@@ -47,6 +47,32 @@ LONGEST = 1.0  # norm of the gradient; scenes that are magnified 20 times would 
 WARMUP = 0.1  # share of the steps in which the rate grows to `lr`, while Adam learns the gradients' sizes
 HARD_AFTER = 5000  # steps after which scenes are as difficult as they get
 BETAS = (0.9, 0.99)  # Adam's; the usual 0.999 remembers 1000 steps, more than a short training has
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def run(entry: dict[str, Any], context: Context) -> Made:
+    """The task `moving_layers`: MagNet, trained on textures and, where there is a pool, on its portraits.
+
+    Args:
+        entry: steps, batch_size, size, lr, regularisation and first as for `train`.
+
+    Raises:
+        MerError: the pool has not been made, a portrait cannot be read, and what `train` refuses.
+    """
+    images = [] if context.pool is None else portraits(context.pool / "macro")
+    how = {name: entry[name] for name in ("steps", "batch_size", "size", "lr", "regularisation", "first")}
+    network = train(
+        images, **how, seed=context.seed, device=context.device, checkpoint=context.checkpoint, code=context.code,
+        progress=context.progress,
+    )  # fmt: skip
+    return Made(network, {"weights": f"trained here, {entry['steps']} steps"})
+
+
+def portraits(folder: Path) -> list[np.ndarray]:
+    """The images below a folder, (H, W, 3) uint8 RGB. Raises MerError if there is no such folder."""
+    if not folder.is_dir():
+        raise MerError(f"{folder}: there is no such folder; run dvc repro synthesize")
+    return [read_frame(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES]
 
 
 def train(
@@ -93,36 +119,20 @@ def train(
     _check(images, steps=steps, batch_size=batch_size, size=size, lr=lr, regularisation=regularisation, every=every)
     device = torch.device(device)
     if bf16 and device.type != "cuda":
-        raise MerError(f"train_magnet: bf16 is on, but device is {device}; it is meant for cuda: switch it off")
+        raise MerError(f"moving_layers: bf16 is on, but device is {device}; it is meant for cuda: switch it off")
     content = [[list(i.shape), hashlib.sha256(np.ascontiguousarray(i)).hexdigest()] for i in images]
     key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, first, bf16, content, code)
-    with fixed_threads(device, THREADS):
-        model = (start if first == "linear" else random_start)(MagNet(), seed).to(device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=BETAS)
-        done = resume(checkpoint, key, model, optimizer)
-        batches = _batches(images, range(done, steps), device, batch_size=batch_size, size=size, seed=seed)
-        with tqdm(total=steps, initial=done, desc="magnet", unit="step", disable=not progress, mininterval=0.5) as bar:
-            for step, batch in zip(range(done, steps), batches, strict=True):
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    loss = objective(model, batch, regularisation)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise MerError(
-                        f"train_magnet: step {step + 1} of {steps}: loss is {value}; the weights before it were sound: "
-                        "lower lr"
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), LONGEST)):
-                    raise MerError(f"train_magnet: step {step + 1} of {steps}: the gradient is not finite; lower lr")
-                for group in optimizer.param_groups:
-                    group["lr"] = rate(step, steps, lr)
-                optimizer.step()
-                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                bar.update()
-                if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
-                    keep(checkpoint, key, step + 1, model, optimizer)
-    return model.eval()
+    model = (start if first == "linear" else random_start)(MagNet(), seed).to(device)
+    arguments = {"batch_size": batch_size, "size": size, "seed": seed}
+    with ThreadPoolExecutor() as pool:
+        batch = _Batches(images, steps, device, pool, arguments)
+        loop.train(
+            model, lambda step: objective(model, batch(step), regularisation), task="moving_layers", steps=steps,
+            key=key, optimizer=torch.optim.Adam(model.parameters(), lr=lr, betas=BETAS),
+            rate=lambda step: rate(step, steps, lr), checkpoint=checkpoint, every=every, max_norm=LONGEST,
+            autocast=torch.bfloat16 if bf16 else None, progress=progress,
+        )  # fmt: skip
+    return model
 
 
 def objective(model: MagNet, batch: Quadruples, regularisation: float = 0.1) -> Tensor:
@@ -248,30 +258,32 @@ def _carry(weight: Tensor, output: int, source: int, row, column, gain: float) -
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
 
-def _batches(images, steps: range, device: torch.device, **arguments):
-    """The batches of `steps`, in order; for a GPU drawn ahead on other threads."""
-    if device.type == "cpu":
-        for step in steps:
-            yield moving_layers.quadruples(images, step=step, difficulty=difficulty(step), **arguments)
-        return
-    with ThreadPoolExecutor() as pool:
-        drawn = []
-        for step in range(steps.start, steps.stop + AHEAD):
-            if step < steps.stop:
-                scenes = pool.submit(moving_layers.draw, images, step=step, difficulty=difficulty(step), **arguments)
-                drawn.append(scenes)
-            if step >= steps.start + AHEAD:
-                yield moving_layers.paint(drawn.pop(0).result(), device)
+class _Batches:
+    """The batch of a step; for a GPU, those of the next steps are drawn meanwhile on other threads."""
+
+    def __init__(self, images, steps: int, device: torch.device, pool: ThreadPoolExecutor, arguments: dict):
+        self.images, self.steps, self.device, self.pool, self.arguments = images, steps, device, pool, arguments
+        self.drawn: dict[int, Future] = {}
+
+    def __call__(self, step: int) -> Quadruples:
+        if self.device.type == "cpu":
+            return moving_layers.quadruples(self.images, step=step, difficulty=difficulty(step), **self.arguments)
+        for k in range(step, min(step + AHEAD + 1, self.steps)):
+            if k not in self.drawn:
+                self.drawn[k] = self.pool.submit(
+                    moving_layers.draw, self.images, step=k, difficulty=difficulty(k), **self.arguments
+                )
+        return moving_layers.paint(self.drawn.pop(step).result(), self.device)
 
 
 def _check(images, *, steps, batch_size, size, lr, regularisation, every) -> None:
     for name, value in (("steps", steps), ("batch_size", batch_size), ("every", every)):
         if value < 1:
-            raise MerError(f"train_magnet: {name} is {value}; needed is 1 at least")
+            raise MerError(f"moving_layers: {name} is {value}; needed is 1 at least")
     if size < SMALLEST or size % MULTIPLE:
-        raise MerError(f"train_magnet: size is {size}; needed is a multiple of {MULTIPLE} px, {SMALLEST} at least")
+        raise MerError(f"moving_layers: size is {size}; needed is a multiple of {MULTIPLE} px, {SMALLEST} at least")
     if not 0 < lr < math.inf:
-        raise MerError(f"train_magnet: lr is {lr}; needed is a finite number above 0")
+        raise MerError(f"moving_layers: lr is {lr}; needed is a finite number above 0")
     if not 0 <= regularisation < math.inf:
-        raise MerError(f"train_magnet: regularisation is {regularisation}; needed is 0 or a finite number above")
+        raise MerError(f"moving_layers: regularisation is {regularisation}; needed is 0 or a finite number above")
     moving_layers.check(images, batch_size=batch_size, size=size)

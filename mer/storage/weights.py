@@ -1,8 +1,10 @@
 """Files of network weights: what they hold, where they come from, and whether they fit a network.
 
-Ours are safetensors, float32, with a note of where the weights come from; files of others may be torch's.
+Ours are safetensors, float32, with a note: where the weights come from and which subjects they have seen. Files of
+others may be torch's, or those of a model of transformers.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -15,14 +17,14 @@ from mer.errors import MerError, listed
 from mer.storage.cache import replace_file
 
 
-def save_weights(network: nn.Module, path, about: dict[str, str] | None = None) -> None:
+def save_weights(network: nn.Module, path, about: dict[str, str | list[str]] | None = None) -> None:
     """Write a network's weights as safetensors, with its own names, float32 (counters as they are), on the CPU.
 
     Equal weights and `about` give equal bytes. An interrupted run leaves the file that was there before, or none.
 
     Args:
         path: ends in `.safetensors`.
-        about: what `weights_about` tells of the file, such as where the weights come from.
+        about: the note, see mer.pretraining; `weights_about` gives it back.
 
     Raises:
         MerError: the path has another suffix.
@@ -40,8 +42,8 @@ def save_weights(network: nn.Module, path, about: dict[str, str] | None = None) 
     replace_file(path, safetensors.torch.save(state, metadata))
 
 
-def weights_about(path) -> dict[str, str]:
-    """What `save_weights` was told of the weights; {} for a torch file, and where it was told nothing.
+def weights_about(path) -> dict[str, str | list[str]]:
+    """The note that `save_weights` put into the file; {} for a torch file, and where there is none.
 
     Raises MerError where there is no such file, or it ends in `.safetensors` and is none.
     """
@@ -58,9 +60,25 @@ def weights_about(path) -> dict[str, str]:
     return about if isinstance(about, dict) else {"about": str(about)}
 
 
-def told_of(path) -> str:
+def provenance(path) -> str:
     """Where the weights of a file come from, in a few words: for the stamps of what is made with them."""
     return weights_about(path).get("weights", "of unknown origin")
+
+
+def subjects_seen(path) -> set[str]:
+    """The subjects `<corpus>/<subject>` whose frames the training of these weights saw; empty where the note has none.
+
+    Raises MerError as `weights_about` does, and for a note whose `subjects` is no list of names.
+    """
+    found = weights_about(path).get("subjects", [])
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise MerError(f"{path}: its note says of subjects {found!r}, which is no list of names; run dvc repro")
+    return set(found)
+
+
+def stamp(subjects: set[str]) -> dict[str, list[str]]:
+    """What a product made with weights says of the subjects that they have seen; nothing where they have seen none."""
+    return {"subjects_seen": sorted(subjects)} if subjects else {}
 
 
 def digest_of(path) -> str:
@@ -110,6 +128,61 @@ def read_weights(
     inner = [content, *(value for value in content.values() if isinstance(value, dict))]
     states = [renamed({str(name).removeprefix("module."): value for name, value in s.items()}) for s in inner]
     state = max(states, key=lambda state: len(state.keys() & expected.keys()))
+    return _matched(state, expected, str(path), network, source, more)
+
+
+def read_official(
+    kind: str,
+    source: str,
+    revision: str,
+    expected: Mapping[str, Tensor],
+    network: str,
+    *,
+    renamed: Callable[[dict], dict],
+) -> dict[str, Tensor]:
+    """The tensors of a model of transformers under the names of `expected`, on the CPU; what else it has is left out.
+
+    Args:
+        kind: the class of transformers, such as "ResNetModel".
+        source: a name on the Hugging Face hub, taken from transformers' cache where it is there; or a folder.
+        revision: commit, tag or branch on the hub; without meaning for a folder.
+        expected, network, renamed: as for `read_weights`.
+
+    Raises:
+        MerError: transformers can get the weights from nowhere, or they are not the network's.
+    """
+    import transformers
+
+    remedy = "fetch them once where there is a net, name a folder that holds them, or bring a file of your own"
+    try:
+        with _silent(transformers.utils.logging):
+            # A tensor of another shape is reported below, in our words, like one that misses.
+            model, report = getattr(transformers, kind).from_pretrained(
+                source, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except Exception as error:  # no net, no such name, a damaged file: each fails in a way of its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise MerError(f"{source}: the official weights of {network} cannot be had ({reason}); {remedy}") from None
+    drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}  # not read, but random
+    state = renamed({name: value for name, value in model.state_dict().items() if name not in drawn})
+    return _matched(state, expected, source, network, remedy, more=True)
+
+
+@contextlib.contextmanager
+def _silent(logging):
+    """Inside, transformers shows neither its bars nor its tables of what it read; errors are raised all the same."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _matched(state: dict, expected: Mapping[str, Tensor], path: str, network: str, source: str, more: bool) -> dict:
     faults = _faults(state, expected, more)
     if faults:
         raise MerError(f"{path}: not the weights of {network} ({len(expected)} tensors): {'; '.join(faults)}; {source}")

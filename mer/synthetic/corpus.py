@@ -1,15 +1,15 @@
-"""The embedded corpus: rendered micro-expressions with known motion, in CASME II's own layout.
+"""The synthetic corpus: rendered micro-expressions with known motion, in CASME II's own layout.
 
-Nobody needs a licence for it, and the loader, the sheet and every later stage are those of CASME II:
+It needs no licence, and the loader, the sheet and every later stage are those of CASME II:
 
     root/corpus/CASME2-coding.xlsx          the label sheet
     root/corpus/sub01/EP01_01/img46.jpg     frames, 200 fps, a few before the onset and after the offset
-    root/truth.h5                           what no real corpus has: the true motion of every clip, see `read_truth`
+    root/truth.h5                           the true motion of every clip, see `mer.synthetic.truth`
     root/pool/                              other people, for pretraining, see `mer.synthetic.pool`
 
 Everything is derived from (seed, subject, clip): neither the number of workers nor the order of the work changes a
-byte. What makes it hard: people differ in how strongly and in which direction they move, clips in intensity, side
-and subset of action units, classes share units, and a head drift of about their size lies over all of it.
+byte. What makes it hard: people differ in how strongly and in which direction they move. Clips differ in intensity,
+side and subset of action units. Classes share units. A head drift of about the same size is added to all motion.
 """
 
 import io
@@ -29,9 +29,10 @@ from mer.synthetic import clip as make
 from mer.synthetic.clip import COUNTS, FPS, PEAK, stream
 from mer.synthetic.motion import forward_flow, forward_points
 from mer.synthetic.pool import FIRST_POOL_SUBJECT, write_pool
+from mer.synthetic.truth import read_truth as read_truth
 
 PAD = 2  # frames kept before the onset and after the offset, as in CASME II's own folders
-OURS = ("corpus", "truth.h5", "pool")  # all that may lie in the corpus's folder
+CONTENTS = ("corpus", "truth.h5", "pool")  # all that may lie in the corpus's folder
 
 
 # ---- plan -----------------------------------------------------------------------------------------------------
@@ -177,12 +178,14 @@ def synthesize(
 
     pool_macro = images per pool subject and emotion, pool_clips and pool_pairs = per pool subject.
     accept(image (H, W, 3) uint8, landmarks (68, 2) float32) -> bool judges every new face; refused ones are redrawn.
-    Raises MerError for impossible sizes, after 20 refused faces, or when `root` holds files of somebody else.
+    Raises MerError for impossible sizes, after 20 refused faces, or when `root` holds other files.
     """
     root = Path(root)
-    foreign = sorted(p.name for p in root.iterdir() if p.name not in OURS) if root.exists() else []
-    if foreign:
-        raise MerError(f"{root}: holds {foreign[0]!r}, which is not ours; give synthesize a folder of its own")
+    others = sorted(p.name for p in root.iterdir() if p.name not in CONTENTS) if root.exists() else []
+    if others:
+        raise MerError(
+            f"{root}: holds {others[0]!r}, which synthesize did not write; give synthesize a folder of its own"
+        )
     table = plan(subjects=subjects, clips=clips, seed=seed, length=length)
     people = [*range(1, subjects + 1), *range(FIRST_POOL_SUBJECT, FIRST_POOL_SUBJECT + pool_subjects)]
     # One after the other: `accept` may hold what cannot travel to another process (a dlib detector).
@@ -268,24 +271,3 @@ def _gather_truth(path: Path, folder: Path, rows: list[dict]) -> None:
                     squeeze = {"compression": "gzip", "shuffle": True} if name == "flow" else {}
                     group.create_dataset(name, data=truth[name], track_times=False, **squeeze)
     shutil.rmtree(folder)
-
-
-def read_truth(path: Path, clip: str) -> dict:
-    """The true motion of one clip of `truth.h5`; `clip` is "sub01/EP01_01".
-
-    flow (2, H, W) float32: displacement onset -> apex in px, head drift included; landmarks_onset and landmarks_apex
-    (68, 2) float32; onset, apex, offset: frame numbers; peak: px of the expression alone, on a 224 px face.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            if clip not in file:
-                raise MerError(f"{path}: holds no clip {clip!r}; names look like 'sub01/EP01_01'")
-            group = file[clip]
-            truth = {name: group[name][()].astype(np.float32) for name in group}
-            truth |= {name: int(group.attrs[name]) for name in ("onset", "apex", "offset")}
-            truth["peak"] = float(group.attrs["peak"])
-            return truth
-    except FileNotFoundError:
-        raise MerError(f"{path}: there is no such file; run dvc repro synthesize") from None

@@ -1,7 +1,7 @@
 """Identities of the synthetic corpus: one portrait, warped, toned, lit and textured into many neutral faces.
 
 The portrait is `skimage.data.astronaut()` (NASA, public domain). Coordinates are (x, y) pixels, y down, pixel
-centres at integers. Three systems occur, and names say which: *source* (the 512 x 512 portrait), *frame* (the
+centres at integers. There are three systems, and names say which: *source* (the 512 x 512 portrait), *frame* (the
 SIZE x SIZE picture of a clip whose head stands in its canonical pose) and *canvas* (the frame plus MARGIN on each
 side, sampled OVERSAMPLE times as densely; what clips are rendered from).
 """

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mer.corpora import casme3, layout, select
+from mer.corpora import casme3, select
+from mer.corpora.facts import check_facts
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_counts_of_the_sheet(table):
         "subject": "spNO.1", "clip": "a_355", "onset": 355, "apex": 359, "offset": 360, "emotion": "others",
         "aus": "5", "apex_source": "annotated",
     }  # fmt: skip
-    layout.check_facts(table, "casme3")
+    check_facts(table, "casme3")
 
 
 def test_what_was_corrected(table):

@@ -1,7 +1,6 @@
 """Mini-corpora in every layout that circulates, and everything that can be wrong with a folder of frames."""
 
 import shutil
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,13 +9,10 @@ import pytest
 
 from mer import clips
 from mer.clips import read_clip, read_frame
-from mer.corpora import casme2, casme3, layout, load, samm, select, smic
+from mer.corpora import casme2, casme3, samm, select, smic
 from mer.errors import MerError
-from mer.parallel import SERIAL
-from mer.params import Expected
-from stages import index
-from tests.corpora.test_sheets import refused
 from tests.helpers import mini
+from tests.helpers.refusals import refused
 
 LAYOUTS = {
     "casme2 raw": (casme2, lambda root: mini.casme2(root, "raw")),
@@ -178,7 +174,7 @@ def test_no_sheet_or_several(root):
     for path in root.glob("CASME2*.xlsx"):
         path.unlink()
     refused(r"needs exactly one label sheet \(\*.xlsx\), found none", casme2.read_corpus, root)
-    refused("there is no such folder; .* correct index.runs.x.raw", casme2.read_corpus, root / "nowhere", "x")
+    refused("there is no such folder; .* correct corpora.x.raw", casme2.read_corpus, root / "nowhere", "x")
 
 
 def test_a_name_that_is_a_path_is_refused_even_when_excluding(root, tmp_path):
@@ -214,52 +210,7 @@ def test_the_clip_cut_short_in_the_cropped_frames(tmp_path, style, offset):
     assert len(table.attrs["corrected"]) == (style == "cropped")
 
 
-# ---- is it all there ----------------------------------------------------------------------------------------------
-
-
-def test_a_part_of_a_corpus_is_no_whole_corpus(root):
-    table = casme2.read_corpus(root)
-    refused(r"raw/x: has 6 clips, the whole casme2 has 255; .* index.runs.<run>.expect: \{clips: 6\}",
-            layout.check_facts, table, "casme2", "raw/x")  # fmt: skip
-    assert layout.is_whole_corpus("casme2", "casme2")
-    assert layout.is_whole_corpus("casme2-cropped", "casme2")
-    assert not layout.is_whole_corpus("synthetic", "casme2")
-    assert not layout.is_whole_corpus("casme2x", "casme2")
-
-
-@pytest.mark.parametrize(
-    ("reader", "make"), [("casme2", mini.casme2), ("samm", mini.samm), ("casme3", mini.casme3), ("smic", mini.smic)]
-)
-def test_the_stage_takes_a_part_only_when_it_is_declared(tmp_path, monkeypatch, reader, make):
-    make(tmp_path / "raw")
-    monkeypatch.chdir(tmp_path)
-    n = len(TAKES[load(reader)])
-
-    def stage(key, expected=None):
-        item = SimpleNamespace(reader=reader, raw="raw", expect=Expected(clips=expected))
-        index.main(SimpleNamespace(key=key, item=item, section=SimpleNamespace(on_error="stop"), engine=SERIAL))
-        return clips.read_index(tmp_path / f"data/index/{key}.csv")
-
-    refused(f"has {n} clips, the whole {reader} has", stage, reader)
-    refused(f"has {n} clips, the whole {reader} has", stage, f"{reader}-raw")
-    refused(f"has {n} clips, index.runs.{reader}.expect.clips says {n + 1}", stage, reader, n + 1)
-    assert len(stage(reader, n)) == n
-    table = stage("mine")  # another name claims nothing
-    assert table["digest"].is_unique
-
-
-def test_every_count_is_held(reference):
-    table = casme2.read_annotations(reference / "annotations/CASME2-coding-20140508.xlsx")
-    layout.check_facts(table, "casme2")
-    wrong = table.copy()
-    wrong.loc[wrong["emotion"].eq("disgust").idxmax(), "emotion"] = "others"
-    refused("has 62 clips of disgust in the 5-class selection|has 89 clips of negative in the 3-class selection",
-            layout.check_facts, wrong, "casme2")  # fmt: skip
-    refused("has 251 clips", layout.check_facts, table[table["subject"] != "sub14"], "casme2")
-    merged = table.assign(subject=table["subject"].replace("sub14", "sub15"))
-    refused("has 25 subjects, the whole casme2 has 26", layout.check_facts, merged, "casme2")
-    layout.check_facts(table.iloc[2:], "casme2", excluded=2)
-    refused("has 255 clips", layout.check_facts, table, "samm")
+# ---- what is read ---------------------------------------------------------------------------------------------
 
 
 def test_selections_of_the_mini_corpora(tmp_path):

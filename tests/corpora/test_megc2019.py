@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from mer.corpora import casme2, layout, load, megc2019, megc2019_flow, samm, select, smic
+from mer.corpora import casme2, load, megc2019, megc2019_flow, samm, select, smic
+from mer.corpora.facts import check_facts
 from mer.errors import MerError
 
 
@@ -29,7 +30,7 @@ def test_counts(joined):
     assert rows["corpus"].value_counts().to_dict() == megc2019.PARTS
     part = rows[rows["corpus"] == "casme2"]["label"].value_counts().sort_index().tolist()
     assert part == [88, 32, 25]
-    layout.check_facts(joined, "composite")
+    check_facts(joined, "composite")
 
 
 def test_the_two_clips_left_out(joined):
@@ -80,4 +81,4 @@ def test_variants_of_a_corpus_and_what_is_refused(joined):
     with pytest.raises(MerError, match=r"has selections of \[3\]"):
         select(joined, "composite", 5)
     with pytest.raises(MerError, match="has 249 clips of negative in the 3-class selection, the whole composite"):
-        layout.check_facts(joined.drop(index=select(joined, "composite", 3).query("label == 0").index[0]), "composite")
+        check_facts(joined.drop(index=select(joined, "composite", 3).query("label == 0").index[0]), "composite")

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from mer.corpora import layout, samm, select
+from mer.corpora import samm, select
+from mer.corpora.facts import check_facts
 from tests.helpers import mini
 
 
@@ -26,7 +27,7 @@ def test_counts_of_the_sheet(table):
     }  # fmt: skip
     length = table["offset"] - table["onset"] + 1
     assert (length.min(), length.max(), round(length.mean())) == (30, 101, 74)
-    layout.check_facts(table, "samm")
+    check_facts(table, "samm")
 
 
 @pytest.mark.parametrize(("classes", "subjects", "counts"), [(5, 27, [57, 26, 12, 15, 26]), (3, 28, [92, 26, 15])])

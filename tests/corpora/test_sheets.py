@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mer.corpora import casme2, casme3, load, names, samm, sheets, smic
 from mer.errors import MerError
 from tests.helpers import mini
+from tests.helpers.refusals import refused
 
 HEADINGS = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion"]
 ROWS = [
@@ -19,13 +20,6 @@ ROWS = [
     [2, "EP01_01", 5, 8, 9, "15", "repression"],
     [26, "EP18_51", 21, 64, 81, "4", "surprise"],
 ]
-
-
-def refused(message, reader, *args, **kwargs):
-    with pytest.raises(MerError, match=message) as error:
-        reader(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def sheet(folder, rows, name="sheet.csv"):
@@ -118,8 +112,8 @@ def test_oddities_change_nothing(grid, ending):
 @given(st.sampled_from(list(SUBJECTS)), st.integers(0, 999), st.data())
 def test_every_spelling_of_a_subject_is_one_subject(corpus, number, data):
     one, other = (data.draw(st.sampled_from(SUBJECTS[corpus])).format(number) for _ in range(2))
-    assert corpus.FORM.subject(one) == corpus.FORM.subject(other)
-    assert corpus.FORM.subject(one) != corpus.FORM.subject(SUBJECTS[corpus][0].format(number + 1))
+    assert corpus.SHEET_FORMAT.subject(one) == corpus.SHEET_FORMAT.subject(other)
+    assert corpus.SHEET_FORMAT.subject(one) != corpus.SHEET_FORMAT.subject(SUBJECTS[corpus][0].format(number + 1))
 
 
 @settings(max_examples=25, deadline=None)
@@ -128,7 +122,7 @@ def test_a_clip_in_two_rows_is_refused_with_both(row, spelling, blank):
     twin = [spelling.format(ROWS[row][0]), *ROWS[row][1:]]
     with tempfile.TemporaryDirectory() as folder:
         path = sheet(Path(folder), [HEADINGS, *ROWS, *([[]] * blank), twin])
-        subject = casme2.FORM.subject(twin[0])
+        subject = casme2.SHEET_FORMAT.subject(twin[0])
         refused(f"subject {subject} clip {twin[1]} stands in rows {row + 2} and {6 + blank}; delete one",
                 casme2.read_annotations, path)  # fmt: skip
 
@@ -195,14 +189,14 @@ def test_two_worksheets_that_fit(tmp_path):
 
 
 def test_faults_of_single_clips_are_gathered_on_request(tmp_path):
-    problems = sheets.Problems("exclude", "mine")
-    table = sheets.read_sheet(sheet(tmp_path, changed(1, "OnsetFrame", "?")), casme2.FORM, problems)
+    errors = sheets.RowErrors("exclude", "mine")
+    table = sheets.read_sheet(sheet(tmp_path, changed(1, "OnsetFrame", "?")), casme2.SHEET_FORMAT, errors)
     assert len(table) == 3
-    ((clip, reason),) = problems.excluded
+    ((clip, reason),) = errors.excluded
     assert clip == "mine/sub01/EP01_02f"
     assert "OnsetFrame is '?'" in reason
     with pytest.raises(MerError, match="did you mean 'stop'"):
-        sheets.Problems("stopp")
+        sheets.RowErrors("stopp")
 
 
 # ---- corrections --------------------------------------------------------------------------------------------------
@@ -213,10 +207,10 @@ def test_the_tables_of_corrections_are_well_formed(corpus):
     table = sheets.corrections(corpus)
     assert list(table.columns) == ["subject", "clip", "column", "old", "new", "when", "reason"]
     assert not table.duplicated(["subject", "clip", "column"]).any()
-    form = load(corpus).FORM
+    sheet_format = load(corpus).SHEET_FORMAT
     for row in table.itertuples():
-        assert form.subject(row.subject) == row.subject
-        assert row.column in form.headings
+        assert sheet_format.subject(row.subject) == row.subject
+        assert row.column in sheet_format.headings
         assert row.column not in ("subject", "clip")
         assert row.when in ("", "cropped")
         assert len(row.reason) > 20
@@ -245,7 +239,7 @@ def test_a_sheet_corrected_already_is_accepted(tmp_path):
 
 def test_another_version_of_the_sheet_is_refused(tmp_path):
     message = (
-        "offset is '1850', mer/corpora/corrections/casme3.csv knows '0', corrected to '1824': this is another version"
+        "offset is '1850', mer/corpora/corrections/casme3.csv has '0', corrected to '1824': this is another version"
     )
     refused(message, casme3.read_annotations, casme3_sheet(tmp_path, "1850"))
 

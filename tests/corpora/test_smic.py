@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
-from mer.corpora import layout, select, smic
-from tests.corpora.test_sheets import refused
+from mer.corpora import select, smic
+from mer.corpora.facts import check_facts
 from tests.helpers import mini
+from tests.helpers.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def test_counts_of_the_sheet_of_apexes(table):
     assert rows["label"].value_counts().sort_index().tolist() == [70, 51, 43]
     assert (table["apex_source"] == "annotated").all()
     assert set(table["subject"].str[1:].astype(int)) == {1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15, 18, 19, 20}
-    layout.check_facts(table, "smic")
+    check_facts(table, "smic")
 
 
 def test_lacking_offsets_are_estimated_and_listed(table):

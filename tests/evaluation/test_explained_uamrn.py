@@ -1,12 +1,16 @@
-"""Attention and gamma: the numbers by hand, and what stands in the pictures."""
+"""Attention and gamma: the numbers by hand, and what the pictures show."""
+
+import json
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 
 from mer.errors import MerError
 from mer.evaluation.explained import uamrn as explained
+from mer.storage.cache import CacheWriter, ClipCache
 
 # Query 3 has no partner; the lower right quarter of four positions is [[0.2, 0.3], [0, 0]].
 FOUR = np.array([[0.5, 0.5, 0, 0], [0.1, 0.7, 0.2, 0], [0, 0.5, 0.2, 0.3], [0, 0, 0, 0]])
@@ -324,3 +328,37 @@ def test_what_cannot_be_told_is_said(tmp_path, figures):
 def test_names_of_classes_of_one_size_stand_apart():
     moved = explained._apart(np.array([0.1, 0.1, 0.11, 0.5, 0.99, 0.99]), 0.05)
     np.testing.assert_allclose(moved, [0.1, 0.15, 0.2, 0.5, 0.925, 0.975])
+
+
+# ---- the pictures of an experiment --------------------------------------------------------------------------------
+
+
+def test_an_experiment_is_drawn_by_clip_whatever_the_order_of_its_rows(tmp_path, figures):
+    rng = np.random.default_rng(4)
+    ids = [f"c/s{n}/x" for n in range(9)]
+    gamma, weight = rng.lognormal(size=9), rng.lognormal(size=9)
+    weight[3] = np.nan  # no fold was trained on it
+    clips = sparse(rng, 9, 4)
+    with CacheWriter(tmp_path / "explain.h5", kind="explain", ragged=False, params={"model": "uamrn"}) as file:
+        for i, clip_id in enumerate(ids):
+            file.append(clip_id, clips[i], gamma=gamma[i], weight=weight[i])
+    rows = pd.DataFrame({"seed": 7, "id": ids, "label": LABELS, "p0": 0.5, "p1": 0.4, "p2": 0.1})
+    other = rows.assign(seed=1, p0=0.0)  # of a second seed, which is not explained
+    predictions = pd.concat([other, rows]).sample(frac=1, random_state=0)
+    run_info = {"class_names": CLASSES, "knobs": {"factors": "arange_2_6_1"}, "protocol": {"seeds": [7, 1]}}
+    found = ClipCache(tmp_path / "explain.h5", "explain")
+    explained.draw(found, predictions, run_info, tmp_path / "f", title="an experiment", clip="c/s2/x")
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {"attention.png", "gamma.png", "gamma.json"}
+    numbers = json.loads((tmp_path / "f/gamma.json").read_text())
+    known = np.arange(9) != 3
+    assert numbers == {
+        "class_names": CLASSES,
+        "test": explained.gamma_summary(gamma, LABELS, 3, LABELS == 0),  # p0 is the largest in all rows of seed 7
+        "training": explained.gamma_summary(weight[known], LABELS[known], 3),
+    }
+    drawn = panels(figures[0])
+    np.testing.assert_array_equal(drawn[0].get_images()[0].get_array().filled(0), clips[2, 0, 0])
+    np.testing.assert_allclose(drawn[6].get_images()[0].get_array().filled(0), clips.mean(0)[0, 0], rtol=1e-12)
+    for text in ("an experiment: attention", "c/s2/x", "mean of 9 clips", "1  x2", "4  x5"):
+        assert text in texts(figures[0])
+    assert "an experiment: gamma" in texts(figures[1])

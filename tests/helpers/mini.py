@@ -2,7 +2,7 @@
 
 Every maker writes the label sheet and the frames below `root` and returns the folder that a reader is pointed at.
 `picture(subject, number)` draws a frame as (H, W) or (H, W, 3) uint8; by default a few grey pixels, which is all that
-`index` needs. Faces for the later stages come from whoever asks for them.
+`index` needs. Faces, which the later stages need, come from the caller.
 """
 
 import struct

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from mer.params import load
+from tools import plan
+
 TINY = {"subjects": 3, "clips": 15, "pool_subjects": 2, "pool_images": 1}
 
 
@@ -24,13 +27,7 @@ def make_project(root: Path, folder: Path) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    edit(folder, lambda p: p["synthesize"]["runs"].update(synthetic=TINY))
-    edit(folder, lambda p: p["train_magnet"]["runs"]["magnet"].update(steps=2, batch_size=2, size=32))
-    edit(folder, lambda p: p["pretrain_macro"]["runs"]["resnet18"].update(steps=2, batch_size=2, size=32))
-    edit(folder, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4}))
-    edit(folder, lambda p: p["experiments"]["synthetic-uamrn"].update(recipe={"epochs": 2}))
-    edit(folder, lambda p: p["uamrn"].update(d_model=16, blocks=1))
-    edit(folder, lambda p: p["explain"]["runs"]["synthetic-uamrn"].update(clip=""))
+    edit(folder, _tiny)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(
             ["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True, capture_output=True
@@ -38,10 +35,27 @@ def make_project(root: Path, folder: Path) -> Path:
     return folder
 
 
-def edit(folder: Path, change) -> None:
-    """Change params.yaml, comments kept."""
+def _tiny(params) -> None:
+    params["synthesize"]["runs"].update(synthetic=TINY)
+    for run in params["pretrain"]["runs"].values():
+        run.update(steps=2, batch_size=2, size=32)
+    params["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4})
+    params["experiments"]["synthetic-uamrn"].update(recipe={"epochs": 2})
+    params["uamrn"].update(d_model=16, blocks=1)
+    params["explain"]["drawn"].update({"synthetic-uamrn": ""})
+
+
+def edit(folder: Path, change, *, planned: bool = True) -> None:
+    """Change params.yaml, comments kept, and derive the plan anew; planned=False: the plan stays as it was."""
     yaml = YAML()
     yaml.width = 4096
     params = yaml.load(folder / "params.yaml")
     change(params)
     yaml.dump(params, folder / "params.yaml")
+    if planned:
+        make_plan(folder)
+
+
+def make_plan(folder: Path) -> list[str]:
+    """As `make plan` does it, with the models of this checkout; what has changed, a line each."""
+    return plan.write(plan.derived(load(folder / "params.yaml")), folder / "plan.yaml")

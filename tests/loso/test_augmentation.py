@@ -1,11 +1,12 @@
 """Augmentation: faces and their vectors, each clip by its own draw."""
 
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
+from mer import models
 from mer.errors import MerError
 from mer.loso.augmentation import AS_IT_IS, Augmentation, of_model
 from mer.loso.recipe import Recipe
@@ -40,7 +41,7 @@ def test_vectors_may_stand_in_any_channels_or_in_none():
     assert not torch.allclose(picture[:, 0], first[:, 0], atol=1e-3)
 
 
-def test_draws_are_in_range_and_move_the_sampler_only_as_far_as_asked_for():
+def test_draws_are_in_range_and_move_the_sampler_only_for_changes_that_are_on():
     drawn = Augmentation(mirror_flow, 10.0, 0.1).draw(np.random.default_rng(0), 4000)
     assert drawn[:, 0].mean() == pytest.approx(0.5, abs=0.04)  # five deviations
     assert -10 <= drawn[:, 1].min() < -9.9
@@ -53,11 +54,11 @@ def test_draws_are_in_range_and_move_the_sampler_only_as_far_as_asked_for():
 
 
 def test_what_a_model_does_not_declare_is_refused():
-    plain = SimpleNamespace()
-    assert of_model(plain, Recipe(), "m.py") is None
-    with pytest.raises(MerError, match=r"m.py declares no `mirror`"):
-        of_model(plain, Recipe(mirror=True), "m.py")
-    with pytest.raises(MerError, match=r"m.py declares no VECTORS"):
-        of_model(plain, Recipe(zoom=0.1), "m.py")
-    found = of_model(SimpleNamespace(VECTORS=(0, 1)), Recipe(rotate=10.0), "m.py")
+    plain = dataclasses.replace(models.load("ststnet"), mirror=None)
+    assert of_model(plain, Recipe()) is None
+    with pytest.raises(MerError, match=r"mer/models/ststnet.py declares no `mirror`"):
+        of_model(plain, Recipe(mirror=True))
+    with pytest.raises(MerError, match=r"mer/models/ststnet.py declares no VECTORS"):
+        of_model(plain, Recipe(zoom=0.1))
+    found = of_model(dataclasses.replace(plain, declares_vectors=True, vectors=(0, 1)), Recipe(rotate=10.0))
     assert (found.mirror, found.rotate, found.vectors) == (None, 10.0, (0, 1))

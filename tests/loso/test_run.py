@@ -1,5 +1,9 @@
 """Folds that cannot leak, depend on nothing but themselves, and survive a kill."""
 
+import dataclasses
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +11,13 @@ import torch
 
 from mer import models
 from mer.errors import MerError
-from mer.loso import loop as group
-from mer.loso import memory
+from mer.loso import loop, memory, networks
 from mer.loso import run as loso
 from mer.loso.folds import folds
+from mer.loso.networks import NetworkTraining
 from mer.loso.optim import Schedule
-from mer.models import uamrn
+from mer.loso.task import TrainingPlan
+from mer.models import linear, uamrn
 from mer.networks.resnet import ResNet18
 from mer.parallel import Engine
 from mer.storage.spool import Spool
@@ -38,6 +43,12 @@ SHORT = {"epochs": 3, "batch_size": 8, "lr": 1e-3}
 def run(rows, x, **changes):
     options = {"model": "ststnet", "classes": 3, "recipe": SHORT, **changes}
     return loso.run([x], rows, **options)
+
+
+def declare(monkeypatch, model, **changes):
+    """Let the model's file declare something else."""
+    real, spec = models.load, dataclasses.replace(models.load(model), **changes)
+    monkeypatch.setattr(models, "load", lambda name: spec if name == model else real(name))
 
 
 def probabilities(p):
@@ -141,7 +152,7 @@ class Interrupted(Exception):
 def test_finished_folds_survive_and_changed_parameters_never_reuse_them(tmp_path, monkeypatch):
     rows, x = table(), flow()
     whole = run(rows, x)
-    real, seen = loso._Training.__call__, []
+    real, seen = NetworkTraining.__call__, []
 
     def fragile(training, job, bar=None):
         if len(seen) == 2:
@@ -149,7 +160,7 @@ def test_finished_folds_survive_and_changed_parameters_never_reuse_them(tmp_path
         seen.append(job.folds[0].name)
         return real(training, job, bar)
 
-    monkeypatch.setattr(loso._Training, "__call__", fragile)
+    monkeypatch.setattr(NetworkTraining, "__call__", fragile)
     with Spool(tmp_path) as spool, pytest.raises(Interrupted):
         run(rows, x, spool=spool)
 
@@ -157,12 +168,12 @@ def test_finished_folds_survive_and_changed_parameters_never_reuse_them(tmp_path
         seen.append(job.folds[0].name)
         return real(training, job, bar)
 
-    monkeypatch.setattr(loso._Training, "__call__", counted)
+    monkeypatch.setattr(NetworkTraining, "__call__", counted)
     with Spool(tmp_path) as spool:
         resumed = run(rows, x, spool=spool)
         assert seen == ["c/s0", "c/s1", "c/s2", "c/s3"]
         pd.testing.assert_frame_equal(resumed, whole)
-        changes = [{"seeds": [1]}, {"recipe": {**SHORT, "lr": 2e-3}}, {"hyper": {"dropout": 0.1}}, {"code": "v2"}]
+        changes = [{"seeds": [1]}, {"recipe": {**SHORT, "lr": 2e-3}}, {"knobs": {"dropout": 0.1}}, {"code": "v2"}]
         for change in changes:
             seen.clear()
             run(rows, x, spool=spool, **change)
@@ -213,7 +224,7 @@ def test_inputs_that_are_not_finite_name_their_clips():
 def test_the_prediction_of_a_fold_is_the_plain_loop():
     """Without dropout: the same network trained by ten lines of plain PyTorch."""
     rows, x = table(), flow()
-    p = run(rows, x, hyper={"dropout": 0.0}, recipe={**SHORT, "batch_size": 100})
+    p = run(rows, x, knobs={"dropout": 0.0}, recipe={**SHORT, "batch_size": 100})
     from mer.models.ststnet import prepare
     from mer.storage.cache import digest
 
@@ -240,13 +251,13 @@ def test_the_prediction_of_a_fold_is_the_plain_loop():
 @pytest.fixture
 def tasks(monkeypatch):
     """The tasks that networks are trained on."""
-    seen, real = [], group.train_group
+    seen, real = [], networks.train_folds
 
     def spy(tasks, *args, **options):
         seen.extend(tasks)
         return real(tasks, *args, **options)
 
-    monkeypatch.setattr(group, "train_group", spy)
+    monkeypatch.setattr(networks, "train_folds", spy)
     return seen
 
 
@@ -303,11 +314,11 @@ def test_several_seeds_are_several_runs():
     pd.testing.assert_frame_equal(both, single)
 
 
-def test_folds_side_by_side_are_folds_alone():
+def test_folds_in_parallel_are_folds_alone():
     rows, x = table(n=30, subjects=5), flow(30)
     alone = run(rows, x)
-    for together in (2, 5, 99):
-        beside = run(rows, x, together=together)
+    for count in (2, 5, 99):
+        beside = run(rows, x, folds_in_parallel=count)
         np.testing.assert_allclose(probabilities(beside), probabilities(alone), atol=1e-3)
         pd.testing.assert_frame_equal(beside.drop(columns=["p0", "p1", "p2"]), alone.drop(columns=["p0", "p1", "p2"]))
 
@@ -315,8 +326,8 @@ def test_folds_side_by_side_are_folds_alone():
 def test_an_interrupted_run_goes_on_with_its_grouping(tmp_path, monkeypatch):
     """Although more would fit by now: rounding knows the group."""
     rows, x = table(n=30, subjects=5), flow(30)
-    whole = run(rows, x, together=2)
-    real, sizes = loso._Training.__call__, []
+    whole = run(rows, x, folds_in_parallel=2)
+    real, sizes = NetworkTraining.__call__, []
 
     def counted(training, job, bar=None):
         sizes.append(len(job.folds))
@@ -324,12 +335,12 @@ def test_an_interrupted_run_goes_on_with_its_grouping(tmp_path, monkeypatch):
             raise Interrupted
         return real(training, job, bar)
 
-    monkeypatch.setattr(loso._Training, "__call__", counted)
+    monkeypatch.setattr(NetworkTraining, "__call__", counted)
     with Spool(tmp_path) as spool, pytest.raises(Interrupted):
-        run(rows, x, together=2, spool=spool)
-    monkeypatch.setattr(loso._Training, "side_by_side", lambda *_: 5)
+        run(rows, x, folds_in_parallel=2, spool=spool)
+    monkeypatch.setattr(NetworkTraining, "group_size", lambda *_: 5)
     with Spool(tmp_path) as spool:
-        resumed = run(rows, x, together=2, spool=spool)
+        resumed = run(rows, x, folds_in_parallel=2, spool=spool)
     assert sizes == [2, 2, 2, 1]
     pd.testing.assert_frame_equal(resumed, whole)
 
@@ -347,44 +358,43 @@ def test_a_damaged_fold_is_trained_again(tmp_path):
 
 def test_more_folds_than_memory_allows_are_trained_fewer_at_a_time(monkeypatch, capsys):
     rows, x = table(n=30, subjects=5), flow(30)
-    module = models.load("ststnet")
-    inputs = torch.from_numpy(module.prepare(x))
+    inputs = torch.from_numpy(models.load("ststnet").prepare(x))
     labels = torch.tensor(rows["label"].to_numpy(copy=True))
-    plan = group.Plan(schedule=Schedule(lr=1e-3, epochs=3), batch_size=8)
+    plan = TrainingPlan(schedule=Schedule(lr=1e-3, epochs=3), batch_size=8)
     one = memory.bytes_of_a_fold(lambda: models.build("ststnet", 3), inputs, labels, plan)
     # Its 1,700 parameters four times, and what eight clips leave for the backward pass: 16 maps of 30x30, at least.
     assert 8 * 16 * 30 * 30 * 4 < one < 20 * 8 * 16 * 30 * 30 * 4
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2.5 * one / memory.SHARE)
-    p = run(rows, x, together=5, engine=Engine(progress=True))
-    assert "train.folds_together is 5, but only 2 fit into memory: 2 at a time" in capsys.readouterr().err
-    pd.testing.assert_frame_equal(p, run(rows, x, together=2))
+    p = run(rows, x, folds_in_parallel=5, engine=Engine(progress=True))
+    assert "train.folds_in_parallel is 5, but only 2 fit into memory: 2 at a time" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(p, run(rows, x, folds_in_parallel=2))
 
 
-def test_a_group_that_does_not_fit_after_all_is_halved(monkeypatch, capsys):
+def test_a_job_that_does_not_fit_after_all_is_halved(monkeypatch, capsys):
     rows, x = table(n=30, subjects=5), flow(30)
-    expected, real = run(rows, x), group.train_group
+    expected, real = run(rows, x), networks.train_folds
 
     def small(tasks, *args, **options):
         if len(tasks) > 2:
             raise torch.cuda.OutOfMemoryError
         return real(tasks, *args, **options)
 
-    monkeypatch.setattr(group, "train_group", small)
-    np.testing.assert_allclose(probabilities(run(rows, x, together=5)), probabilities(expected), atol=1e-3)
-    assert "5 folds do not fit into the GPU's memory side by side: 3 at a time" in capsys.readouterr().err
+    monkeypatch.setattr(networks, "train_folds", small)
+    np.testing.assert_allclose(probabilities(run(rows, x, folds_in_parallel=5)), probabilities(expected), atol=1e-3)
+    assert "5 folds in parallel do not fit into the GPU's memory: 3 at a time" in capsys.readouterr().err
 
     def none(*args, **options):
         raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(group, "train_group", none)
+    monkeypatch.setattr(networks, "train_folds", none)
     with pytest.raises(MerError, match=r"fold c/s0 does not fit .* lower recipe.batch_size"):
         run(rows, x)
 
 
-def test_a_model_that_cannot_stand_side_by_side_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(group, "why_alone", lambda *_: "it sorts")
+def test_the_obstacle_to_parallel_folds_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr(networks, "vmap_obstacle", lambda *_: "it sorts")
     rows, x = table(), flow()
-    p = run(rows, x, together=4, engine=Engine(progress=True))
+    p = run(rows, x, folds_in_parallel=4, engine=Engine(progress=True))
     assert "ststnet trains one fold at a time: it sorts" in capsys.readouterr().err
     pd.testing.assert_frame_equal(p, run(rows, x))
 
@@ -409,21 +419,19 @@ def test_two_subjects_leave_nobody_to_hold_out():
         run(table(subjects=2), flow(), selection="inner_val")
 
 
-def test_augmented_folds_stand_side_by_side_too(capsys):
+def test_augmented_folds_train_in_parallel_too(capsys):
     rows, x = table(n=30, subjects=5), flow(30)
     recipe = {**SHORT, "mirror": True}
     alone = run(rows, x, recipe=recipe)
-    beside = run(rows, x, recipe=recipe, together=5, engine=Engine(progress=True))
+    beside = run(rows, x, recipe=recipe, folds_in_parallel=5, engine=Engine(progress=True))
     assert "one fold at a time" not in capsys.readouterr().err
     np.testing.assert_allclose(probabilities(beside), probabilities(alone), atol=1e-3)
 
 
 def test_a_prepare_in_which_clips_see_each_other_is_refused(monkeypatch):
-    module = models.load("linear")
-    real = module.prepare
-    monkeypatch.setattr(module, "prepare", lambda flow: real(flow - flow.mean(0)))
+    declare(monkeypatch, "linear", prepare=lambda flow: linear.prepare(flow - flow.mean(0)))
     with pytest.raises(
-        MerError, match=r"mer.models.linear: what its prepare makes of c/s0/00 depends on the clips beside"
+        MerError, match=r"mer/models/linear.py: what its prepare returns for c/s0/00 depends on the clips beside"
     ):
         run(table(), flow(), model="linear", recipe=None)
 
@@ -433,17 +441,17 @@ def test_arrays_of_another_length_are_refused():
         run(table(), flow(25))
 
 
-@pytest.mark.parametrize("together", [1, 4])
-def test_a_last_step_that_breaks_the_weights_is_noticed(together):
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_last_step_that_breaks_the_weights_is_noticed(count):
     with pytest.raises(MerError, match=r"fold c/s0, after epoch 1: probabilities of c/s0/\d+.* not finite; lower"):
-        run(table(), flow(), recipe={**SHORT, "epochs": 1, "batch_size": 100, "lr": 1e30}, together=together)
+        run(table(), flow(), recipe={**SHORT, "epochs": 1, "batch_size": 100, "lr": 1e30}, folds_in_parallel=count)
 
 
-@pytest.mark.parametrize("together", [1, 2])
-def test_one_training_clip_is_too_few_for_batch_norm(together):
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_training_clip_is_too_few_for_batch_norm(count):
     rows = table(n=3, subjects=2)
     with pytest.raises(MerError, match=r"fold c/s0 is left with one training clip"):
-        run(rows, flow(3), together=together)
+        run(rows, flow(3), folds_in_parallel=count)
 
 
 def test_a_network_learns_the_label_and_not_the_subject():
@@ -465,7 +473,15 @@ def test_a_network_learns_the_label_and_not_the_subject():
 
 # ------------------------------------------------------------------------------------------------ explanations
 
-SMALL_UAMRN = {"features": True, "tap": "layer1", "grid": 1, "length": 4, "d_model": 8, "blocks": 1, "samples": 2}
+SMALL_UAMRN = {
+    "features": True,
+    "tap": "layer1",
+    "grid": 1,
+    "factors": "linspace_2_13_4",
+    "d_model": 8,
+    "blocks": 1,
+    "samples": 2,
+}
 
 
 def explained(rows, x, **changes):
@@ -473,7 +489,7 @@ def explained(rows, x, **changes):
     options = {
         "model": "uamrn",
         "classes": 3,
-        "hyper": SMALL_UAMRN,
+        "knobs": SMALL_UAMRN,
         "recipe": {"epochs": 2, "batch_size": 8},
         **changes,
     }
@@ -496,7 +512,7 @@ def test_a_clip_is_explained_by_the_network_that_has_not_seen_its_subject():
         expected = by_id.loc[clip, ["p0", "p1", "p2"]].to_numpy(float)
         np.testing.assert_allclose(likelihood / likelihood.sum(), expected, atol=1e-6)
     # explaining changes no prediction, and a model without explanations has none
-    plain = loso.run([x], rows, model="uamrn", classes=3, hyper=SMALL_UAMRN, recipe={"epochs": 2, "batch_size": 8})
+    plain = loso.run([x], rows, model="uamrn", classes=3, knobs=SMALL_UAMRN, recipe={"epochs": 2, "batch_size": 8})
     pd.testing.assert_frame_equal(plain, predictions)
     nothing = {}
     run(rows, flow(), explained=nothing.__setitem__)
@@ -505,36 +521,63 @@ def test_a_clip_is_explained_by_the_network_that_has_not_seen_its_subject():
 
 
 @pytest.mark.parametrize("selection", ["last_epoch", "inner_val"])
-def test_what_a_clip_weighs_is_the_mean_over_the_folds_that_trained_on_it(selection, monkeypatch):
-    """Each fold's network asked anew about every clip; a fold speaks neither of its test clips nor of held-out ones."""
+def test_the_weight_of_a_clip_is_the_mean_over_the_folds_that_trained_on_it(selection, monkeypatch):
+    """Against each fold's network on all clips; only the fold's training clips count, not those that it holds out."""
     rows, x = table(n=30, subjects=5), sequences(30)
-    asked = []
+    order = np.argsort(rows["id"].to_numpy(), kind="stable")
+    inputs, labels = torch.from_numpy(x[order]), torch.from_numpy(rows["label"].to_numpy()[order])
+    of_folds, real = [], loop._explain
 
-    def watched(outcome, task, network):
-        with torch.no_grad():
-            ids = np.argsort(rows["id"].to_numpy(), kind="stable")
-            weights = uamrn.weigh(network, torch.from_numpy(x[ids]), torch.from_numpy(rows["label"].to_numpy()[ids]))
-        said = np.full(30, np.nan)
-        said[task.train] = weights.numpy()[task.train]
-        asked.append(said)
+    def spy(network, task, outcome, clips, plan):
+        real(network, task, outcome, clips, plan)
+        values = np.full(30, np.nan)
+        values[task.train] = uamrn.explain_training(network.eval(), inputs, labels)["weight"].numpy()[task.train]
+        of_folds.append(values)
 
-    real = group._explain
-
-    def spy(network, task, outcome, data, plan):
-        real(network, task, outcome, data, plan)
-        watched(outcome, task, network.eval())
-
-    monkeypatch.setattr(group, "_explain", spy)
+    monkeypatch.setattr(loop, "_explain", spy)
     _, found = explained(rows, x, selection=selection)
-    assert len(asked) == 5
-    counts = np.isfinite(asked).sum(0)
-    assert counts.max() == (4 if selection == "last_epoch" else counts.max())
-    for clip, said, count in zip(sorted(rows["id"]), np.transpose(asked), counts, strict=True):
+    assert len(of_folds) == 5
+    counts = np.isfinite(of_folds).sum(0)
+    if selection == "last_epoch":
+        assert set(counts) == {4}
+    for clip, values, count in zip(sorted(rows["id"]), np.transpose(of_folds), counts, strict=True):
         if not count:
             assert np.isnan(found[clip]["weight"])
         else:
-            assert found[clip]["weight"] == pytest.approx(np.mean(said[np.isfinite(said)]), rel=1e-4)
+            # A batch of 30 clips and batches of 8 differ by rounding.
+            assert found[clip]["weight"] == pytest.approx(np.mean(values[np.isfinite(values)]), rel=1e-4)
     assert len({round(float(what["weight"]), 6) for what in found.values()}) > 20
+
+
+def test_every_name_of_explain_training_is_averaged_by_itself(monkeypatch):
+    """Labels and rows are known without a network; what comes of them stands behind the extras of `explain`."""
+    rows, x = table(), sequences()
+
+    def about(network, inputs, labels):
+        return {"twice": 2.0 * labels, "mean": inputs.mean((1, 2))}
+
+    declare(monkeypatch, "uamrn", explain_training=about)
+    _, found = explained(rows, x)
+    label, mean = rows.set_index("id")["label"], dict(zip(rows["id"], x.mean((1, 2)), strict=True))
+    for clip, what in found.items():
+        assert list(what) == ["data", "logits", "gamma", "epistemic", "aleatoric", "twice", "mean"]
+        assert what["twice"] == 2 * label[clip]
+        assert what["mean"] == pytest.approx(mean[clip], abs=1e-6)  # float32 means, NumPy's and torch's
+        assert what["twice"].dtype == what["mean"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"explain_training": lambda network, x, y: {"gamma": y}}, "explain and explain_training both return gamma"),
+        ({"explain": None}, "explain returns nothing; one array must be named data"),
+        ({"explain": lambda network, x: {"map": x}}, "explain returns map; one array must be named data"),
+    ],
+)
+def test_explanations_that_no_product_can_hold_are_refused(monkeypatch, changes, message):
+    declare(monkeypatch, "uamrn", **changes)
+    with pytest.raises(MerError, match=f"mer/models/uamrn.py: {message}"):
+        explained(table(), sequences())
 
 
 def test_a_leak_is_not_explained():
@@ -544,10 +587,10 @@ def test_a_leak_is_not_explained():
 
 
 @pytest.mark.parametrize("selection", ["last_epoch", "inner_val"])
-def test_explanations_of_folds_side_by_side_and_of_resumed_ones_are_the_same(tmp_path, selection):
+def test_explanations_of_parallel_and_of_resumed_folds_are_the_same(tmp_path, selection):
     rows, x = table(), sequences()
     _, alone = explained(rows, x, selection=selection, seeds=[1, 0])
-    _, beside = explained(rows, x, selection=selection, seeds=[1], together=4)
+    _, beside = explained(rows, x, selection=selection, seeds=[1], folds_in_parallel=4)
     for _ in range(2):
         with Spool(tmp_path) as spool:
             _, again = explained(rows, x, selection=selection, seeds=[1, 0], spool=spool)
@@ -561,13 +604,37 @@ def test_explanations_of_folds_side_by_side_and_of_resumed_ones_are_the_same(tmp
 def test_weights_are_taken_before_a_fold_and_are_part_of_its_key(tmp_path):
     rows = table(n=6, subjects=2)
     frames = np.random.default_rng(0).integers(0, 256, (6, 4, 16, 16, 3), dtype=np.uint8)
-    hyper = SMALL_UAMRN | {"features": False}
+    knobs = SMALL_UAMRN | {"features": False}
     found, path = [], tmp_path / "resnet18.safetensors"
     with Spool(tmp_path / "spool") as spool:
         for seed in (5, 6, 5):
             torch.manual_seed(seed)
             save_weights(ResNet18("layer1"), path)
-            p, _ = explained(rows, frames, hyper=hyper, weights=str(path), spool=spool)
+            p, _ = explained(rows, frames, knobs=knobs, weights=str(path), spool=spool)
             found.append(probabilities(p))
     np.testing.assert_array_equal(found[0], found[2])
     assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
+def test_weights_for_a_model_that_takes_none_are_refused():
+    with pytest.raises(
+        MerError, match=r"weights are x.safetensors, but mer/models/ststnet.py declares no load_weights"
+    ):
+        run(table(), flow(), weights="x.safetensors")
+
+
+# ---- what an estimator needs ----------------------------------------------------------------------------------------
+
+
+def test_an_estimator_runs_without_torch_and_the_code_of_networks():
+    """So that its predictions depend on none of these files, and no worker spends seconds on importing torch."""
+    program = """
+import sys
+import numpy as np, pandas as pd
+from mer.loso import run
+table = pd.DataFrame({"id": list("abcd"), "corpus": "c", "subject": list("ssuu"), "label": [0, 1, 0, 1]})
+run.run([np.random.default_rng(0).normal(size=(4, 3, 28, 28))], table, model="linear", classes=2)
+print(*sorted(name for name in sys.modules if name == "torch" or name.startswith("mer.loso.")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["mer.loso.folds", "mer.loso.jobs", "mer.loso.run"]

@@ -18,9 +18,9 @@ from mer.magnification.magnet import (
     linear_abs,
     load_magnet,
     magnify_pair,
-    named_factors,
 )
 from mer.motion.tvl1 import tvl1
+from mer.products import named_factors
 from mer.storage.weights import save_weights, weights_about
 
 pytestmark = pytest.mark.usefixtures("one_thread")

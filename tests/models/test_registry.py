@@ -1,5 +1,7 @@
 """Adding a model is one file and one entry under `experiments`."""
 
+import importlib
+import re
 import sys
 
 import numpy as np
@@ -16,7 +18,9 @@ import numpy as np
 from typing import Literal
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-PRODUCTS = ("flow",)
+from mer.products import flow, frames
+
+READS = (flow(frames("box224")),)
 RECIPE = None
 
 def prepare(flow):
@@ -38,37 +42,83 @@ class Sign(ClassifierMixin, BaseEstimator):
 
 
 @pytest.fixture
-def theirs(tmp_path, monkeypatch):
-    (tmp_path / "theirs.py").write_text(THEIRS)
+def declare(tmp_path, monkeypatch):
+    """(text of a model file) -> the name under which it is a model until the test ends."""
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    yield
-    sys.modules.pop("mer.models.theirs", None)
+    names = []
+
+    def write(text: str) -> str:
+        names.append(f"theirs{len(names)}")
+        (tmp_path / f"{names[-1]}.py").write_text(text)
+        importlib.invalidate_caches()
+        return names[-1]
+
+    yield write
+    models.load.cache_clear()
+    for name in names:
+        sys.modules.pop(f"mer.models.{name}", None)
+        vars(models).pop(name, None)
 
 
-def test_a_model_in_one_file_runs_through_the_folds(theirs):
+def test_a_model_in_one_file_runs_through_the_folds(declare):
+    name = declare(THEIRS)
+    assert name in models.names()
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 12)
     flow = np.where(label == 1, 1.0, -1.0)[:, None, None, None] * np.ones((12, 3, 4, 4))
     table = pd.DataFrame({"id": [f"c/{i % 3}/{i}" for i in range(12)], "corpus": "c",
                           "subject": [str(i % 3) for i in range(12)], "label": label})  # fmt: skip
-    p = loso.run([flow], table, model="theirs", classes=2)
+    p = loso.run([flow], table, model=name, classes=2)
     assert (p["p1"].round() == p["label"]).all()
-    p = loso.run([flow], table, model="theirs", classes=2, hyper={"sign": "left"})
+    p = loso.run([flow], table, model=name, classes=2, knobs={"sign": "left"})
     assert (p["p0"].round() == p["label"]).all()
-    with pytest.raises(MerError, match=r"theirs.sign is 'up'; valid: right, left"):
-        models.build("theirs", 2, sign="up")
+    with pytest.raises(MerError, match=r"theirs0.sign is 'up'; valid: right, left"):
+        models.build(name, 2, sign="up")
 
 
-def test_a_file_that_lacks_something_is_named(tmp_path, monkeypatch):
-    (tmp_path / "half.py").write_text("PRODUCTS = ('flow',)\n")
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    with pytest.raises(MerError, match=r"mer/models/half.py declares no RECIPE"):
-        models.load("half")
-    sys.modules.pop("mer.models.half", None)
+def test_its_declarations_are_found(declare):
+    spec = models.load(declare(THEIRS + "VECTORS = None\n"))
+    assert (spec.name, spec.path) == ("theirs0", "mer/models/theirs0.py")
+    assert [product.kind for product in spec.reads({})] == ["flow"]
+    assert list(spec.knobs) == ["sign"]
+    assert spec.all_knobs({}) == {"sign": "right"}
+    assert spec.all_knobs({"sign": "left"}) == {"sign": "left"}
+    assert (spec.declares_vectors, spec.vectors) == (True, None)
+    optional = (spec.mirror, spec.loss, spec.load_weights, spec.explain, spec.explain_training)
+    assert optional == (None,) * 5
+    assert not models.load(declare(THEIRS)).declares_vectors
 
 
-def test_every_model_builds_and_every_knob_has_a_type():
-    for name in models.names():
-        models.build(name, 3)
-        for knob, parameter in models.knobs(name).items():
-            models.check_value(f"{name}.{knob}", parameter.default, parameter.annotation)
+def test_reads_may_depend_on_knobs(declare):
+    by_knob = "def reads(knobs):\n    return (flow(frames('box224' if knobs['sign'] == 'right' else 'box112')),)"
+    spec = models.load(declare(THEIRS.replace('READS = (flow(frames("box224")),)', by_knob)))
+    assert [spec.reads(spec.all_knobs(k))[0].crop for k in ({}, {"sign": "left"})] == ["box224", "box112"]
+
+
+@pytest.mark.parametrize("needed", ["READS", "RECIPE", "build", "prepare"])
+def test_a_missing_declaration_is_named(declare, needed):
+    name = declare(re.sub(rf"\b{needed}\b(?=\(| =)", f"other_{needed[0]}", THEIRS))
+    with pytest.raises(MerError, match=rf"mer/models/{name}.py declares no {needed}; see mer/models/__init__.py"):
+        models.load(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("VECTOR = (0, 1)", "declares VECTOR, which no model has; did you mean 'VECTORS'"),
+        ("Vectors = (0, 1)", "declares Vectors, which no model has; did you mean 'VECTORS'"),
+        ("def mirrors(x): return x", "declares mirrors, which no model has; did you mean 'mirror'"),
+        ("def explain_trainings(n, x, y): return {}", "did you mean 'explain_training'"),
+        ("def load_weight(n, p): return n", "did you mean 'load_weights'"),
+        ("def reads(knobs): return READS", "declares READS and reads; keep one of them"),
+    ],
+)
+def test_a_misspelt_or_doubled_declaration_is_refused(declare, line, message):
+    name = declare(THEIRS + line + "\n")
+    with pytest.raises(MerError, match=f"mer/models/{name}.py .*{re.escape(message)}"):
+        models.load(name)
+
+
+def test_an_unknown_model_is_refused_with_a_suggestion():
+    with pytest.raises(MerError, match=r"model 'uamrm' is unknown; did you mean 'uamrn'"):
+        models.load("uamrm")

@@ -8,23 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 from torch.nn import functional as F
 
-from mer import models
+from mer import models, products
 from mer.errors import MerError
-from mer.loso import loop as group
+from mer.loso.loop import train_folds
 from mer.loso.optim import Schedule
 from mer.loso.recipe import Recipe
+from mer.loso.stacked_folds import vmap_obstacle
+from mer.loso.task import Task, TrainingPlan
 from mer.models import uamrn
-from mer.networks import random_layers as streams
+from mer.networks import random_layers
 from mer.networks.resnet import ResNet18
 from mer.storage.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-SMALL = {"features": True, "tap": "layer1", "grid": 1, "length": 6, "d_model": 16, "blocks": 2}  # features 64 wide
+KNOBS = models.load("uamrn").knobs
+# L 6, features 64 wide
+SMALL = {"features": True, "tap": "layer1", "grid": 1, "factors": "linspace_2_13_6", "d_model": 16, "blocks": 2}
 
 
 def small(seed=0, classes=3, **knobs):
@@ -37,12 +40,12 @@ def clips(count=4, length=6, width=64, seed=1):
 
 
 LABELS = torch.tensor([0, 2, 1, 0])
-SHARE = torch.full((4,), 0.25)
+ROW_WEIGHT = torch.full((4,), 0.25)
 
 
-def training_loss(network, x=None, share=SHARE):
-    streams.begin(network)
-    return uamrn.loss(network.train(), clips() if x is None else x, LABELS, share)
+def training_loss(network, x=None, row_weight=ROW_WEIGHT):
+    random_layers.begin(network)
+    return uamrn.loss(network.train(), clips() if x is None else x, LABELS, row_weight)
 
 
 def heads(length, d_k=8, n_t=4, n_p=3, batch=2, n_h=2, seed=0, dtype=torch.float32):
@@ -66,7 +69,7 @@ def test_vectors_at_an_angle_collide_as_often_as_theory_says(angle, n_p):
     other -= (other @ q.flatten()) / q.square().sum() * q.flatten()
     k = math.cos(angle) * q / q.norm() + math.sin(angle) * other / other.norm()
     # Every head is a draw of its own.
-    planes = streams.Normal()(draws, n_t, n_p, 20)
+    planes = random_layers.Normal()(draws, n_t, n_p, 20)
     tag_q, tag_k = (uamrn.tags((5 * x).expand(1, draws, 1, 20), planes) for x in (q, k))
     p = (1 - angle / math.pi) ** n_p
     for found, expected, count in (
@@ -119,7 +122,7 @@ def test_positions_permuted_permute_the_output(knobs):
     module = uamrn.SparseSelfAttention(16, **knobs).eval()
     x, order = clips(3, 12, 16), torch.randperm(12)
     out, weights = module(x)
-    streams.begin(module)
+    random_layers.begin(module)
     moved, of_moved = module(x[:, order])
     torch.testing.assert_close(moved, out[:, order], rtol=1e-5, atol=1e-6)
     if weights is not None:
@@ -241,13 +244,13 @@ def test_gamma_and_loss_are_equations_8_and_9_written_out():
             gamma += sum(math.exp(log_variance[m, n, c]) for m in range(5)) / 5
         y = mean[:, n].mean(0)
         loss -= gamma / 3 * float(y[LABELS[n]] - y.exp().sum().log()) / 4
-    share = SHARE.double()
-    assert float(how().loss(mean, log_variance, None, LABELS, share)) == pytest.approx(loss, rel=1e-12)
+    row_weight = ROW_WEIGHT.double()
+    assert float(how().loss(mean, log_variance, None, LABELS, row_weight)) == pytest.approx(loss, rel=1e-12)
     # sampled: the probability is the mean of those of the noisy logits
     p = (mean + log_variance.exp().sqrt() * noise).softmax(-1).mean(0)
     gamma = how().gamma(mean, log_variance, LABELS)
     expected = -(gamma * p[range(4), LABELS].log()).mean()
-    torch.testing.assert_close(how().loss(mean, log_variance, noise, LABELS, share), expected)
+    torch.testing.assert_close(how().loss(mean, log_variance, noise, LABELS, row_weight), expected)
 
 
 def test_the_variance_of_a_probability_is_that_of_noisy_logits_to_first_order():
@@ -272,7 +275,7 @@ def test_a_deterministic_network_trains_by_plain_cross_entropy():
     net = small(uncertainty=False, resample="per_init")
     assert net.log_variance is None
     loss = training_loss(net)
-    streams.begin(net)
+    random_layers.begin(net)
     torch.testing.assert_close(loss, F.cross_entropy(net(clips()).mean[0], LABELS))
     found = uamrn.explain(net, clips())
     assert found["gamma"].tolist() == [1, 1, 1, 1]
@@ -302,7 +305,7 @@ def test_gradients_reach_what_they_should(aleatoric, detach, learns):
 def test_a_gamma_that_is_cut_off_is_a_constant():
     found = gradients(small(aleatoric="none"))
     net = small(aleatoric="none")
-    streams.begin(net)
+    random_layers.begin(net)
     passes = net.train()(clips())
     with torch.no_grad():
         gamma = how().gamma(passes.mean, passes.log_variance, LABELS)
@@ -317,7 +320,7 @@ def test_a_gamma_that_is_cut_off_is_a_constant():
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_a_frozen_backbone_does_not_learn(freeze):
-    net = small(features=False, freeze=freeze, length=2, samples=1)
+    net = small(features=False, freeze=freeze, factors="linspace_2_13_2", samples=1)
     x = torch.randint(0, 256, (4, 2, 16, 16, 3), dtype=torch.uint8)
     before = {name: value.clone() for name, value in net.backbone.state_dict().items()}
     training_loss(net, x).backward()
@@ -334,7 +337,7 @@ def test_a_rare_and_noisy_class_weighs_more():
     for seed in (0, 1):
         g = torch.Generator().manual_seed(seed)
         x = torch.randn(3, 1, 64, generator=g)[kind] + 0.1 * torch.randn(64, 4, 64, generator=g)
-        net = small(seed, length=4, blocks=1).train()
+        net = small(seed, factors="linspace_2_13_4", blocks=1).train()
         adam = torch.optim.Adam(net.parameters(), lr=3e-3)
         for _ in range(60):
             adam.zero_grad()
@@ -347,7 +350,8 @@ def test_a_rare_and_noisy_class_weighs_more():
 
 # ---- open questions, each a knob ----------------------------------------------------------------------------------
 
-# id, knob, default, alternatives; `where` the change shows: in training's loss, in evaluation, or in what is said.
+# id, knob, default, alternatives; `where` the change shows: in training's loss or its gradient, in evaluation, or in
+# the random numbers.
 TABLE = [
     ("U-06", "mask", "pre_softmax", ["post_softmax", "full"], "evaluation"),
     ("U-09", "resample", "per_forward", ["per_init", "per_epoch"], "draws"),
@@ -375,7 +379,7 @@ TABLE = [
 @pytest.mark.parametrize(("id_", "knob", "default", "alternatives", "where"), TABLE, ids=[r[1] for r in TABLE])
 def test_every_open_question_is_a_knob_that_changes_something(id_, knob, default, alternatives, where):
     assert id_ in inspect.getdoc(uamrn.build)
-    assert models.knobs("uamrn")[knob].default == default
+    assert KNOBS[knob].default == default
     frames = knob in ("tap", "grid", "project", "freeze")
     x = clips()
     if frames:
@@ -412,9 +416,6 @@ def test_the_table_has_every_question_that_names_a_key_of_the_model():
     text = (Path(__file__).parent.parent.parent / "conf/base.yaml").read_text()
     section = text[text.index("\nuamrn:") :].partition("\n\n")[0]
     assert {row[0] for row in TABLE} | {"U-01", "U-12"} == set(re.findall(r"U-\d\d", section))
-    # and the section has every knob with the default of the code, but for the frames, which `embed` reads instead
-    values = YAML(typ="safe").load(section)["uamrn"]
-    assert values == {name: p.default for name, p in models.knobs("uamrn").items()} | {"features": True}
 
 
 def test_the_recipe_is_the_papers():
@@ -425,9 +426,10 @@ def test_the_recipe_is_the_papers():
 
 
 def test_the_defaults_have_the_printed_size():
-    defaults = {name: knob.default for name, knob in models.knobs("uamrn").items()}
-    printed = {"n_p": 3, "length": 32, "n_t": 4, "n_h": 2, "d_model": 1024, "blocks": 3}
+    defaults = models.load("uamrn").all_knobs({})
+    printed = {"n_p": 3, "n_t": 4, "n_h": 2, "d_model": 1024, "blocks": 3}
     assert printed.items() <= defaults.items()
+    assert len(products.named_factors(defaults["factors"])) == 32
     # two layouts that need no projection, as wide as d_model (U-20)
     for tap, grid in (("layer1", 4), ("layer3", 2)):
         net = models.build("uamrn", 5, tap=tap, grid=grid, project=False, blocks=1)
@@ -459,20 +461,20 @@ def test_planes_come_anew_as_often_as_they_should():
     assert "blocks.0.attention.kept_planes" in net.state_dict()  # per_init
 
 
-# ---- evaluation, and folds side by side ---------------------------------------------------------------------------
+# ---- evaluation, and folds in parallel ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("evaluation", ["mc", "single"])
-def test_a_clip_is_judged_alike_whatever_stands_beside_it(evaluation):
+def test_the_prediction_of_a_clip_does_not_depend_on_other_clips(evaluation):
     net = small(evaluation=evaluation).double().eval()
     x = clips(7).double()
     whole = net(x)
     torch.testing.assert_close(torch.cat([net(x[4:]), net(x[:4])]), whole.roll(3, 0), rtol=1e-12, atol=1e-12)
-    training_loss(net, x[:4], SHARE.double())
+    training_loss(net, x[:4], ROW_WEIGHT.double())
     torch.testing.assert_close(net.eval()(x), whole, rtol=0, atol=0)
 
 
-def test_the_mean_of_passes_is_what_evaluation_says():
+def test_evaluation_gives_the_mean_of_passes():
     net = small().eval()
     z = net.embed(clips())
     net.begin_evaluation(sampling=True)
@@ -485,7 +487,7 @@ def test_the_mean_of_passes_is_what_evaluation_says():
     torch.testing.assert_close(net(clips()).softmax(1), mean.softmax(-1).mean(0))
 
 
-def test_an_explanation_leaves_the_network_as_it_was_and_shows_what_it_did():
+def test_an_explanation_agrees_with_the_prediction_and_changes_nothing():
     net = small(form="bucketed", pool="cls").eval()
     before = net(clips())
     found = uamrn.explain(net, clips())
@@ -499,15 +501,21 @@ def test_an_explanation_leaves_the_network_as_it_was_and_shows_what_it_did():
     total = sum(uamrn.explain(net, clips())[part] for part in ("epistemic", "aleatoric"))
     guess = net(clips()).argmax(1)
     torch.testing.assert_close(uamrn.explain(net, clips())["gamma"], total[range(4), guess])
-    torch.testing.assert_close(uamrn.weigh(net, clips(), LABELS), total[range(4), LABELS])
+    torch.testing.assert_close(weight_of(net), total[range(4), LABELS])
     assert not torch.equal(guess, LABELS)
 
 
-def test_what_clips_weigh_is_gamma_and_1_where_there_is_none():
+def weight_of(network):
+    (name, weight), *others = uamrn.explain_training(network, clips(), LABELS).items()
+    assert (name, others) == ("weight", [])
+    return weight
+
+
+def test_the_weight_of_a_training_clip_is_gamma_or_1_without_uncertainty():
     net = small().train()
-    assert torch.equal(uamrn.weigh(net, clips(), LABELS), uamrn.explain(net, clips())["gamma"])
+    assert torch.equal(weight_of(net), uamrn.explain(net, clips())["gamma"])
     assert net.training
-    assert uamrn.weigh(small(uncertainty=False), clips(), LABELS).tolist() == [1] * 4
+    assert weight_of(small(uncertainty=False)).tolist() == [1] * 4
 
 
 def test_it_takes_weights_where_it_reads_frames(tmp_path):
@@ -519,8 +527,21 @@ def test_it_takes_weights_where_it_reads_frames(tmp_path):
     assert torch.equal(net.backbone.layer1[1].conv2.weight, deep.layer1[1].conv2.weight)
     with pytest.raises(MerError, match=r"uamrn.features is true, so there is no ResNet to take it"):
         uamrn.load_weights(small(), tmp_path / "resnet18.safetensors")
-    assert models.products("uamrn", {}) == ("magnet",)
-    assert models.products("uamrn", {"features": True}) == ("embedding",)
+
+
+def test_it_reads_frames_and_weights_or_the_features_of_frames():
+    spec = models.load("uamrn")
+    sequence = products.magnet(products.frames("box224"), weights="magnet", factors="arange_2_14_1")
+    knobs = spec.all_knobs({"factors": "arange_2_14_1", "tap": "layer3", "grid": 2})
+    assert spec.reads(knobs) == (sequence, products.weights("resnet18"))
+    features = products.embedding(sequence, by="networks.resnet", weights="resnet18", tap="layer3", grid=2)
+    assert spec.reads(knobs | {"features": True}) == (features,)
+
+
+def test_the_position_code_takes_the_factors_by_rank_or_as_they_are():
+    rank, factor = (small(factors="arange_2_8_2", position=p).position for p in ("rank", "factor"))
+    torch.testing.assert_close(rank, uamrn.positions(torch.arange(3.0), 16))
+    torch.testing.assert_close(factor, uamrn.positions(torch.tensor([2.0, 4.0, 6.0]), 16))
 
 
 @pytest.mark.parametrize(
@@ -528,31 +549,31 @@ def test_it_takes_weights_where_it_reads_frames(tmp_path):
     [{}, {"resample": "per_epoch", "normalise": "batch_mean", "detach": False, "share_qk": True, "pool": "cls"},
      {"resample": "per_init", "uncertainty": False, "mask": "post_softmax"}],
 )  # fmt: skip
-def test_folds_side_by_side_become_what_they_become_alone(knobs):
+def test_folds_in_parallel_are_folds_alone(knobs):
     """In float64, where no rounding moves a vector over a plane; numbers of clips differ, so batches are padded."""
     x, y = clips(15).double(), torch.arange(15) % 3
     x = x + y[:, None, None]
     test = [np.arange(4), np.arange(4, 9)]
-    tasks = [group.Task(f"s{k}", 50 + k, np.setdiff1d(np.arange(15), t), t) for k, t in enumerate(test)]
-    plan = group.Plan(schedule=Schedule(lr=1e-2, epochs=2), batch_size=6, loss=uamrn.loss)
+    tasks = [Task(f"s{k}", 50 + k, np.setdiff1d(np.arange(15), t), t) for k, t in enumerate(test)]
+    plan = TrainingPlan(schedule=Schedule(lr=1e-2, epochs=2), batch_size=6, loss=uamrn.loss)
 
     def build():
         return models.build("uamrn", 3, **{**SMALL, "samples": 2, **knobs}).double()
 
-    together, alone = (
-        group.train_group(tasks, x, y, build, plan, ids=[""] * 15, together=together) for together in (True, False)
+    parallel, single = (
+        train_folds(tasks, x, y, build, plan, ids=[""] * 15, in_parallel=in_parallel) for in_parallel in (True, False)
     )
-    for a, b in zip(together, alone, strict=True):
+    for a, b in zip(parallel, single, strict=True):
         np.testing.assert_allclose(a.probability, b.probability, atol=1e-9)
-    assert group.why_alone(build, x, plan) is None
+    assert vmap_obstacle(build, x, plan) is None
 
 
-def test_frames_stand_side_by_side_and_buckets_say_why_not():
+def test_frames_can_be_stacked_and_buckets_cannot():
     x = torch.randint(0, 256, (8, 6, 16, 16, 3), dtype=torch.uint8)
-    plan = group.Plan(schedule=Schedule(lr=1e-3, epochs=1), batch_size=4, loss=uamrn.loss)
+    plan = TrainingPlan(schedule=Schedule(lr=1e-3, epochs=1), batch_size=4, loss=uamrn.loss)
     for freeze in (True, False):
-        assert group.why_alone(lambda freeze=freeze: small(features=False, freeze=freeze), x, plan) is None
-    assert "dynamic shape" in group.why_alone(lambda: small(form="bucketed"), clips(), plan)
+        assert vmap_obstacle(lambda freeze=freeze: small(features=False, freeze=freeze), x, plan) is None
+    assert "dynamic shape" in vmap_obstacle(lambda: small(form="bucketed"), clips(), plan)
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
@@ -577,14 +598,16 @@ def test_knobs_that_cannot_be(knobs, message):
 
 
 def test_sequences_of_another_length_or_kind_are_refused():
-    with pytest.raises(MerError, match=r"reads \(clips, 6, 64\), the product gives \(4, 5, 64\); uamrn.length must be"):
+    with pytest.raises(
+        MerError, match=r"reads \(clips, 6, 64\), the product gives \(4, 5, 64\); uamrn.factors say how"
+    ):
         small()(clips(length=5))
     with pytest.raises(MerError, match=r"reads \(clips, 6, 64\), the product gives \(4, 6, 65\)"):
         small()(clips(width=65))
     frames = torch.zeros(2, 12, 16, 16, 3, dtype=torch.uint8)
     with pytest.raises(MerError, match=r"reads \(clips, 6, height, width, 3\), the product gives \(2, 12, 16, 16, 3\)"):
         small(features=False)(frames)
-    with pytest.raises(MerError, match=r"uamrn.features say whether"):
+    with pytest.raises(MerError, match=r"uamrn.features whether frames"):
         small(features=False)(clips())
     with pytest.raises(MerError, match=r"not \(2, 3, 8, 8\) float64"):
         uamrn.prepare(np.zeros((2, 3, 8, 8)))

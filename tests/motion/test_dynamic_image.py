@@ -5,42 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import minimize
 from scipy.stats import ortho_group
 from sklearn.svm import LinearSVC
 
 from mer.errors import MerError
 from mer.motion import dynamic_image as module
-from mer.motion.dynamic_image import SOLVERS, approximate_weights, dynamic_image, rank_pool, solve_rank_svm
-
-
-def running_means(x):
-    return np.stack([np.mean(x[: t + 1], axis=0, dtype=float) for t in range(len(x))])
-
-
-def energy(d, x, c):
-    """Eq. 4 as it is printed: a loop over the pairs."""
-    scores = running_means(x) @ d
-    pairs = [(t, later) for later in range(len(x)) for t in range(later)]
-    return c / 2 * d @ d + sum(max(0, 1 - scores[later] + scores[t]) for t, later in pairs) / len(pairs)
-
-
-def differences(x):
-    """phi_l - phi_t of each pair, (P, D)."""
-    phi = running_means(x)
-    return np.stack([phi[later] - phi[t] for later in range(len(x)) for t in range(later)])
-
-
-def bounded_dual(x, c):
-    """The minimum of eq. 4 by L-BFGS-B on its dual, one variable for each pair."""
-    z = differences(x)
-    kernel = z @ z.T / c
-    found = minimize(
-        lambda a: (a @ kernel @ a / 2 - a.sum(), kernel @ a - 1), np.full(len(z), 0.5 / len(z)), jac=True,
-        bounds=[(0, 1 / len(z))] * len(z), method="L-BFGS-B",
-        options={"maxiter": 20000, "maxfun": 40000, "ftol": 1e-16, "gtol": 1e-12},
-    )  # fmt: skip
-    return energy(z.T @ found.x / c, x, c)
+from mer.motion.dynamic_image import SOLVERS, approximate_weights, dynamic_image, rank_pool
+from tests.helpers.rank_pooling import bounded_dual, differences, energy, running_means, walk
 
 
 def linear_svc(x, c):
@@ -53,10 +24,6 @@ def linear_svc(x, c):
     return energy(svm.fit(z * sign[:, None], sign).coef_[0], x, c)
 
 
-def walk(frames, values, seed=0):
-    return np.random.default_rng(seed).normal(size=(frames, values)).cumsum(axis=0)
-
-
 def moving(frames=12, size=16, channels=3, seed=3):
     """(T, H, W, 3) uint8: a blob that drifts to the right over a textured ground, with a little noise."""
     rng = np.random.default_rng(seed)
@@ -65,11 +32,6 @@ def moving(frames=12, size=16, channels=3, seed=3):
     blobs = [np.exp(-((x - 4 - 6 * t / frames) ** 2 + (y - size / 2) ** 2) / 8) for t in range(frames)]
     clip = ground + 100 * np.stack(blobs)[..., None] * np.linspace(1, 0.5, channels)
     return np.rint(clip + rng.normal(size=clip.shape)).clip(0, 255).astype(np.uint8)
-
-
-def gram_of(x):
-    phi = running_means(x)
-    return phi @ phi.T
 
 
 # ---- the minimum ----------------------------------------------------------------------------------------------
@@ -82,17 +44,6 @@ def test_the_minimum_is_that_of_an_independent_solver(frames, values, c, peer):
     x = walk(frames, values)
     ours, theirs = energy(rank_pool(x, c), x, c), peer(x, c)
     assert -1e-3 * theirs < ours - theirs < 1e-6 * theirs
-
-
-@pytest.mark.parametrize("tol", [1e-1, 1e-3, 1e-6, 1e-8])
-@pytest.mark.parametrize("values", [2, 12])
-def test_the_reported_gap_bounds_the_distance_to_the_minimum(values, tol):
-    x = walk(6, values, seed=1)
-    svm = solve_rank_svm(gram_of(x), 0.1, tol=tol)
-    d = svm.beta @ running_means(x)
-    assert svm.objective == pytest.approx(energy(d, x, 0.1), rel=1e-9)
-    assert svm.gap <= tol
-    assert svm.objective * (1 - svm.gap) <= bounded_dual(x, 0.1) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("c", [1e-4, 0.5, 2.0, 100.0])
@@ -140,46 +91,6 @@ def test_the_block_size_changes_nothing(monkeypatch):
     assert rank_pool(x) == pytest.approx(whole, rel=1e-9)
 
 
-@pytest.mark.parametrize("c", [1e-10, 1e-5, 1.0, 1e8])
-@pytest.mark.parametrize(
-    "x",
-    [
-        walk(40, 2),
-        walk(40, 400) * 100,
-        np.repeat(walk(10, 30), 4, axis=0),
-        np.concatenate([walk(20, 60), walk(20, 60)]),
-        np.linspace(0, 1, 40)[:, None] * walk(1, 50),
-        -(np.linspace(0, 1, 40)[:, None] ** np.arange(1, 4)),
-    ],
-    ids=["few values", "many values", "repeated frames", "motion twice", "straight motion", "three curves"],
-)
-def test_the_gap_closes_on_awkward_clips(x, c):
-    svm = solve_rank_svm(gram_of(x), c)
-    assert svm.gap <= 1e-6
-    assert 0 < svm.objective <= 1
-    # The Gram matrix of running means of a low rank is exact to some 1e-16 |phi|^2 / c of eq. 4.
-    if c >= 1e-5:
-        assert svm.objective == pytest.approx(energy(svm.beta @ running_means(x), x, c), rel=1e-5)
-
-
-def test_a_magnified_clip_on_which_a_plain_corrector_circles():
-    """Steps of the running mean of seven magnified frames, thousands: without the safeguard the gap stays at 2 %."""
-    steps = 1e3 * np.array(
-        [
-            [68638, 18012, -2742, 17589, 8697, -21],
-            [18012, 6541, -601, 4417, 2924, 116],
-            [-2742, -601, 355, -768, -345, 141],
-            [17589, 4417, -768, 4992, 2340, -105],
-            [8697, 2924, -345, 2340, 1441, -4],
-            [-21, 116, 141, -105, -4, 104],
-        ]
-    )
-    from_steps = np.tril(np.ones((7, 7)))[:, 1:]
-    svm = solve_rank_svm(from_steps @ steps @ from_steps.T)
-    assert svm.gap <= 1e-6
-    assert svm.iterations < 50
-
-
 @settings(max_examples=40, deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 5))))
 def test_no_clip_has_a_result_worse_than_zero_or_than_its_neighbours(x):
@@ -193,8 +104,6 @@ def test_equal_frames_and_a_single_frame_have_no_order():
     x = walk(1, 5)
     assert not rank_pool(x).any()
     assert not rank_pool(np.repeat(x, 6, axis=0)).any()
-    assert solve_rank_svm(np.ones((6, 6))).objective == 1  # every pair at its full loss
-    assert solve_rank_svm(np.ones((1, 1))).objective == 0
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 10])
@@ -329,8 +238,6 @@ def test_c_must_be_positive(solver, c):
         dynamic_image(moving(), solver=solver, c=c)
     with pytest.raises(MerError, match="it must be a number > 0"):
         rank_pool(walk(3, 3), c)
-    with pytest.raises(MerError, match="it must be a number > 0"):
-        solve_rank_svm(np.eye(3), c)
 
 
 def test_no_features():
@@ -344,21 +251,3 @@ def test_no_features():
             rank_pool(np.array([[0.0], [value]]))
     with pytest.raises(MerError, match="0 frames"):
         approximate_weights(0)
-
-
-def test_no_gram_matrix():
-    for shape in [(0, 0), (3, 2), (3,)]:
-        with pytest.raises(MerError, match="needed is"):
-            solve_rank_svm(np.zeros(shape))
-    with pytest.raises(MerError, match="not finite"):
-        solve_rank_svm(np.full((3, 3), np.nan))
-
-
-def test_a_gap_that_is_not_reached():
-    gram = gram_of(walk(6, 4))
-    with pytest.raises(MerError, match=r"relative gap .* after 3 steps"):
-        solve_rank_svm(gram, max_iter=3)
-    with pytest.raises(MerError, match="tol is 0"):
-        solve_rank_svm(gram, tol=0)
-    with pytest.raises(MerError, match="too small"):
-        solve_rank_svm(gram, 1e-30)

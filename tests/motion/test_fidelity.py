@@ -38,7 +38,7 @@ def products(frames, tmp_path_factory):
     with CacheWriter(folder / "frames.h5", kind="frames", ragged=True, params={}) as writer:
         writer.append("c/s/1", frames)
     with CacheWriter(folder / "apex.h5", kind="apex", ragged=False, params={}) as writer:
-        writer.append("c/s/1", np.int64(13))  # the fourth frame
+        writer.append("c/s/1", np.int64(3))
     clip = Clip("c/s/1", "c", "s", "1", "", "", 10, 13, 15, "annotated", 200.0, "", "", "")
     return clip, ClipCache(folder / "frames.h5"), ClipCache(folder / "apex.h5")
 

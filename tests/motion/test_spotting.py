@@ -1,4 +1,4 @@
-"""The spotted apex is where the motion is largest."""
+"""The spotted apex is where the motion is largest; a settled apex is a position, whatever the frame numbers are."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import skimage.data
 from scipy.ndimage import shift
 
 from mer.errors import MerError
-from mer.motion.spotting import spot_apex
+from mer.motion.spotting import settled_apex, spot_apex
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +31,35 @@ def test_a_still_clip_has_its_apex_in_the_middle(clip):
 def test_no_clip(shape):
     with pytest.raises(MerError, match="needed is"):
         spot_apex(np.zeros(shape, np.uint8))
+
+
+# ---- settled ------------------------------------------------------------------------------------------------------
+
+NUMBERS = [46, 47, 49, 50, 53]  # 48, 51 and 52 are absent
+
+
+def no_frames():
+    raise AssertionError("an apex that is known needs no frames")
+
+
+@pytest.mark.parametrize(("apex", "position"), [(46, 0), (47, 1), (48, 1), (49, 2), (51, 3), (52, 3), (53, 4)])
+@pytest.mark.parametrize(
+    ("source", "missing"), [("annotated", "middle"), ("annotated", "spotted"), ("middle", "middle")]
+)
+def test_a_known_apex_becomes_a_position(apex, position, source, missing):
+    """An absent one is the last frame before it."""
+    assert settled_apex(NUMBERS, apex, source, no_frames, missing=missing, stride=1) == position
+
+
+@pytest.mark.parametrize(("stride", "position"), [(1, 6), (4, 4)])
+def test_a_spotted_apex_is_a_position_whatever_numbers_lack(clip, stride, position):
+    colour = np.repeat(clip[..., None], 3, axis=-1)
+    numbers = [7, 8, 9, 12, 13, 14, 15, 16, 17, 18]  # 10 and 11 are absent
+    found = settled_apex(numbers, 12, "middle", lambda: colour, missing="spotted", stride=stride)
+    assert found == position
+    assert numbers[found] == {6: 15, 4: 13}[position]
+
+
+def test_an_unknown_way_to_settle_is_refused(clip):
+    with pytest.raises(MerError, match=r"spot\.missing is 'spoted'; did you mean 'spotted'"):
+        settled_apex(NUMBERS, 47, "middle", no_frames, missing="spoted", stride=1)

@@ -110,15 +110,16 @@ def test_a_flipped_pair_flows_as_the_mirrored_flow(pair):
     assert error(flipped, mirror_flow(flow)) < 0.02
 
 
-def test_the_flow_of_the_embedded_face(tmp_path):
+def test_the_flow_of_the_synthetic_face(tmp_path):
     """Onset to apex of rendered clips against the motion they were rendered with."""
     from mer.parallel import Engine
     from mer.synthetic import corpus as synthetic
+    from mer.synthetic.truth import read_truth
 
     synthetic.synthesize(tmp_path, subjects=3, clips=15, pool_subjects=0, engine=Engine(workers=0))
     ours, still = [], []
     for folder in sorted((tmp_path / "corpus").glob("sub*/EP*")):
-        truth = synthetic.read_truth(tmp_path / "truth.h5", f"{folder.parent.name}/{folder.name}")
+        truth = read_truth(tmp_path / "truth.h5", f"{folder.parent.name}/{folder.name}")
         onset, apex = (cv2.imread(str(folder / f"img{truth[k]}.jpg"), 0) for k in ("onset", "apex"))
         face = np.s_[:, 60:-60, 60:-60]  # the wall behind the face has no texture
         still.append(np.hypot(*truth["flow"][face]).mean())

@@ -1,4 +1,4 @@
-"""Dropout masks and normal numbers: even, independent of each other, the same whatever stands beside them."""
+"""Dropout masks and normal numbers: evenly distributed, independent, and the same whatever folds and rows there are."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mer.errors import MerError
-from mer.networks import random_layers as streams
+from mer.networks import random_layers
 
 
 def layer(p=0.5, stream=1, step=0, number=0, axes=None):
-    drop = streams.Dropout(p, axes)
-    drop.key.copy_(torch.from_numpy(streams.keys([stream], [step], number + 1)[0, number]))
+    drop = random_layers.Dropout(p, axes)
+    drop.key.copy_(torch.from_numpy(random_layers.keys([stream], [step], number + 1)[0, number]))
     return drop
 
 
@@ -75,8 +75,8 @@ def test_masks_of_steps_layers_folds_and_calls_are_uncorrelated():
 
 
 def test_keys_are_all_different():
-    words = streams.keys(range(50), list(range(50)), 40).reshape(-1, 2)
-    several = np.concatenate([words, *[streams.keys([7], [t], 40)[0] for t in range(1000)]])
+    words = random_layers.keys(range(50), list(range(50)), 40).reshape(-1, 2)
+    several = np.concatenate([words, *[random_layers.keys([7], [t], 40)[0] for t in range(1000)]])
     assert len(np.unique(several, axis=0)) > len(several) - 41  # (stream 7, step 7) is in both
 
 
@@ -131,21 +131,21 @@ def test_the_global_generator_neither_matters_nor_moves():
 
 def network():
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Dropout2d(0.3), nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3))
-    streams.attach(net)
+    random_layers.attach(net)
     return net
 
 
 def test_folds_in_one_vmap_have_the_masks_they_have_alone():
     nets = [network() for _ in range(3)]
-    words = torch.from_numpy(streams.keys([4, 5, 6], [0, 7, 2], 2))
+    words = torch.from_numpy(random_layers.keys([4, 5, 6], [0, 7, 2], 2))
     for net, word in zip(nets, words, strict=True):
         net[1].key, net[3].key = word
     x = torch.randn(3, 8, 2, 5, 5)
     alone = torch.stack([net(part) for net, part in zip(nets, x, strict=True)])
     params, buffers = stack_module_state(nets)
-    streams.begin(nets[0])
-    together = vmap(lambda p, b, part: functional_call(nets[0], (p, b), (part,)))(params, buffers, x)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    random_layers.begin(nets[0])
+    stacked = vmap(lambda p, b, part: functional_call(nets[0], (p, b), (part,)))(params, buffers, x)
+    torch.testing.assert_close(stacked, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_whole_channels_are_dropped_where_the_layer_did_so():
@@ -159,7 +159,7 @@ def test_whole_channels_are_dropped_where_the_layer_did_so():
 def test_attaching_finds_every_layer_and_keeps_a_shared_one():
     net = nn.ModuleDict({"a": nn.Dropout(0.1), "b": nn.Sequential(nn.Dropout3d(0.2), nn.ReLU())})
     net["again"] = net["a"]
-    assert streams.attach(net) == ["a", "b.0"]
+    assert random_layers.attach(net) == ["a", "b.0"]
     assert net["again"] is net["a"]
     assert (net["a"].p, net["b"][0].p, net["b"][0].axes) == (0.1, 0.2, 2)
     assert not net.state_dict()
@@ -168,17 +168,17 @@ def test_attaching_finds_every_layer_and_keeps_a_shared_one():
 @pytest.mark.parametrize(
     "module", [nn.AlphaDropout(0.1), nn.MultiheadAttention(4, 1, dropout=0.1), nn.LSTM(2, 2, 2, dropout=0.3)]
 )
-def test_layers_that_draw_by_themselves_are_refused(module):
+def test_layers_with_generators_of_their_own_are_refused(module):
     with pytest.raises(MerError, match=type(module).__name__):
-        streams.attach(nn.Sequential(module))
+        random_layers.attach(nn.Sequential(module))
 
 
 # ---- normal numbers, and what is drawn in evaluation --------------------------------------------------------------
 
 
 def normal(stream=1, step=0, number=0, **options):
-    source = streams.Normal(**options)
-    source.key.copy_(torch.from_numpy(streams.keys([stream], [step], number + 1)[0, number]))
+    source = random_layers.Normal(**options)
+    source.key.copy_(torch.from_numpy(random_layers.keys([stream], [step], number + 1)[0, number]))
     return source
 
 
@@ -197,7 +197,7 @@ def test_normal_numbers_are_normal_and_uncorrelated():
 
 
 def test_the_ends_of_the_hashes_are_finite():
-    ends = streams._uniform(torch.tensor([-(2**31), 2**31 - 1, 0], dtype=torch.int32))
+    ends = random_layers._uniform(torch.tensor([-(2**31), 2**31 - 1, 0], dtype=torch.int32))
     assert ends.tolist() == [2**-25, 1.0, 0.5]
     assert (-2 * ends.log()).sqrt().max() < 5.9
 
@@ -206,7 +206,7 @@ def test_normal_numbers_are_their_definition():
     """Two hashes of each place, 24 bits of each, in NumPy's float64; the device's float32 is off by its rounding."""
     source = normal(stream=3, step=5)
     place = torch.arange(24, dtype=torch.int32)
-    near, turn = (streams._hash(place, source.key, call).numpy() for call in (0, 1))
+    near, turn = (random_layers._hash(place, source.key, call).numpy() for call in (0, 1))
     u, w = (((h.astype(np.int64) + 2**31) // 256 + 0.5) / 2**24 for h in (near, turn))
     expected = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * w)
     np.testing.assert_allclose(source(4, 6).numpy().ravel(), expected, atol=1e-5)
@@ -214,21 +214,21 @@ def test_normal_numbers_are_their_definition():
 
 def test_rows_at_the_end_change_no_normal_number_and_folds_have_their_own():
     assert torch.equal(normal()(5, 3), normal()(9, 3)[:5])
-    words = torch.from_numpy(streams.words([streams.Normal()], [4, 5], [0, 7], 0)[:, 0])
-    source = streams.Normal()
+    words = torch.from_numpy(random_layers.words([random_layers.Normal()], [4, 5], [0, 7], 0)[:, 0])
+    source = random_layers.Normal()
 
     def draw(key):
         source.calls = 0
         return functional_call(source, {"key": key}, (4, 3))
 
-    together = vmap(draw)(words)
-    torch.testing.assert_close(together, torch.stack([draw(word) for word in words]), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(together[1], normal(stream=5, step=7)(4, 3), rtol=1e-6, atol=1e-6)
+    stacked = vmap(draw)(words)
+    torch.testing.assert_close(stacked, torch.stack([draw(word) for word in words]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(stacked[1], normal(stream=5, step=7)(4, 3), rtol=1e-6, atol=1e-6)
 
 
 def test_once_an_epoch():
-    every = [streams.Dropout(), streams.Normal(every="epoch")]
-    words = [streams.words(every, [4, 5], [step, step], epoch) for step, epoch in ((0, 0), (1, 0), (2, 1))]
+    every = [random_layers.Dropout(), random_layers.Normal(every="epoch")]
+    words = [random_layers.words(every, [4, 5], [step, step], epoch) for step, epoch in ((0, 0), (1, 0), (2, 1))]
     assert (words[1][:, 0] != words[0][:, 0]).any(1).all()
     assert (words[1][:, 1] == words[0][:, 1]).all()
     assert (words[2][:, 1] != words[0][:, 1]).any(1).all()
@@ -237,9 +237,9 @@ def test_once_an_epoch():
     assert not torch.equal(anew(3, 2), anew(3, 2))
 
 
-def test_evaluation_draws_the_same_whatever_the_fold_and_each_layer_its_own():
-    net = nn.ModuleList([streams.Normal(), streams.Normal(), streams.Dropout(0.5)])
-    streams.number(net)
+def test_evaluation_has_the_same_numbers_in_every_fold_and_others_in_each_layer():
+    net = nn.ModuleList([random_layers.Normal(), random_layers.Normal(), random_layers.Dropout(0.5)])
+    random_layers.number(net)
     net.eval()
     x = torch.ones(7, 200)
     net[2].sampling = True
@@ -247,14 +247,14 @@ def test_evaluation_draws_the_same_whatever_the_fold_and_each_layer_its_own():
     for key in (0, 9):
         for layer in net:
             layer.key.fill_(key)
-        streams.begin(net)
+        random_layers.begin(net)
         drawn.append([net[0](40), net[1](40), net[0](40), net[2](x)])
     for a, b in zip(*drawn, strict=True):
         assert torch.equal(a, b)
     first, other, again, dropped = drawn[0]
     assert not torch.equal(first, other)
     assert not torch.equal(first, again)
-    # a mask that all rows share: what becomes of one does not depend on the others
+    # all rows share a mask: the result of a row does not depend on the others
     assert torch.equal(dropped, dropped[:1].expand(7, -1))
     assert (dropped == 0).float().mean().item() == pytest.approx(0.5, abs=0.15)
     net[2].sampling = False

@@ -26,10 +26,10 @@ from safetensors.torch import load_file
 
 from mer.clips import COLUMNS, write_index
 from mer.errors import MerError
-from mer.magnification.magnet import named_factors
 from mer.networks.resnet import ResNet18, as_torchvision, frozen_resnet18, load_resnet18, needed
 from mer.params import load, parse
 from mer.pretraining import macro
+from mer.products import named_factors
 from mer.storage.cache import CacheWriter, ClipCache
 from mer.storage.weights import digest_of, save_weights, weights_about
 from mer.synthetic.pool import write_pool

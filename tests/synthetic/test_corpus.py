@@ -19,6 +19,7 @@ from mer.synthetic import clip as synthetic_clip
 from mer.synthetic import corpus as synthetic
 from mer.synthetic import face as synthetic_face
 from mer.synthetic import motion as synthetic_motion
+from mer.synthetic.truth import read_truth
 
 # Three people, nine clips of 10 to 12 frames, one person in the pool: two seconds.
 TINY = {"subjects": 3, "clips": 9, "seed": 3, "length": (10, 12)}
@@ -171,7 +172,7 @@ def drawn(row: dict):
 def test_true_flow_takes_the_apex_frame_back_to_the_onset(root, table):
     ratios = []
     for row in table.to_dict("records"):
-        truth = synthetic.read_truth(root / "truth.h5", clip_name(row))
+        truth = read_truth(root / "truth.h5", clip_name(row))
         assert (truth["onset"], truth["apex"], truth["offset"]) == (row["onset"], row["apex"], row["offset"])
         folder = root / "corpus" / clip_name(row)
         onset, apex = (grey(folder / f"img{truth[k]}.jpg") for k in ("onset", "apex"))
@@ -210,7 +211,7 @@ def test_backward_map_inverts_the_forward_motion(table):
 
 def test_stored_truth_is_the_forward_motion(root, table):
     for row in table.to_dict("records"):
-        truth = synthetic.read_truth(root / "truth.h5", clip_name(row))
+        truth = read_truth(root / "truth.h5", clip_name(row))
         assert truth["flow"].shape == (2, 320, 320)
         assert truth["flow"].dtype == np.float32
         moved = truth["landmarks_apex"] - truth["landmarks_onset"]
@@ -311,7 +312,7 @@ def test_portrait_landmarks_are_dlibs(dlib_landmarks):
 def test_dlib_finds_the_true_landmarks_in_the_frames(root, table, dlib_landmarks):
     apart = []
     for row in table.to_dict("records"):
-        truth = synthetic.read_truth(root / "truth.h5", clip_name(row))
+        truth = read_truth(root / "truth.h5", clip_name(row))
         for which in ("onset", "apex"):
             image = cv2.imread(str(root / "corpus" / clip_name(row) / f"img{truth[which]}.jpg"))
             found = dlib_landmarks(np.ascontiguousarray(image[..., ::-1]))
@@ -345,10 +346,3 @@ def test_refused_faces_are_redrawn():
 
     with pytest.raises(MerError, match="sub01 was refused 2 times"):
         synthetic_clip.choose_identity(5, 1, lambda image, landmarks: False, attempts=2)
-
-
-def test_unknown_clip_names_the_file(root):
-    with pytest.raises(MerError, match=r"truth\.h5: holds no clip"):
-        synthetic.read_truth(root / "truth.h5", "sub99/EP01_01")
-    with pytest.raises(MerError, match="no such file"):
-        synthetic.read_truth(root / "none.h5", "sub01/EP01_01")

@@ -1,4 +1,4 @@
-"""The embedded corpus is neither trivial nor hopeless: real pipeline, demo size. Slow."""
+"""The synthetic corpus is neither trivial nor hopeless: real pipeline, demo size. Slow."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mer.evaluation.metrics import score
 from mer.loso import run as loso
 from mer.storage.cache import ClipCache
 from tests.helpers.project import TINY, edit, make_project
-from tests.stages.test_stages import stage
+from tests.helpers.stages import stage
 
 pytestmark = pytest.mark.slow
 

@@ -1,21 +1,56 @@
-"""Pictures of what UAMRN attends to and how sure it is, with the numbers they are to be judged by.
+"""Pictures of UAMRN's attention and of gamma, its uncertainty, with the numbers by which they are judged.
 
-Like `figures`, they draw what finished products hold: what `uamrn.explain` found. Shapes: N clips, h heads, n
-positions: the L frames of a sequence, or the learned first position (pool: cls) and then the frames. An attention
-matrix has queries q as rows and keys k as columns. The numbers are pure functions, and what is undefined is None.
+Shapes: N clips, h heads, n positions: the L frames of a sequence, or the learned first position (pool: cls) and then
+the frames. An attention matrix has queries q as rows and keys k as columns. The numbers are pure functions; an
+undefined one is None.
 """
 
 import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mer.errors import MerError
-from mer.evaluation.figures import heading, save
+from mer.evaluation.canvas import blank, heading, save
+from mer.evaluation.reports import write_json
+from mer.products import named_factors
+from mer.storage.cache import ClipCache
 
-NOT_KEPT = "#fbdcb4"  # pairs in no common bucket: a tint that no grey of the scale can be taken for
-TEST, TRAINED = "#0072b2", "#d55e00"  # told apart by the colour-blind, too
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_KEPT = "#fbdcb4"  # pairs in no common bucket: a tint, distinct from every grey of the scale
+TEST, TRAINED = "#0072b2", "#d55e00"  # distinct for the colour-blind, too
 NEAR = 2  # positions from the diagonal that count as near it
-MOST_ORDERED = 8  # classes whose orders are all looked at: 8! = 40320
+MOST_ORDERED = 8  # classes of which all orders are counted: 8! = 40320
+
+
+def draw(found: ClipCache, predictions: "pd.DataFrame", run_info: dict, folder: Path, *, title: str, clip: str) -> None:
+    """attention.png: attention in one clip and its mean over all (UAMRN figure 4); gamma.png: gamma against the size
+    of the class (its section 3.3); gamma.json: the numbers in it. Arguments: see mer.evaluation.explained.
+    """
+    names = run_info["class_names"]
+    mean, kept = 0.0, 0.0
+    for clip_id in found.ids:
+        matrices = found[clip_id].astype(np.float64)
+        mean, kept = mean + matrices / len(found), kept + (matrices != 0) / len(found)
+    attention_figure(
+        found[clip], mean, folder / "attention.png", f"{title}: attention by the model that has not seen the subject",
+        clip, factors=named_factors(run_info["knobs"]["factors"]), clips=len(found), kept=kept,
+    )  # fmt: skip
+    # Explanations are of the first seed.
+    rows = predictions[predictions["seed"] == run_info["protocol"]["seeds"][0]].set_index("id").loc[found.ids]
+    labels = rows["label"].to_numpy()
+    correct = rows[[f"p{c}" for c in range(len(names))]].to_numpy().argmax(1) == labels
+    gamma, weight = (np.array([found.extra(kind, i) for i in found.ids], dtype=float) for kind in ("gamma", "weight"))
+    known = np.isfinite(weight)  # a fold was trained on them
+    gamma_figure(gamma, weight, labels, names, folder / "gamma.png", f"{title}: gamma", correct)
+    summaries = {
+        "test": gamma_summary(gamma, labels, len(names), correct),
+        "training": gamma_summary(weight[known], labels[known], len(names)),
+    }
+    write_json(folder / "gamma.json", {"class_names": names, **summaries})
 
 
 # ---- attention ----------------------------------------------------------------------------------------------------
@@ -32,7 +67,7 @@ def share_kept(matrix) -> float:
 def diagonal_mass(matrix, reach: int = 0) -> float | None:
     """Share of all attention that stays within `reach` positions of the diagonal; None where nothing is attended to.
 
-    A query without partner has none to give: its row of zeros counts neither here nor in the whole.
+    A query without partner pays none: its row of zeros counts neither here nor in the whole.
     """
     matrix = np.asarray(matrix)
     place = np.arange(len(matrix))
@@ -80,7 +115,7 @@ def attention_figure(matrices, mean, path, title: str, name: str, *, factors, cl
             raise MerError(f"attention is {shape}, but {what} {other.shape}; both must be alike")
     blocks, heads, places = shape[:3]
     first, late = places - length, places - length // 2  # the first frame, and the first of the later half
-    figure = _canvas(max(2 * (2.35 * heads + 0.65), 8.8), 3.0 * blocks + 2.1, band=1.05)
+    figure = blank(max(2 * (2.35 * heads + 0.65), 8.8), 3.0 * blocks + 2.1, band=1.05)
     figure.get_layout_engine().set(h_pad=0.08)
     sides = figure.subfigures(1, 2, squeeze=False)[0]
     whole = f"mean of {clips} clips"
@@ -155,10 +190,10 @@ def _attention_legend(figure, first: int) -> None:
     height = figure.get_size_inches()[1]
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.01, 1 - 0.36 / height), ncols=len(handles),
                   fontsize=8, frameon=False, columnspacing=1.4, handlelength=1.5)  # fmt: skip
-    told = "kept: share of the pairs; on, within, in: share of the attention, beside that of an even spread"
-    told += "; cls not counted" if first else ""
-    told += ".\nSection 4.5 expects most near the diagonal, and little kept in the lower right."
-    figure.text(0.02, 1 - 0.62 / height, told, fontsize=8, va="top")
+    text = "kept: share of the pairs; on, within, in: share of the attention, beside that of an even spread"
+    text += "; cls not counted" if first else ""
+    text += ".\nSection 4.5 expects most near the diagonal, and little kept in the lower right."
+    figure.text(0.02, 1 - 0.62 / height, text, fontsize=8, va="top")
 
 
 # ---- uncertainty --------------------------------------------------------------------------------------------------
@@ -234,30 +269,30 @@ def gamma_figure(gamma, trained, labels, names, path, title: str, correct=None) 
         kinds.append(("training clips", values, TRAINED))
         of_kinds.append(of_known)
     if all(np.ptp(values) == 0 for _, values, _ in kinds):
-        _say_constant(gamma, [values[0] for _, values, _ in kinds], path, title)
+        _constant_gamma_figure(gamma, [values[0] for _, values, _ in kinds], path, title)
         return
     panels = len(kinds) + 1 + (correct is not None)
     rows = -(-panels // 2)
-    figure = _canvas(9.8, 3.6 * rows + 0.6, band=0.5)
+    figure = blank(9.8, 3.6 * rows + 0.6, band=0.5)
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
     for a in axes[panels:]:
         a.axis("off")
     summaries = [gamma_summary(gamma, labels, len(names), correct)]
     summaries += [gamma_summary(kinds[1][1], of_kinds[1], len(names))] if len(kinds) > 1 else []
     order = [c for c in np.argsort(-np.array(summaries[0]["sizes"]), kind="stable") if summaries[0]["sizes"][c]]
-    more = ("by the network that did not train on them", "their weight in the loss, after training")
-    for a, (kind, values, colour), own, told in zip(axes, kinds, of_kinds, more, strict=False):
+    explanations = ("by the network that did not train on them", "their weight in the loss, after training")
+    for a, (kind, values, colour), own, text in zip(axes, kinds, of_kinds, explanations, strict=False):
         _boxes(a, [(names[c], values[own == c]) for c in order if (own == c).any()], colour)
-        a.set_title(f"{kind}: {told}", fontsize=9)
+        a.set_title(f"{kind}: {text}", fontsize=9)
     _against_size(axes[len(kinds)], kinds, summaries, names)
     if correct is not None:
         a, auroc = axes[panels - 1], summaries[0]["auroc"]
         _boxes(a, [("classified right", gamma[correct]), ("classified wrong", gamma[~correct])], TEST)
         if auroc is None:
-            told = f"?\n{summaries[0]['undefined']['auroc']}"
+            text = f"?\n{summaries[0]['undefined']['auroc']}"
         else:
-            told = f": area under the ROC curve {auroc:.2f}\n(0.5: no; 1: all wrong ones are above all right ones)"
-        a.set_title(f"does gamma tell wrong from right{told}", fontsize=9)
+            text = f": area under the ROC curve {auroc:.2f}\n(0.5: no; 1: all wrong ones are above all right ones)"
+        a.set_title(f"does gamma tell wrong from right{text}", fontsize=9)
     for a in axes[:panels]:
         a.set_ylabel(a.get_ylabel() or "gamma", fontsize=8)
         a.tick_params(labelsize=8)
@@ -278,14 +313,14 @@ def _checked(gamma, labels, n_classes: int, correct=None):
     return gamma, labels, correct
 
 
-def _say_constant(gamma: np.ndarray, values: list[float], path, title: str) -> None:
-    """Boxes of one value would only look broken."""
+def _constant_gamma_figure(gamma: np.ndarray, values: list[float], path, title: str) -> None:
+    """One line of text: boxes of a single value show nothing."""
     numbers = " and ".join(dict.fromkeys(f"{v:.3g}" for v in values))
-    figure = _canvas(9.8, 1.9, band=0.5)
-    told = f"gamma is {numbers} for all {len(gamma)} clips: all weigh the same in the loss."
+    figure = blank(9.8, 1.9, band=0.5)
+    text = f"gamma is {numbers} for all {len(gamma)} clips: all weigh the same in the loss."
     if set(values) == {1}:
-        told += "\nThe network is deterministic (uncertainty: false)."
-    figure.text(0.5, 0.4, told, fontsize=12, ha="center", va="center")
+        text += "\nThe network is deterministic (uncertainty: false)."
+    figure.text(0.5, 0.4, text, fontsize=12, ha="center", va="center")
     heading(figure, title)
     save(figure, path)
 
@@ -315,14 +350,14 @@ def _against_size(a, kinds: list, summaries: list[dict], names) -> None:
     lines, drawn = [], []
     for (kind, values, colour), summary, marker in zip(kinds, summaries, "os", strict=False):
         if summary["spearman"] is None:
-            told = f"none, {summary['undefined']['spearman']}"
+            text = f"none, {summary['undefined']['spearman']}"
         else:
-            told = f"{summary['spearman']:+.2f}"
+            text = f"{summary['spearman']:+.2f}"
         if summary["chance"] is not None:
-            told += f" (as low by chance: {100 * summary['chance']:.2g} %)"
+            text += f" (as low by chance: {100 * summary['chance']:.2g} %)"
         drawn.append(np.array([summary["medians"][c] for c in order]) / (np.median(values) or 1.0))
         lines += a.plot(
-            sizes[order], drawn[-1], marker=marker, color=colour, linewidth=1, label=f"{kind}: rank correlation {told}"
+            sizes[order], drawn[-1], marker=marker, color=colour, linewidth=1, label=f"{kind}: rank correlation {text}"
         )
     a.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
     a.set_xscale("log")
@@ -373,20 +408,6 @@ def _plain(axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-# ---- canvas -------------------------------------------------------------------------------------------------------
-
-
-def _canvas(width: float, height: float, band: float):
-    """An empty figure, sizes in inches, with a band on top for title and legend. Agg: no display is needed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - band / height))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,374 @@
+"""The stages of the graph, derived from params.yaml: plan.yaml, which dvc.yaml reads.
+
+    experiments, corpora  ->  what the models read (mer.products)  ->  one entry a stage and run
+
+An entry has what its stage is called with (`args`), and what only DVC has to know: further dependencies, and the files
+of code that belong to this run alone. A list of dependencies has a fixed number of places in dvc.yaml; a place that is
+not needed repeats the first.
+
+mer.plan_file writes and compares the file.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from mer import imports, pretraining
+from mer.errors import MerError, listed, suggestion
+from mer.params import Corpus, Experiment, Params
+from mer.products import CROPS, Product, Weights
+
+SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
+STAGES = (
+    "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "pretrain", "magnify_learned",
+    "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "explain", "figures",
+)  # fmt: skip
+# How many places dvc.yaml has for lists of dependencies.
+PLACES = {"reads": 4, "parts": 5, "drawn": 10}
+CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 8, "embed": 2, "train": 8, "figures": 1}
+RELEASED = "released"  # the chain of products that a corpus was released as
+ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
+LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
+
+Entry = dict[str, Any]
+Plan = dict[str, dict[str, Entry]]
+
+
+# ---- deriving -------------------------------------------------------------------------------------------------------
+
+
+def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
+    """The stages, by name and key; and by model the knobs that decide what it reads.
+
+    Raises MerError for a model that reads what its corpus cannot have, naming experiment and reason.
+    """
+    planner = _Planner(params)
+    for corpus in params.corpora:
+        planner.index(corpus)
+    for name, experiment in params.experiments.items():
+        planner.experiment(name, experiment)
+    for corpus in params.corpora:
+        planner.figures(corpus)
+    return planner.plan(), {model: sorted(knobs) for model, knobs in sorted(planner.wiring.items())}
+
+
+def derive_training(params: Params, name: str) -> Entry:
+    """The entry of stage train for one experiment, as `derive` makes it."""
+    return _Planner(params).training(name, params.experiments[name])
+
+
+class _Planner:
+    """Collects the entries; `stages` is stage -> key -> entry."""
+
+    def __init__(self, params: Params):
+        self.params = params
+        self.stages: Plan = {stage: {} for stage in STAGES}
+        self.wiring: dict[str, set[str]] = {}
+        self.sequences: dict[str, Product] = {}  # corpus -> a product of learned magnification that is made of it
+
+    def plan(self) -> Plan:
+        return {stage: dict(sorted(entries.items())) for stage, entries in self.stages.items()}
+
+    def add(self, stage: str, key: str, entry: Entry) -> None:
+        if not SAFE.fullmatch(key):
+            raise MerError(f"plan: {stage}@{key}: a name has a-z, 0-9, - and _ only")
+        known = self.stages[stage].setdefault(key, entry)
+        if known != entry:
+            raise MerError(
+                f"plan: {stage}@{key} would be made in two ways, {known['args']} and {entry['args']}; give the recipe, "
+                "the weights or the corpus of one of them another name"
+            )
+
+    # ---- corpora
+
+    def index(self, name: str) -> None:
+        corpus = self.params.corpora[name]
+        if corpus.parts is not None:
+            args = {
+                "parts": [index_path(part) for part in corpus.parts], "labels": labels_of(name, corpus),
+                "classes": corpus.classes, **_expected(corpus), "out": index_path(name),
+            }  # fmt: skip
+            self.add("compose", name, {"args": args, "code": _code("compose", [_labels_module(args["labels"])]),
+                                       "parts": _places("parts", args["parts"])})  # fmt: skip
+            return
+        reader = reader_of(name, corpus)
+        module = _reader_module(name, reader)
+        made = name in self.params.synthesize.runs
+        raw = corpus.raw or (f"data/raw/{name}/corpus" if made else f"data/raw/{name}")
+        if made:
+            self.add("synthesize", name, {"args": {}})
+        if hasattr(module, "RELEASED"):
+            if corpus.watch is not None:
+                raise MerError(f"corpora.{name}.watch: a release is watched itself; remove it")
+            args = {"raw": raw, "index": index_path(name), "out": self.released(name).path(name)}
+            self.add("import_flow", name, {"args": args})
+            return
+        watch = corpus.watch or (raw if made else f"data/raw/{name}.manifest.csv")
+        corrections = f"mer/corpora/corrections/{reader}.csv"
+        code = [module.__name__, *([corrections] if (imports.ROOT / corrections).is_file() else [])]
+        args = {"reader": reader, "raw": raw, **_expected(corpus), "out": index_path(name)}
+        self.add("index", name, {"args": args, "watch": watch, "code": _code("index", code)})
+
+    def released(self, name: str) -> Product:
+        return Product("flow", RELEASED, "import_flow")
+
+    # ---- products
+
+    def make(self, product: Product | Weights, corpus: str, why: str) -> str:
+        """Add what makes a product of a corpus; returns its path. `why` begins messages."""
+        if isinstance(product, Weights):
+            return self.weights(product, why)
+        entry = self.params.corpora[corpus]
+        if not product.stage:
+            raise MerError(f"{why} reads {product}, which is no file; crop it: frames(crop, of=…)")
+        if entry.parts is not None:
+            return self.joined(product, corpus, entry.parts, why)
+        module = _reader_module(corpus, reader_of(corpus, entry))
+        if hasattr(module, "RELEASED"):
+            if product.kind not in module.RELEASED or product.chain not in CROPS:
+                raise MerError(
+                    f"{why} reads {product}, and corpus {corpus} was released as {listed(module.RELEASED)} without its "
+                    "frames; choose a corpus with frames"
+                )
+            return self.released(corpus).path(corpus)
+        args: Entry = {"index": index_path(corpus)}
+        for name, source in product.reads:
+            args[name] = self.make(source, corpus, why)
+        recipe = dict(product.settings).get("recipe")
+        if recipe is not None and recipe not in self.params.magnify_eulerian.recipes:
+            known = self.params.magnify_eulerian.recipes
+            raise MerError(
+                f"{why} reads {product}, and magnify_eulerian.recipes has no {recipe!r}; {suggestion(recipe, known)}"
+            )
+        args |= {name: list(value) if isinstance(value, tuple) else value for name, value in product.settings}
+        args["out"] = product.path(corpus)
+        item: Entry = {"args": args}
+        if product.stage == "embed":
+            item["code"] = _code("embed", [f"mer.{args['by']}"])
+        if product.kind == "magnet":
+            self.sequences.setdefault(corpus, product)
+        self.add(product.stage, stage_key(product, corpus), item)
+        return args["out"]
+
+    def joined(self, product: Product, corpus: str, parts: list[str], why: str) -> str:
+        paths = [self.make(product, part, why) for part in parts]
+        args = {"parts": paths, "out": product.path(corpus)}
+        self.add(
+            "join", "-".join(p for p in (corpus, product.chain, product.kind) if p),
+            {"args": args, "parts": _places("parts", paths)},
+        )  # fmt: skip
+        return args["out"]
+
+    def weights(self, weights: Weights, why: str) -> str:
+        runs = self.params.pretrain.runs
+        if weights.name not in runs:
+            raise MerError(
+                f"{why} reads weights {weights.name!r}, which are no entry of pretrain.runs; "
+                f"{suggestion(weights.name, runs)}"
+            )
+        run = runs[weights.name]
+        code = [f"mer.pretraining.{run.task}"]
+        reads = [run.user_weights] if run.user_weights is not None else []
+        if run.task == "macro":
+            reads.append(run.watch)
+            code.append(f"mer.macro.{run.reader}")
+        pool = getattr(run, "pool", None)
+        if pool is not None:
+            self.add("synthesize", pool, {"args": {}})
+            reads.append(f"data/raw/{pool}/pool/macro")
+        networks = pretraining.networks()
+        if run.network not in networks:
+            raise MerError(
+                f"pretrain.runs.{weights.name}.network is {run.network!r}; {suggestion(run.network, networks)}"
+            )
+        code.append(networks[run.network])
+        item = {"args": {}, "reads": _places("reads", reads or ["stages/pretrain.py"]), "code": _code("pretrain", code)}
+        self.add("pretrain", weights.name, item)
+        return weights.path
+
+    # ---- experiments
+
+    def experiment(self, name: str, experiment: Experiment) -> None:
+        self.add("train", name, self.training(name, experiment))
+        self.add("evaluate", name, {"args": {}})
+        if name in self.params.explain.drawn:
+            from mer import models
+
+            if models.load(experiment.model).explain is None:
+                raise MerError(
+                    f"explain.drawn.{name}: model {experiment.model} explains nothing (no `explain` in its file); "
+                    "remove it"
+                )
+            clip = self.params.explain.drawn[name]
+            drawer = f"mer/evaluation/explained/{experiment.model}.py"
+            if not (imports.ROOT / drawer).is_file():
+                raise MerError(f"explain.drawn.{name}: nothing draws it; write {drawer}, or remove it")
+            self.add("explain", name, {"args": {"clip": clip} if clip else {}, "drawer": drawer})
+
+    def training(self, name: str, experiment: Experiment) -> Entry:
+        """The entry of stage train."""
+        from mer import models  # brings torch: not where a plan is only compared
+
+        spec = models.load(experiment.model)
+        knobs = _Noting(spec.all_knobs(self.params.knobs_of(experiment)))
+        reads = spec.reads(knobs)
+        self.wiring.setdefault(spec.name, set()).update(knobs.seen)
+        why = f"experiments.{name}: model {spec.name}"
+        products = [product for product in reads if isinstance(product, Product)]
+        weights = [product for product in reads if isinstance(product, Weights)]
+        if not products or len(products) + len(weights) != len(reads):
+            raise MerError(f"{spec.path}: READS must hold products of mer.products, at least one; see its docstring")
+        if len(weights) > 1:
+            raise MerError(f"{spec.path}: READS names {len(weights)} files of weights; a model takes one")
+        if weights and spec.load_weights is None:
+            raise MerError(f"{spec.path}: READS names weights, but there is no load_weights; declare it")
+        corpus = self.params.corpora[experiment.corpus]
+        labels = experiment.labels or labels_of(experiment.corpus, corpus)
+        args: Entry = {
+            "index": index_path(experiment.corpus), "labels": labels,
+            "classes": experiment.classes or corpus.classes, "model": spec.name,
+            "reads": [self.make(product, experiment.corpus, why) for product in products],
+        }  # fmt: skip
+        if weights:
+            args["weights"] = self.make(weights[0], experiment.corpus, why)
+        args["out"] = f"data/predictions/{name}"
+        engine = ["mer.loso.run", *([LOOP] if spec.recipe is not None else [])]
+        estimator = frozenset() if spec.recipe is not None else frozenset({LOOP})
+        code = _code("train", [f"mer.models.{spec.name}", *engine, _labels_module(labels)], without=estimator)
+        paths = [*args["reads"], *([args["weights"]] if weights else [])]
+        section = spec.name if spec.name in self.params.knobs else f"experiments.{name}"
+        return {"args": args, "section": section, "reads": _places("reads", paths), "code": code}
+
+    # ---- pictures
+
+    def figures(self, name: str) -> None:
+        """Pictures of a corpus; a composite has those of its parts."""
+        from mer.evaluation.figures import NEEDS
+
+        corpus = self.params.corpora[name]
+        if corpus.parts is not None:
+            return
+        module = _reader_module(name, reader_of(name, corpus))
+        if hasattr(module, "read_macro"):
+            return
+        why = f"the pictures of corpora.{name}"
+        args: Entry = {
+            "corpus": name, "index": index_path(name), "labels": labels_of(name, corpus), "classes": corpus.classes,
+        }  # fmt: skip
+        needs = NEEDS if not hasattr(module, "RELEASED") else {"flow": NEEDS["flow"]}
+        if name in self.sequences:
+            needs = {**needs, "magnet": self.sequences[name]}
+        paths = {what: self.make(product, name, why) for what, product in needs.items()}
+        entry = {"args": args | paths, "drawn": _places("drawn", list(paths.values()))}
+        self.add("figures", name, entry | {"code": _code("figures", [_labels_module(args["labels"])])})
+
+
+class _Noting(dict):
+    """Knobs that remember which of them were looked at."""
+
+    def __init__(self, values: dict):
+        super().__init__(values)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name):
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name, default=None):
+        self.seen.add(name)
+        return super().get(name, default)
+
+    def _all(self):
+        self.seen |= set(super().keys())
+        return self
+
+    def __iter__(self):
+        return super(_Noting, self._all()).__iter__()
+
+    def keys(self):
+        return super(_Noting, self._all()).keys()
+
+    def values(self):
+        return super(_Noting, self._all()).values()
+
+    def items(self):
+        return super(_Noting, self._all()).items()
+
+
+def index_path(corpus: str) -> str:
+    return f"data/index/{corpus}.csv"
+
+
+def stage_key(product: Product, corpus: str) -> str:
+    """A product's key; where one stage makes several kinds of a chain, all but the first have a suffix."""
+    suffix = {"apex_frame": "apex", "flows": "flows"}.get(product.kind, "")
+    return "-".join(part for part in (corpus, product.chain, suffix) if part)
+
+
+def reader_of(name: str, corpus: Corpus) -> str:
+    """The name of the module that reads a corpus."""
+    from mer import corpora
+
+    return corpora.ALIASES.get(corpus.reader or name, corpus.reader or name)
+
+
+def labels_of(name: str, corpus: Corpus) -> str:
+    """The name of the module whose class lists apply."""
+    from mer import corpora
+
+    return corpora.ALIASES.get(corpus.labels or corpus.reader or name, corpus.labels or corpus.reader or name)
+
+
+def _reader_module(name: str, reader: str):
+    from mer import corpora
+
+    try:
+        module = corpora.load(reader)
+    except MerError as error:
+        raise MerError(f"corpora.{name}.reader: {error}") from None
+    if not any(hasattr(module, what) for what in ("read_corpus", "read_macro", "RELEASED")):
+        raise MerError(
+            f"corpora.{name}: {module.__name__} reads no layout; say with reader which module reads it, or with parts "
+            "which corpora it is made of"
+        )
+    return module
+
+
+def _labels_module(labels: str) -> str:
+    from mer import corpora
+
+    return corpora.module_name(labels)
+
+
+def _expected(corpus: Corpus) -> Entry:
+    return {name: value for name, value in corpus.expect.model_dump().items() if value is not None}
+
+
+def _code(stage: str, modules: Iterable[str], without: frozenset[str] = frozenset()) -> list[str]:
+    """The files of modules for a stage; a room of which every file counts, as its folder. A path stays what it is."""
+    modules = list(modules)
+    paths = [m for m in modules if "/" in m]
+    found = imports.files((m for m in modules if "/" not in m), imports.CANNOT_CHANGE_NUMBERS | without)
+    for room in ROOMS:
+        if imports.room(room) <= set(found):
+            found = [room, *(path for path in found if not path.startswith(f"{room}/"))]
+    # What every run of a stage depends on stands in dvc.yaml by itself.
+    return _places(f"code of {stage}", [*paths, *(path for path in found if path not in ALWAYS)], CODE_PLACES[stage])
+
+
+# Modules that dvc.yaml names itself wherever a reader or a model stands.
+ALWAYS = frozenset({
+    "mer/clips.py", "mer/storage/weights.py", "mer/corpora/__init__.py", "mer/corpora/facts.py",
+    "mer/corpora/layout.py", "mer/corpora/sheets.py", "mer/macro/tables.py", "mer/models/__init__.py",
+})  # fmt: skip
+
+
+def _places(what: str, values: list[str], count: int | None = None) -> list[str]:
+    """As many values as dvc.yaml has places for; the first is repeated."""
+    values, count = list(dict.fromkeys(values)), PLACES[what] if count is None else count
+    if len(values) > count:
+        raise MerError(
+            f"plan: {len(values)} dependencies ({listed(values, 12)}), but dvc.yaml has {count} places for the {what}; "
+            "add places there and in mer/plan.py"
+        )
+    return [*values, *[values[0]] * (count - len(values))]

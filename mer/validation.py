@@ -1,0 +1,78 @@
+"""What can be checked of params.yaml before anything runs, beyond the types of mer.params.
+
+`make plan` and `make repro` check everything; stage train checks its own experiment by the same function.
+"""
+
+from pathlib import Path
+
+from mer import corpora, models
+from mer.corpora import megc2019_flow
+from mer.errors import MerError, suggestion
+from mer.loso import augmentation
+from mer.loso.recipe import Recipe
+from mer.params import Experiment, Params
+from mer.plan import Plan, labels_of
+
+
+def check(params: Params) -> None:
+    """Raise MerError for the first thing that cannot work."""
+    for section in params.knobs:
+        if section not in models.names():
+            valid = [*models.names(), *(f for f in Params.model_fields if f != "knobs")]
+            raise MerError(f"params.yaml: section {section!r} is unknown; {suggestion(section, valid)}")
+    for name, corpus in params.corpora.items():
+        check_classes(f"corpora.{name}", labels_of(name, corpus), corpus.classes)
+    for name, experiment in params.experiments.items():
+        check_experiment(params, name, experiment)
+
+
+def check_experiment(params: Params, name: str, experiment: Experiment) -> None:
+    """Raise MerError for a knob, a recipe or classes with which the experiment cannot be trained."""
+    where = f"params.yaml: experiments.{name}"
+    spec = models.load(experiment.model)
+    models.check_knobs(spec.name, params.knobs.get(spec.name, {}), f"params.yaml: {spec.name}")
+    models.check_knobs(spec.name, experiment.knobs, f"{where}.knobs")
+    corpus = params.corpora[experiment.corpus]
+    classes = experiment.classes or corpus.classes
+    check_classes(f"experiments.{name}", experiment.labels or labels_of(experiment.corpus, corpus), classes)
+    knobs = params.knobs_of(experiment)
+    try:
+        models.build(spec.name, classes, **knobs)
+    except (ValueError, RuntimeError) as error:
+        raise MerError(f"{where}: model {spec.name} cannot be built with {knobs}: {error}") from None
+    if spec.recipe is None and experiment.recipe:
+        raise MerError(f"{where}.recipe: model {spec.name} is no network and has no recipe; remove it")
+    if spec.recipe is not None:
+        augmentation.of_model(spec, Recipe.of(spec.recipe, experiment.recipe, f"{where}.recipe"))
+
+
+def check_classes(where: str, labels: str, classes: int) -> None:
+    try:
+        corpora.class_lists(labels, classes)
+    except MerError as error:
+        raise MerError(f"params.yaml: {where}: {error}") from None
+
+
+def check_raw(params: Params, plan: Plan) -> None:
+    """Raise MerError when what the user brings is not there: a corpus, its manifest, a release, a folder of weights."""
+    for name, entry in plan["index"].items():
+        raw, watch = entry["args"]["raw"], entry["watch"]
+        if name in plan["synthesize"]:
+            continue
+        if not Path(raw).exists():
+            raise MerError(
+                f"{raw}: is missing; unpack the corpus there (docs/corpora.md), or correct corpora.{name}.raw"
+            )
+        if not Path(watch).exists():
+            raise MerError(f"{watch}: is missing; make it with: make manifest C={name}")
+    for entry in plan["import_flow"].values():
+        raw = entry["args"]["raw"]
+        if not Path(raw).is_dir():
+            how = " && ".join(megc2019_flow.how(raw))
+            raise MerError(f"{raw}: is missing; bring the release with: mkdir -p {raw} && {how}")
+    for name in plan["pretrain"]:
+        run = params.pretrain.runs[name]
+        for field in ("user_weights", "raw", "watch"):
+            path = getattr(run, field, None)
+            if path is not None and not Path(path).exists():
+                raise MerError(f"{path}: is missing; make that folder, or correct pretrain.runs.{name}.{field}")

@@ -1,0 +1,30 @@
+"""Weights of a network, made before the folds; writes data/weights/<name>.safetensors.
+
+    python -m stages.pretrain resnet18
+
+The user's own weights where `user_weights` holds a file of them; else what the run's task trains or fetches
+(mer/pretraining). What the weights are stands in the file, and from there in the metrics. A killed training goes on
+from its last checkpoint.
+"""
+
+from pathlib import Path
+
+from mer import pretraining
+from mer.storage.weights import save_weights
+from stages._run import run
+
+
+def main(stage):
+    section = stage.params.pretrain
+    entry = section.runs[stage.key].model_dump()
+    context = pretraining.Context(
+        where=f"pretrain.runs.{stage.key}", seed=section.seed, device=stage.device, engine=stage.engine,
+        checkpoint=stage.spool / "checkpoint.pt", code=stage.code(), progress=True,
+        pool=Path("data/raw", entry["pool"], "pool") if entry.get("pool") else None,
+    )  # fmt: skip
+    made = pretraining.run(entry, context)
+    save_weights(made.network, Path("data/weights") / f"{stage.key}.safetensors", made.about)
+
+
+if __name__ == "__main__":
+    run("pretrain", main)
