@@ -172,6 +172,10 @@ class _Planner:
         if run.task == "macro":
             reads.append(run.watch)
             code.append(f"mer.macro.{run.reader}")
+        if run.task == "fetch" and run.source.startswith(
+            ("data/", "./", "../", "/")
+        ):  # a folder, not a name on the hub
+            reads.append(run.source)
         pool = getattr(run, "pool", None)
         if pool is not None:
             self.add("synthesize", pool, {"args": {}})

@@ -92,7 +92,8 @@ class Stage:
 
         So a resumed run never mixes two versions of either.
         """
-        own = self.entry().get("code", []) if self.key else []
+        # A run that was typed by hand has no entry.
+        own = plan_file.stages_of()[self.name].get(self.key, {}).get("code", []) if self.key else []
         files = {*imports.files([f"stages.{self.name}"]), *(file for path in own for file in _python_files(path))}
         digest = hashlib.sha256()
         for name in sorted(files):

@@ -1,13 +1,33 @@
 """The derived plan: the wiring of every preset, what makes it stale, and what it refuses."""
 
+import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from mer import models, plan, plan_file
 from mer import params as mer_params
-from mer import plan
+from mer.errors import MerError
+from mer.products import (
+    Weights,
+    apex,
+    apex_frame,
+    dynamic_image,
+    embedding,
+    eulerian,
+    flow,
+    flows,
+    frames,
+    landmarks,
+    magnet,
+    pair,
+    recording,
+)
 from tests.helpers.graph import wiring
+from tools import plan as tool
 from tools import preset
 
 WIRING = Path(__file__).parent / "data/wiring"
@@ -28,3 +48,279 @@ def test_the_wiring_of_presets_is_as_written_down(path):
     name, _, corpus = path.stem.partition(".")
     stages, _ = plan.derive(composed(name, corpus))
     assert sorted(wiring(stages)) == path.read_text().splitlines()
+
+
+# ---- what a declaration may say -------------------------------------------------------------------------------------
+
+
+def spec(reads, **declared):
+    """A model that reads this; `linear` otherwise."""
+    known = models.load("linear")
+    return dataclasses.replace(known, reads=reads if callable(reads) else lambda knobs: reads, **declared)
+
+
+def derived(monkeypatch, reads, corpus: str = "synthetic", **declared):
+    """The plan of one experiment with such a model."""
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    raw["experiments"] = {f"{corpus}-linear".replace("_", "-"): {"corpus": corpus, "model": "linear"}}
+    raw["explain"] = {"drawn": {}}
+    raw["corpora"] = {corpus: raw["corpora"].get(corpus)} if corpus in raw["corpora"] else {}
+    raw["corpora"] |= {} if corpus == "synthetic" else {"megc2019_flow": {"classes": 3}, "casme2": {"classes": 5}, "samm": {"classes": 5},
+                       "both": {"parts": ["casme2", "samm"], "labels": "megc2019", "classes": 3}}  # fmt: skip
+    model = spec(reads, **declared)
+    monkeypatch.setattr(models, "load", lambda name: model)
+    return plan.derive(mer_params.parse(raw))[0]
+
+
+def test_equal_expressions_of_two_models_are_one_stage(monkeypatch):
+    clip = eulerian(frames("box224"), "msmmt")
+    stages = derived(monkeypatch, (flow(clip), dynamic_image(clip), pair(clip), flows(clip)))
+    assert set(stages["magnify_eulerian"]) >= {"synthetic-box224-msmmt"}
+    assert set(stages["flow"]) == {"synthetic-box224", "synthetic-box224-msmmt", "synthetic-box224-msmmt-flows"}
+    assert set(stages["pair"]) == {"synthetic-box224-msmmt"}
+    assert stages["train"]["synthetic-linear"]["args"]["reads"] == [
+        f"data/cache/synthetic/box224-msmmt/{kind}.h5" for kind in ("flow", "dynamic_image", "pair", "flows")
+    ]
+
+
+def test_the_order_of_crop_and_magnification_is_two_products(monkeypatch):
+    before = eulerian(frames("box112"), "dcma")
+    after = frames("box112", eulerian(recording(), "dcma"))
+    stages = derived(monkeypatch, (apex_frame(before), apex_frame(after), after))
+    assert {
+        key: (entry["args"]["source"], entry["args"]["out"])
+        for key, entry in stages["magnify_eulerian"].items()
+        if "dcma" in key
+    } == {
+        "synthetic-box112-dcma-apex": ("data/cache/synthetic/box112/frames.h5",
+                                       "data/cache/synthetic/box112-dcma/apex_frame.h5"),
+        "synthetic-dcma-box112-apex": ("data/cache/synthetic/landmarks.h5",
+                                       "data/cache/synthetic/dcma-box112/apex_frame.h5"),
+        "synthetic-dcma-box112": ("data/cache/synthetic/landmarks.h5", "data/cache/synthetic/dcma-box112/frames.h5"),
+    }  # fmt: skip
+
+
+def test_a_composite_joins_whatever_its_model_reads(monkeypatch):
+    sequence = magnet(frames("box224"), factors="arange_2_14_1")
+    reads = (
+        embedding(sequence, by="networks.resnet", weights="resnet18", tap="layer2", grid=4),
+        pair(frames("box224")),
+    )
+    stages = derived(monkeypatch, reads, "both")
+    chain = "box224-magnet-arange_2_14_1-resnet18-layer2-4"
+    assert set(stages["join"]) == {f"both-{chain}-embedding", "both-box224-pair"}
+    assert stages["join"][f"both-{chain}-embedding"]["args"]["parts"] == [
+        f"data/cache/{part}/{chain}/embedding.h5" for part in ("casme2", "samm")
+    ]
+    assert stages["compose"]["both"]["args"]["parts"] == ["data/index/casme2.csv", "data/index/samm.csv"]
+    assert "both" not in stages["figures"]
+
+
+def test_two_sets_of_weights_and_two_lengths_stand_beside_each_other(monkeypatch):
+    reads = tuple(
+        embedding(magnet(frames("box224"), factors=factors), by="networks.resnet", weights=weights, tap=tap, grid=2)
+        for factors, weights, tap in (
+            ("linspace_2_13_32", "resnet18", "layer2"), ("arange_2_14_1", "resnet18", "layer2"),
+            ("arange_2_14_1", "magnet", "layer2"), ("arange_2_14_1", "magnet", "layer3"),
+        )
+    )  # fmt: skip
+    stages = derived(monkeypatch, reads)
+    assert len(stages["embed"]) == 4
+    assert len({entry["args"]["out"] for entry in stages["embed"].values()}) == 4
+    assert len(stages["magnify_learned"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("reads", "message"),
+    [
+        (lambda knobs: (flow(frames("box225")),), "frames('box225'): there is no such crop; did you mean 'box224'?"),
+        (lambda knobs: (flow(eulerian(frames("box224"), "MSMMT")),), "a recipe's name has letters a-z, digits and _"),
+        (lambda knobs: (flow(landmarks()),), "flow(landmarks): needed is a clip"),
+        (lambda knobs: (flow(eulerian(recording(), "dcma")),), "needed is a clip, as frames("),
+        (
+            lambda knobs: (apex_frame(frames("box112")),),
+            "needed is a clip of eulerian(…); the apex of others is in pair",
+        ),
+        (lambda knobs: (apex(landmarks()),), "the apex is looked for in a crop"),
+        (lambda knobs: (frames("box112", frames("box224")),), "is cropped already; take eulerian(recording(), …)"),
+        (lambda knobs: (magnet(frames("box224"), factors="two"),), "factors: 'two' is no range of factors"),
+        ((flow(eulerian(frames("box224"), "msmt")),), "magnify_eulerian.recipes has no 'msmt'; did you mean 'msmmt'?"),
+        ((recording(),), "reads recording, which is no file; crop it"),
+        ((), "READS must hold products of mer.products, at least one"),
+        (("flow",), "READS must hold products of mer.products, at least one"),
+        ((flow(frames("box224")), Weights("resnet")), "READS names weights, but there is no load_weights; declare it"),
+    ],
+)
+def test_a_declaration_that_cannot_be(monkeypatch, reads, message):
+    with pytest.raises(MerError) as error:
+        derived(monkeypatch, reads)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_nobody_makes(monkeypatch):
+    with pytest.raises(MerError, match=r"reads weights 'resnet', which are no entry of pretrain.runs; did you mean"):
+        derived(monkeypatch, (flow(frames("box224")), Weights("resnet")), load_weights=lambda network, path: network)
+
+
+@pytest.mark.parametrize(
+    "product", [frames("box224"), pair(frames("box224")), flow(eulerian(frames("box224"), "msmmt")), landmarks()]
+)
+def test_a_release_of_flow_has_no_frames(monkeypatch, product):
+    message = r"experiments.megc2019-flow-linear: model linear reads .*released as flow without its frames; choose"
+    raw_flow = derived(monkeypatch, (flow(frames("none224")),), "megc2019_flow")
+    assert raw_flow["train"]["megc2019-flow-linear"]["args"]["reads"] == ["data/cache/megc2019_flow/released/flow.h5"]
+    with pytest.raises(MerError, match=message):
+        derived(monkeypatch, (product,), "megc2019_flow")
+
+
+@pytest.mark.parametrize(
+    ("corpora", "message"),
+    [
+        ({"mine": {"classes": 5}}, "corpora.mine.reader: corpus 'mine' has no class lists"),
+        ({"mine": {"reader": "megc2019", "classes": 3}}, "reads no layout; say with reader which module"),
+        ({"megc2019_flow": {"classes": 3, "watch": "x"}}, "a release is watched itself; remove it"),
+    ],
+)
+def test_a_corpus_that_nobody_reads(corpora, message):
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    raw["corpora"] |= corpora
+    with pytest.raises(MerError) as error:
+        plan.derive(mer_params.parse(raw))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["../x", "a/b", "z; touch X; #", "$(touch X)", "-rf", "A", "", "x" * 65, "a\nb", "a b"])
+@pytest.mark.parametrize("section", ["experiments", "corpora", "synthesize/runs", "pretrain/runs",
+                                     "magnify_eulerian/recipes"])  # fmt: skip
+def test_a_name_that_could_leave_its_folder_or_reach_a_shell(section, key):
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    entries = raw
+    for part in section.split("/"):
+        entries = entries[part]
+    entries[key] = next(iter(entries.values()))
+    with pytest.raises(MerError) as error:
+        mer_params.parse(raw)
+    assert section.replace("/", ".") in str(error.value)
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The demo's parameters and their plan in a file."""
+    params = composed("demo")
+    path = tmp_path / "plan.yaml"
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 25 stages"]
+    return params, path
+
+
+def changed(change) -> mer_params.Params:
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    change(raw)
+    return mer_params.parse(raw)
+
+
+def test_a_plan_fits_the_parameters_that_it_was_made_from(written):
+    params, path = written
+    plan_file.check(params, path)
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 25 stages"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["flow"].update(lambda_=0.3),
+        lambda raw: raw["uamrn"].update(samples=7, mask="full"),
+        lambda raw: raw["experiments"]["synthetic-uamrn"].update(recipe={"epochs": 3}, seeds=[1, 2]),
+        lambda raw: raw["experiments"]["synthetic-uamrn"].update(knobs={"blocks": 1}),
+        lambda raw: raw["pretrain"]["runs"]["magnet"].update(steps=7),
+        lambda raw: raw["magnify_eulerian"]["recipes"]["msmmt"].update(alpha=5),
+        lambda raw: raw["synthesize"]["runs"]["synthetic"].update(clips=50),
+        lambda raw: raw["runtime"].update(workers=1),
+    ],
+)
+def test_a_knob_that_decides_no_stage_needs_no_new_plan(written, change):
+    plan_file.check(changed(change), written[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (
+            lambda raw: raw["experiments"].update(x={"corpus": "synthetic", "model": "linear"}),
+            "experiments.x is not in",
+        ),
+        (lambda raw: raw["experiments"].pop("synthetic-linear"), "experiments.synthetic-linear is gone"),
+        (lambda raw: raw["experiments"]["synthetic-linear"].update(model="ststnet"), "synthetic-linear differs"),
+        (lambda raw: raw["experiments"]["synthetic-linear"].update(classes=3), "synthetic-linear differs"),
+        (lambda raw: raw["uamrn"].update(factors="arange_2_14_1"), "experiments.synthetic-uamrn differs"),
+        (lambda raw: raw["experiments"]["synthetic-uamrn"].update(knobs={"tap": "layer3"}), "synthetic-uamrn differs"),
+        (lambda raw: raw["corpora"]["synthetic"].update(classes=3), "corpora.synthetic differs"),
+        (lambda raw: raw["corpora"]["synthetic"].update(raw="data/raw/x"), "corpora.synthetic differs"),
+        (lambda raw: raw["pretrain"]["runs"]["resnet18"].update(raw="data/raw/x"), "pretrain.runs.resnet18 differs"),
+        (lambda raw: raw["explain"].update(drawn={}), "explain.drawn differs"),
+    ],
+)
+def test_a_change_that_decides_stages_needs_a_new_plan_and_is_named(written, change, name):
+    with pytest.raises(MerError) as error:
+        plan_file.check(changed(change), written[1])
+    assert name in str(error.value)
+    assert "run make plan" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda text: text.replace("box112", "box113", 1),
+            "was edited; change params.yaml instead, then run make plan",
+        ),
+        (lambda text: text + "    x: 1\n", "was edited"),
+        (lambda text: text.replace('"version": 1', '"version": 0'), "has version 0, this code makes 1; run make plan"),
+        (
+            lambda text: f"<<<<<<< ours\n{text}=======\n{text}>>>>>>> theirs\n",
+            "holds a merge conflict; merge params.yaml",
+        ),
+        (lambda text: "plan: {}\n", "was not made by make plan; run make plan"),
+        (lambda text: "", "was not made by make plan"),
+        (lambda text: "\x00\x01", "was not made by make plan"),
+        (None, "is missing; run make plan"),
+    ],
+)
+def test_a_file_that_is_not_the_plans_own_is_refused_and_made_anew(written, damage, message):
+    params, path = written
+    good = path.read_text()
+    path.unlink() if damage is None else path.write_text(damage(good))
+    with pytest.raises(MerError) as error:
+        plan_file.check(params, path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    tool.write(tool.derived(params), path)
+    assert path.read_text() == good
+
+
+def test_what_a_new_plan_adds_and_removes_is_said(written):
+    _, path = written
+    more = changed(lambda raw: raw["experiments"].update(x={"corpus": "synthetic", "model": "linear"}))
+    assert tool.write(tool.derived(more), path) == ["2 stages more: train@x, evaluate@x"]
+    less = changed(lambda raw: raw["experiments"].pop("synthetic-ststnet"))
+    assert tool.write(tool.derived(less), path) == [
+        "2 stages less: train@synthetic-ststnet, train@x, evaluate@synthetic-ststnet, evaluate@x".replace("2", "4")
+    ]
+
+
+def test_a_plan_needs_no_model_to_be_compared(written, tmp_path):
+    """Importing a model brings torch, which takes seconds; a stage compares before every run."""
+    path = written[1]
+    code = (
+        "import sys; from pathlib import Path; from mer import params, plan_file; "
+        f"plan_file.check(params.load('params.yaml'), Path({str(path)!r})); "
+        "sys.exit('torch' in sys.modules or 'mer.models.linear' in sys.modules)"
+    )
+    (tmp_path / "params.yaml").write_text(preset.compose("demo"))
+    done = subprocess.run([sys.executable, "-c", code.replace("'params.yaml'", repr(str(tmp_path / "params.yaml")))],
+                          check=False)  # fmt: skip
+    assert done.returncode == 0

@@ -2,8 +2,8 @@
 
     python -m tools.preset uamrn casme2,samm
 
-A preset is a paper or a table. It names the corpora that it is meant for, and C chooses among those of conf/corpora.yaml;
-a key with {corpus} stands for one entry each.
+A preset is a paper or a table. It names the corpora that it is meant for; C chooses others of conf/corpora.yaml. A key
+with {corpus} stands for one entry each.
 """
 
 import io

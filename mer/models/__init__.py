@@ -110,6 +110,8 @@ def load(name: str) -> ModelSpec:
         missing.remove("READS")
     if missing:
         raise MerError(f"{path} declares no {listed(missing)}; see mer/models/__init__.py for what a model needs")
+    if "explain_training" in found and "explain" not in found:
+        raise MerError(f"{path} declares explain_training without explain, beside which it is kept; declare both")
     return ModelSpec(
         name=name, reads=found.get(READS_BY_KNOB) or (lambda knobs: found["READS"]), recipe=found["RECIPE"],
         build=found["build"], prepare=found["prepare"], mirror=found.get("mirror"), vectors=found.get("VECTORS"),

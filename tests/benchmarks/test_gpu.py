@@ -22,8 +22,8 @@ BLOCKED = ("pydantic", "dvc", "ruamel", "pandas", "safetensors", "skimage", "skl
 PROGRAM = """
 import sys
 sys.modules.update(dict.fromkeys({blocked!r}))
-import mer.pretraining.moving_layers
-mer.pretraining.moving_layers.THREADS = 1  # a second would wait for a core that other tests use
+import mer.pretraining.loop
+mer.pretraining.loop.THREADS = 1  # a second would wait for a core that other tests use
 from benchmarks.gpu.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -157,7 +157,7 @@ def test_a_part_that_fails_spoils_no_other_and_is_tried_again(tmp_path):
     line = Line(session(tmp_path), 2, "a line", {})
     assert line.part("bad", lambda: fail(RuntimeError("no kernel\nimage"))) is None
     assert line.part("good", lambda: {"value": 1}) == {"value": 1}
-    assert "RuntimeError: no kernel image (test_gpu_benchmark.py:" in line.failed["bad"]
+    assert "RuntimeError: no kernel image (test_gpu.py:" in line.failed["bad"]
     line.save()
     assert not read(tmp_path, 2)["finished"]
     again = Line(session(tmp_path), 2, "a line", {})
@@ -192,7 +192,7 @@ def test_the_alarm_is_no_exception_that_work_may_swallow():
 def test_an_interrupted_training_goes_on(tmp_path, monkeypatch):
     from benchmarks.gpu import magnet
 
-    monkeypatch.setattr(magnet.training, "THREADS", 1)
+    monkeypatch.setattr("mer.pretraining.loop.THREADS", 1)
     monkeypatch.setitem(magnet.TINY, "size", 16)
     line = Line(session(tmp_path, steps=4), 8, "a line", {})
     made, steps = magnet.training.moving_layers.quadruples, []

@@ -9,13 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from ruamel.yaml import YAML
 
+from mer import models, pretraining
 from mer.clips import Clip
 from mer.faces.alignment import clip_transform, warp
 from mer.magnification.eulerian import RECIPES
 from mer.magnification.magnet import MagNet
-from mer.params import EulerianRecipe, EulerianRun, MagnifyLearned, Spot, TrainMagnet
+from mer.params import EulerianRecipe, MagnifyLearned, Spot
+from mer.products import FACTORS, eulerian, frames, recording
 from mer.storage.cache import CacheWriter, ClipCache
 from mer.storage.weights import save_weights
 from stages import magnify_eulerian, magnify_learned, spot
@@ -49,7 +52,7 @@ class World:
         cropped = warp(frames, transform, 112)
         self.landmarks = self.write("landmarks", landmarks)
         self.frames = self.write("frames", cropped, transform=transform)
-        self.apex = self.write("apex", np.int64(APEX))
+        self.apex = self.write("apex", np.int64(APEX - ONSET))
         self.weights = folder / "magnet.safetensors"
         save_weights(MagNet(), self.weights)
 
@@ -65,17 +68,18 @@ def world(tmp_path_factory):
     return World(tmp_path_factory.mktemp("world"))
 
 
-def eulerian(world, name="dcma", reads="box112/frames", product="apex_frame", **changes) -> np.ndarray:
+def magnified(world, name="dcma", full=False, product="apex_frame", **changes) -> np.ndarray:
     crop = {"crop": "box112", "top_margin": 0.2, "rotate": False, "box": "haar"}
-    source = world.landmarks if reads == "landmarks" else world.frames
+    source = world.landmarks if full else world.frames
     recipe = BASE["magnify_eulerian"]["recipes"][name] | changes
     return magnify_eulerian.compute(
-        world.clip, source=source, reads=reads, product=product, apex=world.apex, recipe=recipe, crop=crop
+        world.clip, source=source, full=full, product=product, apex=world.apex, recipe=recipe, crop=crop
     )["data"]
 
 
 def learned(world, **changes) -> np.ndarray:
-    section = {key: BASE["magnify_learned"][key] for key in ("factors", "convention", "absolute")} | changes
+    section = {key: BASE["magnify_learned"][key] for key in ("convention", "absolute")}
+    section |= {"factors": BASE["uamrn"]["factors"]} | changes
     return magnify_learned.compute(
         world.clip, size=16, weights=str(world.weights), device="cpu", frames=world.frames, apex=world.apex, **section
     )["data"]
@@ -86,15 +90,16 @@ def spotted(world, missing="middle") -> np.ndarray:
 
 
 RECIPE = "magnify_eulerian.recipes"
+SMALL = {"d_model": 8, "blocks": 1}  # no factor depends on it
 TABLE = [  # id, key, default, alternatives (each a change of keys), what is computed
-    ("U-01", "magnify_learned.factors", "linspace_2_13_32",
+    ("U-01", "uamrn.factors", "linspace_2_13_32",
      [{"factors": "arange_2_14_1"}, {"factors": "arange_2_34_1"}], learned),
     ("U-02", "magnify_learned.convention", "network", [{"convention": "one_plus"}], learned),
     ("U-03", "magnify_learned.absolute", False, [{"absolute": True}], learned),
-    ("S-12", f"{RECIPE}.msmmt.alpha", 10, [{"low": 0.1, "high": 0.4}], functools.partial(eulerian, name="msmmt")),
-    ("D-01", f"{RECIPE}.dcma.filter", "iir", [{"filter": "ideal", "around": 3.2}], eulerian),
-    ("D-01", f"{RECIPE}.dcma.fps", None, [{"fps": 8}, {"fps": 4, "filter": "ideal"}], eulerian),
-    ("D-01", f"{RECIPE}.dcma.band", "hz", [{"band": "clip"}, {"band": "clip", "filter": "ideal"}], eulerian),
+    ("S-12", f"{RECIPE}.msmmt.alpha", 10, [{"low": 0.1, "high": 0.4}], functools.partial(magnified, name="msmmt")),
+    ("D-01", f"{RECIPE}.dcma.filter", "iir", [{"filter": "ideal", "around": 3.2}], magnified),
+    ("D-01", f"{RECIPE}.dcma.fps", None, [{"fps": 8}, {"fps": 4, "filter": "ideal"}], magnified),
+    ("D-01", f"{RECIPE}.dcma.band", "hz", [{"band": "clip"}, {"band": "clip", "filter": "ideal"}], magnified),
     ("D-03", "spot.missing", "middle", [{"missing": "spotted"}], spotted),
 ]  # fmt: skip
 
@@ -108,7 +113,10 @@ def test_every_reading_is_accepted_named_and_changes_the_output(name, key, defau
     assert section[last] == default
     lines = [line for line in BASE_TEXT.splitlines() if name in line]
     assert any(line.strip().startswith((f"{last}:", f"{parents[-1]}:")) for line in lines), f"{name} is not named there"
-    form = {"magnify_learned": MagnifyLearned, "magnify_eulerian": EulerianRecipe, "spot": Spot}[parents[0]]
+    form = {
+        "magnify_learned": MagnifyLearned, "magnify_eulerian": EulerianRecipe, "spot": Spot,
+        "uamrn": lambda **knobs: models.build("uamrn", 3, **knobs | SMALL),
+    }[parents[0]]  # fmt: skip
     form(**section)
     expected = compute(world)
     for other in alternatives:
@@ -118,26 +126,36 @@ def test_every_reading_is_accepted_named_and_changes_the_output(name, key, defau
         assert not np.array_equal(found, expected), other
 
 
+def test_u01_has_the_readings_that_a_model_may_name():
+    assert {"linspace_2_13_32", "arange_2_14_1", "arange_2_34_1"} == set(FACTORS)
+
+
 def test_d02_before_or_after_the_crop(world):
-    """Not a value of a recipe but what a run reads."""
+    """Not a value of a recipe but what a model declares: the magnified recording is cropped, or the crop magnified."""
     assert "D-02" in BASE_TEXT
     assert "D-02" in Path(magnify_eulerian.__file__).read_text()
     found = {}
-    for reads in ("landmarks", "box112/frames"):
-        EulerianRun(corpus="c", crop="box112", recipe="dcma", reads=reads, product="apex_frame")
-        found[reads] = eulerian(world, reads=reads)
-    assert found["landmarks"].shape == found["box112/frames"].shape == (112, 112, 3)
-    assert not np.array_equal(*found.values())
+    for product in (frames("box112", of=eulerian(recording(), "dcma")), eulerian(frames("box112"), "dcma")):
+        source = dict(product.reads)["source"].kind
+        found[product.chain] = magnified(world, full=source == "landmarks")
+    assert list(found) == ["dcma-box112", "box112-dcma"]
+    before, after = found.values()
+    assert before.shape == after.shape == (112, 112, 3)
+    assert not np.array_equal(before, after)
     # The same motion of the same face, though: nobody finds a box in this pattern, so both crops are the landmarks'.
-    assert np.abs(found["landmarks"].astype(int) - found["box112/frames"]).mean() < 3
+    assert np.abs(before.astype(int) - after).mean() < 3
 
 
-def test_u04_trained_elsewhere_or_here(world):
-    """Frozen and cached either way: `public` takes weights from elsewhere, without it the stage trains its own."""
-    for public in (True, False):
-        TrainMagnet(**BASE["train_magnet"] | {"public": public})
-    assert BASE["train_magnet"]["public"] is True
-    assert next("U-04" in line for line in BASE_TEXT.splitlines() if line.strip().startswith("public:"))
+def test_u04_trained_elsewhere_or_here(tmp_path):
+    """Frozen and cached either way: weights in the folder `user_weights` are taken, else the task trains its own."""
+    assert any("U-04" in line and "moving_layers" in line for line in BASE_TEXT.splitlines())
+    declared = BASE["pretrain"]["runs"]["magnet"]
+    assert declared["user_weights"] == "data/raw/magnet"
+    entry = declared | {"user_weights": str(tmp_path), "pool": None, "steps": 1, "batch_size": 1, "size": 16}
+    context = pretraining.Context(where="pretrain.runs.magnet")
+    assert pretraining.run(entry, context).about == {"weights": "trained here, 1 steps"}
+    torch.save(MagNet().state_dict(), tmp_path / "elsewhere.pth")
+    assert pretraining.run(entry, context).about["weights"] == "given: elsewhere.pth"
 
 
 def test_the_recipes_are_the_kernels_own():
@@ -150,9 +168,9 @@ def test_the_recipes_are_the_kernels_own():
 def test_apex_and_clip_are_one_thing(world):
     """`apex_frame` is that frame of `frames`, and a causal filter reads no frame that comes later."""
     for changes in ({}, {"band": "clip"}, {"around": 0.1}):
-        whole = eulerian(world, product="frames", **changes)
+        whole = magnified(world, product="frames", **changes)
         assert whole.shape == (OFFSET - ONSET + 1, 112, 112, 3)
-        np.testing.assert_array_equal(eulerian(world, **changes), whole[APEX - ONSET])
+        np.testing.assert_array_equal(magnified(world, **changes), whole[APEX - ONSET])
     recipe = BASE["magnify_eulerian"]["recipes"]["dcma"] | {"around": 0.1}
     numbers, keep = magnify_eulerian.frames_needed(world.clip, "apex_frame", world.apex, recipe)
     assert numbers == list(range(ONSET - 20, APEX + 1))
@@ -170,7 +188,7 @@ def test_the_recording_ends_where_its_files_end(world):
 def test_a_recording_that_is_read_is_in_the_key(world):
     """A frame before the onset is no part of the clip's own digest."""
     key = functools.partial(
-        magnify_eulerian.fingerprint, world.clip, source=world.frames, reads="box112/frames", product="frames",
+        magnify_eulerian.fingerprint, world.clip, source=world.frames, full=False, product="frames",
         apex=world.apex,
     )  # fmt: skip
     recipe = BASE["magnify_eulerian"]["recipes"]["dcma"]
@@ -187,4 +205,4 @@ def test_a_recording_that_is_read_is_in_the_key(world):
 
 def test_a_clip_that_is_too_short_is_named_with_the_way_out(world):
     with pytest.raises(Exception, match=r"^c/s/1: magnify: the band .* holds no bin .*0.105 s.*on_error: exclude"):
-        eulerian(world, filter="ideal")
+        magnified(world, filter="ideal")

@@ -1,6 +1,7 @@
 """MagNet against a slow restatement in NumPy, the public weights, and photographs moved by known amounts."""
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import skimage.data
 import torch
 from torch import nn
 
+from mer import products
 from mer.errors import MerError
 from mer.magnification import magnet
 from mer.magnification.magnet import (
@@ -21,7 +23,7 @@ from mer.magnification.magnet import (
 )
 from mer.motion.tvl1 import tvl1
 from mer.products import named_factors
-from mer.storage.weights import save_weights, weights_about
+from mer.storage.weights import provenance, save_weights, subjects_seen, weights_about
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -324,7 +326,7 @@ def test_u01_factors():
     assert len(named_factors("linspace_2_13_8")) == 8
     unreadable = ("arange_2_14", "linspace_2_13_2.5", "arange_1_2_0", "logspace_1_2_3")
     for wrong in (*unreadable, "linspace_0_13_8", "arange_5_1_1"):
-        with pytest.raises(MerError, match=f"magnify_learned.factors: '{wrong}' "):
+        with pytest.raises(MerError, match=f"factors: '{wrong}' "):
             named_factors(wrong)
 
 
@@ -355,8 +357,8 @@ def test_table_of_fidelity(lively, moving, run, values, named):
     default, alternative = (run(value, lively, onset, apex) for value in values)
     assert default.shape == alternative.shape
     assert (default != alternative).mean() > 0.05
-    with open(magnet.__file__, encoding="utf-8") as file:
-        assert named in file.read()
+    module = products if run is u01 else magnet
+    assert named in Path(module.__file__).read_text(encoding="utf-8")
 
 
 def test_u02_one_plus_is_one_more(lively, moving):
@@ -394,10 +396,25 @@ def test_a_file_tells_what_it_is(tmp_path, untrained, public_file):
         save_weights(untrained, tmp_path / f"{name}.safetensors", about=dict(reversed(about.items())))
         about = dict(reversed(about.items()))
     assert weights_about(tmp_path / "one.safetensors") == about
+    assert provenance(tmp_path / "one.safetensors") == provenance(public_file) == "of unknown origin"
+    assert subjects_seen(tmp_path / "one.safetensors") == subjects_seen(public_file) == set()
     one, other = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("one", "other"))
     assert one == other
     load_magnet(tmp_path / "one.safetensors")
     assert weights_about(public_file) == {}
+
+
+def test_a_file_tells_whom_its_training_saw(tmp_path, untrained):
+    path = tmp_path / "weights.safetensors"
+    save_weights(untrained, path, {"weights": "9 steps on clips", "subjects": ["casme2/sub01", "samm/006"]})
+    assert provenance(path) == "9 steps on clips"
+    assert subjects_seen(path) == {"casme2/sub01", "samm/006"}
+    for wrong in ("casme2/sub01", ["casme2/sub01", 6]):
+        save_weights(untrained, path, {"subjects": wrong})
+        with pytest.raises(
+            MerError, match=r"weights\.safetensors: its note says of subjects .* no list of names; run dvc"
+        ):
+            subjects_seen(path)
 
 
 def test_a_file_of_another_writer_tells_what_it_can(tmp_path):

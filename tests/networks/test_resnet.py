@@ -6,7 +6,7 @@ import torch
 
 from mer.errors import MerError
 from mer.networks import resnet as backbones
-from mer.networks.resnet import ResNet18, as_torchvision, load_imagenet, load_resnet18, needed
+from mer.networks.resnet import ResNet18, as_torchvision, load_official, load_resnet18, needed
 from mer.storage.weights import save_weights, weights_about
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,17 +115,59 @@ def test_names_that_are_not_a_resnets_stay():
     assert as_torchvision({"head.weight": 1}) == {"head.weight": 1}
 
 
-def test_imagenet_comes_from_transformers_or_says_why_not(official, monkeypatch):
-    from transformers import ResNetModel
-
-    monkeypatch.setattr(ResNetModel, "from_pretrained", lambda name: official)
-    ours = load_imagenet(drawn("layer1"))
+def test_official_weights_come_from_a_folder_of_transformers(official, tmp_path, capfd):
+    """Shown is nothing: what is not read, such as a classifier, is as it should be."""
+    official.save_pretrained(tmp_path)
+    capfd.readouterr()
+    ours = load_official(drawn("layer1"), str(tmp_path))
     expected = official.state_dict()["encoder.stages.0.layers.1.layer.1.convolution.weight"]
     assert torch.equal(ours.layer1[1].conv2.weight, expected)
+    assert capfd.readouterr() == ("", "")
 
-    def offline(name):
-        raise OSError("We couldn't connect to the hub.\nmore")
 
-    monkeypatch.setattr(ResNetModel, "from_pretrained", offline)
-    with pytest.raises(MerError, match=r"microsoft/resnet-18: .* cannot be had \(We couldn't connect to the hub.\)"):
-        load_imagenet(drawn("layer1"))
+def test_official_weights_are_imagenets_unless_another_source_is_named(official, monkeypatch):
+    from transformers import ResNetModel
+
+    asked = []
+
+    def from_pretrained(source, revision, **options):
+        asked.append((source, revision))
+        return official, {"missing_keys": [], "mismatched_keys": []}
+
+    monkeypatch.setattr(ResNetModel, "from_pretrained", from_pretrained)
+    load_official(drawn("layer1"))
+    load_official(drawn("layer1"), "someone/resnet", "v2")
+    assert asked == [("microsoft/resnet-18", "main"), ("someone/resnet", "v2")]
+
+
+def test_official_weights_that_cannot_be_had_or_are_others_are_refused(official, monkeypatch, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import ResNetConfig, ResNetModel
+
+    def folder(name, network=official):
+        network.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    narrow = folder("narrow", ResNetModel(ResNetConfig(depths=[2] * 4, hidden_sizes=[8] * 4, layer_type="basic")))
+    partial = folder("partial")
+    state = load_file(partial / "model.safetensors")
+    gone = "encoder.stages.0.layers.1.layer.1.convolution.weight"
+    state[gone.replace("1.layer.1", "0.layer.1")] = torch.zeros(3, 3, 1, 1)
+    save_file(
+        {k: v.contiguous() for k, v in state.items() if k != gone}, partial / "model.safetensors", {"format": "pt"}
+    )
+    broken = folder("broken")
+    (broken / "model.safetensors").write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source, message in (
+        (narrow, r"not the weights of ResNet-18 \(25 tensors\): 20 of another shape: layer1\.0\.bn1\.bias"),
+        # Neither what misses nor what is of another shape than its own config says is left random.
+        (partial, r"2 missing: layer1\.0\.conv2\.weight, layer1\.1\.conv2\.weight"),
+        (broken, r"the official weights of ResNet-18 cannot be had \(.*header"),
+        (tmp_path / "empty", r"cannot be had \(Error no file named model\.safetensors"),
+        ("data/raw/none/there", r"cannot be had \("),
+    ):
+        with pytest.raises(MerError, match=f"{source}: .*{message}.*; fetch them once where there is a net") as caught:
+            load_official(drawn("layer1"), str(source))
+        assert "\n" not in str(caught.value)

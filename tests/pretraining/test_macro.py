@@ -16,8 +16,7 @@ from mer.loso.optim import Schedule
 from mer.macro import tables as sets
 from mer.macro.pool import read_macro
 from mer.networks.resnet import ResNet18
-from mer.pretraining import macro
-from mer.pretraining.checkpoint import fixed_threads, keep, resume
+from mer.pretraining import loop, macro
 from mer.pretraining.macro import WHOLE, cut, draw, emotions, faces, hold_out, pretrain, targets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +26,7 @@ PLAN = {"steps": 4, "batch_size": 4, "size": 16, "lr": 1e-3}
 
 @pytest.fixture(autouse=True)
 def one_thread_inside(monkeypatch):
-    monkeypatch.setattr(macro, "THREADS", 1)  # a second would wait for a core that other tests use
+    monkeypatch.setattr(loop, "THREADS", 1)  # a second would wait for a core that other tests use
 
 
 class Tiny(nn.Module):
@@ -103,7 +102,7 @@ def test_faces_that_are_text_are_read(tmp_path):
 
 
 def test_faces_bad_input(tmp_path):
-    with pytest.raises(MerError, match="pretrain_macro: size is 8; needed is 16 px at least"):
+    with pytest.raises(MerError, match="macro: size is 8; needed is 16 px at least"):
         faces(table_of(image=[""]), 8)
     with pytest.raises(MerError, match=r"none\.png"):
         faces(table_of(image=[(tmp_path / "none.png").as_posix()]), 16)
@@ -416,27 +415,8 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path, monkeypatch, capsys, content)
     assert f"{path}: the checkpoint is damaged" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_taken_up_under_its_own_key_only(tmp_path):
-    path = tmp_path / "new" / "c.pt"
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    keep(path, "key", 7, model, optimizer)
-    for key, steps in (("key", 7), ("other", 0)):
-        fresh = nn.Linear(2, 2)
-        own = torch.optim.Adam(fresh.parameters())
-        assert resume(path, key, fresh, own) == steps
-        assert states_equal(fresh, model) == (steps == 7)
-        assert bool(own.state_dict()["state"]) == (steps == 7)
-    assert resume(None, "key", model, optimizer) == resume(tmp_path / "none.pt", "key", model, optimizer) == 0
-
-
 def test_threads_are_given_back(monkeypatch):
-    with fixed_threads(torch.device("cpu"), 2):
-        assert torch.get_num_threads() == 2
-    assert torch.get_num_threads() == 1
-    monkeypatch.setattr(macro, "THREADS", 2)
+    monkeypatch.setattr(loop, "THREADS", 2)
     monkeypatch.setattr(macro, "cut", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pretrain(FACES, LABELS, Tiny(), **PLAN)
@@ -477,18 +457,18 @@ WRONG[4, 0] = 0.5
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": -1}, "pretrain_macro: steps is -1; needed is 0 at least"),
-        ({"batch_size": 1}, "pretrain_macro: batch_size is 1; needed is 2 at least"),
-        ({"every": 0}, "pretrain_macro: every is 0; needed is 1 at least"),
-        ({"size": 15}, "pretrain_macro: size is 15; needed is 16 px at least"),
-        ({"lr": 0}, "pretrain_macro: lr is 0; needed is a finite number above 0"),
-        ({"lr": math.nan}, "pretrain_macro: lr is nan;"),
-        ({"lr": math.inf}, "pretrain_macro: lr is inf;"),
-        ({"weight_decay": -1}, "pretrain_macro: weight_decay is -1; needed is 0 or a finite number above"),
-        ({"crop": 0}, "pretrain_macro: crop is 0; needed is a share of the side, above 0 and up to 1"),
-        ({"crop": 1.1}, "pretrain_macro: crop is 1.1;"),
-        ({"faces": []}, "pretrain_macro: there are no images; name a set"),
-        ({"faces": FACES[:-1]}, "pretrain_macro: 29 images have 30 targets; give one for each image"),
+        ({"steps": -1}, "macro: steps is -1; needed is 0 at least"),
+        ({"batch_size": 1}, "macro: batch_size is 1; needed is 2 at least"),
+        ({"every": 0}, "macro: every is 0; needed is 1 at least"),
+        ({"size": 15}, "macro: size is 15; needed is 16 px at least"),
+        ({"lr": 0}, "macro: lr is 0; needed is a finite number above 0"),
+        ({"lr": math.nan}, "macro: lr is nan;"),
+        ({"lr": math.inf}, "macro: lr is inf;"),
+        ({"weight_decay": -1}, "macro: weight_decay is -1; needed is 0 or a finite number above"),
+        ({"crop": 0}, "macro: crop is 0; needed is a share of the side, above 0 and up to 1"),
+        ({"crop": 1.1}, "macro: crop is 1.1;"),
+        ({"faces": []}, "macro: there are no images; name a set"),
+        ({"faces": FACES[:-1]}, "macro: 29 images have 30 targets; give one for each image"),
         ({"faces": [*FACES[:-1], FACES[0][:5]]}, r"images: face 29 is \(5, 12, 3\) uint8; needed is"),
         ({"faces": [f / 255 for f in FACES]}, "images: face 0 is .* float64"),
         ({"faces": [f[..., 0] for f in FACES]}, r"images: face 0 is \(12, 12\) uint8"),
@@ -509,7 +489,7 @@ def test_bad_input(arguments, message):
 
 
 def test_a_frozen_network_is_refused():
-    with pytest.raises(MerError, match="pretrain_macro: the network is frozen, nothing of it would be trained"):
+    with pytest.raises(MerError, match="macro: the network is frozen, nothing of it would be trained"):
         pretrain(FACES, LABELS, ResNet18("layer1", freeze=True), **PLAN)
 
 

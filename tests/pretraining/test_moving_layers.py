@@ -2,6 +2,7 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mer.errors import MerError
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
 from mer.magnification.moving_layers import quadruples
+from mer.pretraining import loop
 from mer.pretraining import moving_layers as magnet
 from mer.pretraining.moving_layers import interpolation, objective, rate, start, train
 from mer.storage.weights import save_weights
@@ -24,7 +26,7 @@ PLAN = {"steps": 4, "batch_size": 2, "size": 16, "lr": 1e-3}
 def one_thread(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(magnet, "THREADS", 1)  # a second would wait for a core that other tests use
+    monkeypatch.setattr(loop, "THREADS", 1)  # a second would wait for a core that other tests use
     yield
     torch.set_num_threads(threads)
 
@@ -194,8 +196,26 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path, monkeypatch, capsys, content)
     assert f"{path}: the checkpoint is damaged" in capsys.readouterr().err
 
 
+def test_batches_for_a_gpu_are_drawn_ahead_and_are_those_of_their_steps(monkeypatch):
+    """From the step on with which a resumed training begins, and none beyond the last; painted here by nobody."""
+    monkeypatch.setattr(moving_layers, "paint", lambda scenes, device: (scenes, device.type))
+    drawn, draw = [], moving_layers.draw
+    monkeypatch.setattr(
+        moving_layers, "draw", lambda *args, step, **kw: drawn.append(step) or draw(*args, step=step, **kw)
+    )
+    how = {"batch_size": 1, "size": 16, "seed": 3}
+    with ThreadPoolExecutor() as pool:
+        batch = magnet._Batches([PHOTO], 14, torch.device("cuda"), pool, how)
+        found = [batch(step) for step in range(3, 14)]
+    assert sorted(drawn) == list(range(3, 14))
+    for step, (scenes, kind) in zip(range(3, 14), found, strict=True):
+        expected = draw([PHOTO], step=step, difficulty=magnet.difficulty(step), **how)
+        assert np.array_equal(scenes.layers, expected.layers)
+        assert kind == "cuda"
+
+
 def test_threads_are_given_back(monkeypatch):
-    monkeypatch.setattr(magnet, "THREADS", 2)
+    monkeypatch.setattr(loop, "THREADS", 2)
     train([], **PLAN | {"steps": 1})
     assert torch.get_num_threads() == 1
     with pytest.raises(MerError):
@@ -226,15 +246,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, "train_magnet: steps is 0; needed is 1 at least"),
-        ({"batch_size": 0}, "train_magnet: batch_size is 0;"),
-        ({"every": 0}, "train_magnet: every is 0;"),
-        ({"size": 18}, "train_magnet: size is 18; needed is a multiple of 4 px, 16 at least"),
-        ({"size": 12}, "train_magnet: size is 12;"),
-        ({"lr": 0}, "train_magnet: lr is 0; needed is a finite number above 0"),
-        ({"lr": math.nan}, "train_magnet: lr is nan;"),
-        ({"regularisation": -1}, "train_magnet: regularisation is -1;"),
-        ({"bf16": True}, "train_magnet: bf16 is on, but device is cpu; it is meant for cuda"),
+        ({"steps": 0}, "moving_layers: steps is 0; needed is 1 at least"),
+        ({"batch_size": 0}, "moving_layers: batch_size is 0;"),
+        ({"every": 0}, "moving_layers: every is 0;"),
+        ({"size": 18}, "moving_layers: size is 18; needed is a multiple of 4 px, 16 at least"),
+        ({"size": 12}, "moving_layers: size is 12;"),
+        ({"lr": 0}, "moving_layers: lr is 0; needed is a finite number above 0"),
+        ({"lr": math.nan}, "moving_layers: lr is nan;"),
+        ({"regularisation": -1}, "moving_layers: regularisation is -1;"),
+        ({"bf16": True}, "moving_layers: bf16 is on, but device is cpu; it is meant for cuda"),
         ({"images": [PHOTO[:40]]}, "moving layers: image 0 is 300x40 px; needed is 50 px at least"),
         ({"images": [PHOTO[..., 0]]}, "moving layers: image 0 is .* needed is .H, W, 3. uint8"),
         ({"images": [PHOTO / 255]}, "moving layers: image 0 is .* float64"),

@@ -1,6 +1,5 @@
-"""A fictional corpus in each real layout, with a face in it, through index, landmarks, align, spot, flow and join."""
+"""A fictional corpus in each real layout, with a face in it, from index to flow; and composites of them."""
 
-import importlib
 from pathlib import Path
 
 import cv2
@@ -13,12 +12,15 @@ from mer.errors import MerError
 from mer.motion.strain import flow_image
 from mer.motion.tvl1 import tvl1
 from mer.parallel import Engine
-from mer.params import load
+from mer.plan_file import stages_of
+from mer.products import dynamic_image, eulerian, flow, flows, frames
 from mer.storage.cache import ClipCache
 from stages import spot
 from stages._run import Stage
 from tests.helpers import mini
-from tests.helpers.project import edit, make_project
+from tests.helpers.declared import reading
+from tests.helpers.in_process import run
+from tests.helpers.project import edit, make_plan, make_project
 from tools.preset import compose
 
 MAKE = {
@@ -41,74 +43,74 @@ def project(root, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(Stage, "engine", Engine())
 
-    def use(preset: str, corpora) -> None:
-        (folder / "params.yaml").write_text(compose(preset))
-        for corpus in corpora:
-            MAKE[corpus](folder / "data/raw" / corpus)
-            takes = getattr(mini, corpus.upper())
+    def use(corpus: str, *parts: str) -> None:
+        """A project with the baselines of a corpus, which is one line of `corpora`; parts: of a composite."""
+        (folder / "params.yaml").write_text(compose("baselines", corpus))
+        for name in parts or [corpus]:
+            MAKE[name](folder / "data/raw" / name)
+            takes = getattr(mini, name.upper())
             counts = {"clips": len(takes), "subjects": len({t.subject for t in takes})}
-            edit(folder, lambda p, c=corpus, n=counts: p["index"]["runs"][c].update(watch=f"data/raw/{c}", expect=n))
-            # Frames of few pixels' motion and few clips; the look of the picture is what these tests are about.
+            entry = {"watch": f"data/raw/{name}", "expect": counts}
+            edit(folder, lambda p, n=name, e=entry: p["corpora"][n].update(e), planned=False)
+        make_plan(folder)
 
     return use
-
-
-def run(stage: str, *keys: str) -> None:
-    for key in keys:
-        importlib.import_module(f"stages.{stage}").main(Stage(stage, key, load()))
 
 
 def check(corpus: str) -> None:
     takes = getattr(mini, corpus.upper())
     table = read_index(f"data/index/{corpus}.csv")
-    frames = ClipCache(f"data/cache/{corpus}/box224/frames.h5", "frames")
-    flow = ClipCache(f"data/cache/{corpus}/box224/flow.h5", "flow")
+    cropped = ClipCache(f"data/cache/{corpus}/box224/frames.h5", "frames")
+    moved = ClipCache(f"data/cache/{corpus}/box224/flow.h5", "flow")
     assert len(table) == len(takes)
-    assert frames.ids == flow.ids == sorted(table["id"])
-    assert not frames.excluded
+    assert cropped.ids == moved.ids == sorted(table["id"])
+    assert not cropped.excluded
     for row in table.itertuples():
         missing = len(row.absent.split())
-        assert frames[row.id].shape == (row.offset - row.onset + 1 - missing, 224, 224, 3)
-        assert flow[row.id].shape == (3, 224, 224)
+        assert cropped[row.id].shape == (row.offset - row.onset + 1 - missing, 224, 224, 3)
+        assert moved[row.id].shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize("corpus", MAKE)
 def test_a_corpus_goes_through(project, corpus):
-    project(corpus, [corpus])
+    project(corpus)
     run("index", corpus)
     run("landmarks", corpus)
     for stage in ("align", "spot", "flow", "dynamic_image"):
         run(stage, f"{corpus}-box224")
     check(corpus)
-    frames, dynamic = (ClipCache(f"data/cache/{corpus}/box224/{kind}.h5", kind) for kind in ("frames", "dynamic_image"))
-    assert dynamic.ids == frames.ids
+    cropped, dynamic = (
+        ClipCache(f"data/cache/{corpus}/box224/{kind}.h5", kind) for kind in ("frames", "dynamic_image")
+    )
+    assert dynamic.ids == cropped.ids
     assert dynamic.shape[1:] == (224, 224, 3)
     assert dynamic.dtype == np.uint8
     for clip_id in dynamic.ids:
-        if len(np.unique(frames[clip_id], axis=0)) > 1:
+        if len(np.unique(cropped[clip_id], axis=0)) > 1:
             assert np.ptp(dynamic[clip_id]) == 255
 
 
 @pytest.mark.parametrize("corpus", ["casme2", "smic"])
-def test_a_magnified_chain_is_read_like_a_crop(project, corpus):
+def test_a_magnified_chain_is_read_like_a_crop(project, monkeypatch, corpus):
     """Flow and dynamic image of magnified frames, and the apex magnified before the crop."""
-    project(corpus, [corpus])
+    clip = eulerian(frames("box224"), "msmmt")
+    reading(monkeypatch, ststnet=(flow(clip), dynamic_image(clip)))
+    project(corpus)
     run("index", corpus)
     run("landmarks", corpus)
     for crop in ("box224", "box112"):
         run("align", f"{corpus}-{crop}")
         run("spot", f"{corpus}-{crop}")
-    chain = {"corpus": corpus, "crop": "box224", "chain": "box224-msmmt"}
     name = f"{corpus}-box224-msmmt"
-    edit(Path(), lambda p: p["flow"]["runs"].update({name: chain | {"product": "flow"}}))
-    edit(Path(), lambda p: p["dynamic_image"]["runs"].update({name: chain}))
-    run("magnify_eulerian", name, f"{corpus}-box112-dcma-apex")
+    run("magnify_eulerian", name, f"{corpus}-dcma-box112-apex")
     run("flow", f"{corpus}-box224", name)
     run("dynamic_image", name)
     plain, magnified = (ClipCache(f"data/cache/{corpus}/{c}/flow.h5", "flow") for c in ("box224", "box224-msmmt"))
-    apex = ClipCache(f"data/cache/{corpus}/box112-dcma/apex_frame.h5", "apex_frame")
-    assert plain.ids == magnified.ids == apex.ids
+    apex = ClipCache(f"data/cache/{corpus}/dcma-box112/apex_frame.h5", "apex_frame")
+    picture = ClipCache(f"data/cache/{corpus}/box224-msmmt/dynamic_image.h5", "dynamic_image")
+    assert plain.ids == magnified.ids == apex.ids == picture.ids
     assert apex.shape[1:] == (112, 112, 3)
+    assert picture.shape[1:] == (224, 224, 3)
     moving = [i for i in plain.ids if np.hypot(*plain[i][:2]).mean() > 0.5]
     assert moving
     for clip_id in moving:
@@ -116,28 +118,23 @@ def test_a_magnified_chain_is_read_like_a_crop(project, corpus):
         assert np.hypot(*magnified[clip_id][:2]).mean() > 1.1 * np.hypot(*plain[clip_id][:2]).mean()
 
 
-def test_flow_between_consecutive_frames(project):
-    project("casme2", ["casme2"])
+def test_flow_between_consecutive_frames(project, monkeypatch):
+    reading(monkeypatch, ststnet=(flows(frames("box224")),))
+    project("casme2")
     run("index", "casme2")
     run("landmarks", "casme2")
     for stage in ("align", "spot", "flow"):
         run(stage, "casme2-box224")
-    edit(
-        Path(),
-        lambda p: p["flow"]["runs"].update(
-            {"casme2-box224-flows": {"corpus": "casme2", "crop": "box224", "chain": "box224", "product": "flows"}}
-        ),
-    )
     run("flow", "casme2-box224-flows")
-    frames, flow, flows = (
+    clips, apex_flow, between = (
         ClipCache(f"data/cache/casme2/box224/{kind}.h5", kind) for kind in ("frames", "flow", "flows")
     )
-    assert flows.ids == flow.ids == frames.ids
-    for clip_id in frames.ids:
-        images = frames[clip_id]
-        assert flows[clip_id].shape == (len(images) - 1, 3, 224, 224)
+    assert between.ids == apex_flow.ids == clips.ids
+    for clip_id in clips.ids:
+        images = clips[clip_id]
+        assert between[clip_id].shape == (len(images) - 1, 3, 224, 224)
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images[:2]]
-        np.testing.assert_array_equal(flows[clip_id][0], flow_image(tvl1(*grey)))
+        np.testing.assert_array_equal(between[clip_id][0], flow_image(tvl1(*grey)))
 
 
 def large(image: np.ndarray) -> np.ndarray:
@@ -167,8 +164,10 @@ MACRO = {
 
 
 @pytest.mark.parametrize("corpus", MACRO)
-def test_a_macro_set_goes_through(project, corpus):
-    project("casme2", [])
+def test_a_macro_set_goes_through(project, monkeypatch, corpus):
+    """It stands in `corpora` like any other; its clips have one frame."""
+    reading(monkeypatch, linear=(frames("box112"),))
+    project("casme2")
     raw = Path("data/raw") / corpus
     for name, content in MACRO[corpus].items():
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
@@ -177,9 +176,10 @@ def test_a_macro_set_goes_through(project, corpus):
         else:
             image = PORTRAIT if content is None else content(PORTRAIT)
             assert cv2.imwrite(str(raw / name), image[:, :, ::-1])
-    edit(Path(), lambda p: p["index"]["runs"].update({corpus: {"reader": corpus, "raw": str(raw), "watch": str(raw)}}))
-    edit(Path(), lambda p: p["align"]["runs"].update({f"{corpus}-box112": {"corpus": corpus, "crop": "box112"}}))
-    edit(Path(), lambda p: p["landmarks"].update(upsample=2))  # faces of 48 px
+    edit(Path(), lambda p: p["landmarks"].update(upsample=2), planned=False)  # faces of 48 px
+    edit(Path(), lambda p: p["corpora"].update({corpus: {"classes": 7, "watch": str(raw)}}), planned=False)
+    edit(Path(), lambda p: p["experiments"].update(macro={"corpus": corpus, "model": "linear"}))
+    assert corpus not in stages_of()["figures"]
     run("index", corpus)
     run("landmarks", corpus)
     run("align", f"{corpus}-box112")
@@ -187,61 +187,73 @@ def test_a_macro_set_goes_through(project, corpus):
     assert len(table) == 2
     other = {"ckplus": "disgust", "rafdb": "sadness", "fer2013": "anger"}[corpus]
     assert set(table["emotion"]) == {"happiness", other}
-    frames = ClipCache(f"data/cache/{corpus}/box112/frames.h5", "frames")
-    assert frames.ids == sorted(table["id"])
-    portraits = np.stack([frames[i][0] for i in frames.ids])
+    crops = ClipCache(f"data/cache/{corpus}/box112/frames.h5", "frames")
+    assert crops.ids == sorted(table["id"])
+    portraits = np.stack([crops[i][0] for i in crops.ids])
     assert portraits.shape == (2, 112, 112, 3)
     np.testing.assert_array_equal(portraits[0], portraits[1])  # one portrait, one crop
 
 
 def test_faces_kept_as_text_need_no_crop(project):
-    project("casme2", [])
+    project("casme2")
     raw = Path("data/raw/fer2013")
     raw.mkdir(parents=True, exist_ok=True)
     pixels = " ".join(["7"] * 48 * 48)
     (raw / "fer2013.csv").write_text(f"emotion,pixels,Usage\n0,{pixels},Training\n")
-    edit(Path(), lambda p: p["index"]["runs"].update(fer2013={"reader": "fer2013", "raw": str(raw), "watch": str(raw)}))
+    edit(Path(), lambda p: p["corpora"].update(fer2013={"classes": 7, "watch": str(raw)}))
     with pytest.raises(MerError, match=r"fer2013.csv#0: faces that are kept as text are 48 px wide.*leave the set out"):
         run("index", "fer2013")
 
 
-def test_the_composite_goes_through(project):
+def test_two_chains_of_a_composite_go_through(project, monkeypatch):
+    """Each model's product is joined by itself; the index is made once."""
     corpora = ["casme2", "samm", "smic"]
-    project("composite", corpora)
+    clip = eulerian(frames("box224"), "msmmt")
+    reading(monkeypatch, ststnet=(dynamic_image(clip),))
+    project("composite", *corpora)
+    plan = stages_of()
+    assert list(plan["compose"]) == ["composite"]
+    assert list(plan["join"]) == ["composite-box224-flow", "composite-box224-msmmt-dynamic_image"]
     for corpus in corpora:
         run("index", corpus)
         run("landmarks", corpus)
         for stage in ("align", "spot", "flow"):
             run(stage, f"{corpus}-box224")
-    with pytest.raises(MerError, match=r"has \d+ clips in 3 classes, join.runs.composite-box224.expect.clips says 442"):
-        run("join", "composite-box224")
-    edit(Path(), lambda p: p["join"]["runs"]["composite-box224"].update(expect={}))
-    run("join", "composite-box224")
+        run("magnify_eulerian", f"{corpus}-box224-msmmt")
+        run("dynamic_image", f"{corpus}-box224-msmmt")
+    with pytest.raises(MerError, match=r"has \d+ clips, corpora.composite.expect.clips says 442") as error:
+        run("compose", "composite")
+    assert "data/index/composite.csv, 3 classes" in str(error.value)
+    edit(Path(), lambda p: p["corpora"]["composite"].update(expect={}))
+    run("compose", "composite")
+    run("join", *plan["join"])
     table = read_index("data/index/composite.csv")
-    flow = ClipCache("data/cache/composite/box224/flow.h5", "flow")
     assert sorted(table["corpus"].unique()) == corpora
     assert len(table) == sum(len(getattr(mini, c.upper())) for c in corpora)
-    assert flow.ids == sorted(table["id"])
-    part = ClipCache("data/cache/samm/box224/flow.h5", "flow")
-    np.testing.assert_array_equal(flow[part.ids[0]], part[part.ids[0]])
+    for chain, kind in (("box224", "flow"), ("box224-msmmt", "dynamic_image")):
+        joined = ClipCache(f"data/cache/composite/{chain}/{kind}.h5", kind)
+        assert joined.ids == sorted(table["id"])
+        for corpus in corpora:
+            part = ClipCache(f"data/cache/{corpus}/{chain}/{kind}.h5", kind)
+            np.testing.assert_array_equal(joined[part.ids[0]], part[part.ids[0]])
 
 
 def test_spotted_apexes_follow_the_crop_and_a_clip_of_one_frame_has_no_flow(project):
     """SMIC has no apex: a replaced crop is looked at anew. Flow stops at a single frame, or leaves the clip out."""
-    project("smic", ["smic"])
+    project("smic")
     edit(Path(), lambda p: p["spot"].update(missing="spotted"))
     run("index", "smic")
     run("landmarks", "smic")
     run("align", "smic-box224")
     run("spot", "smic-box224")
     clip = clips(read_index("data/index/smic.csv"))[0]
-    frames = ClipCache("data/cache/smic/box224/frames.h5")
-    before = spot.fingerprint(clip, frames=frames, missing="spotted")
+    crop = ClipCache("data/cache/smic/box224/frames.h5")
+    before = spot.fingerprint(clip, frames=crop, missing="spotted")
     edit(Path(), lambda p: p["align"].update(top_margin=0.3))
     run("align", "smic-box224")
-    frames = ClipCache("data/cache/smic/box224/frames.h5")
-    assert spot.fingerprint(clip, frames=frames, missing="spotted") != before
-    assert spot.fingerprint(clip, frames=frames, missing="middle") in before
+    crop = ClipCache("data/cache/smic/box224/frames.h5")
+    assert spot.fingerprint(clip, frames=crop, missing="spotted") != before
+    assert spot.fingerprint(clip, frames=crop, missing="middle") in before
     table = read_index("data/index/smic.csv")
     table.loc[0, "offset"] = table.loc[0, "apex"] = table.loc[0, "onset"]
     write_index(Path("data/index/smic.csv"), table)

@@ -1,10 +1,7 @@
 """`python -m stages.<name>` on bad input: one line with file, clip or parameter and the remedy, exit code 2."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,16 +11,7 @@ import pytest
 
 from stages.landmarks import LOOK_AHEAD
 from tests.helpers.project import edit, make_project
-
-
-def stage(folder: Path, name: str, *args: str) -> tuple[int, list[str]]:
-    """Exit code and the lines on stderr, progress bars left out."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"stages.{name}", *args], cwd=folder, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-    )  # fmt: skip
-    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
-    return done.returncode, lines
+from tests.helpers.stages import refused, stage
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +57,17 @@ def change_sheet(project: Path, **changes) -> str:
     return sheet.loc[0, "Filename"]
 
 
-def refused(result, *parts: str) -> None:
-    code, lines = result
-    assert code == 2, lines
-    assert len(lines) == 1, lines
-    for part in parts:
-        assert part in lines[0], lines[0]
-
-
 def test_unknown_parameter_names_the_nearest(project):
-    edit(project, lambda p: p["align"].update(top_margn=0.1))
+    edit(project, lambda p: p["align"].update(top_margn=0.1), planned=False)
     refused(stage(project, "align", "synthetic-box224"), "align@synthetic-box224: params.yaml: align.top_margn",
             "is unknown", "did you mean 'top_margin'?")  # fmt: skip
 
 
 def test_unknown_run_names_the_nearest(project):
-    refused(stage(project, "align", "synthetic-box22"), "align.runs has no 'synthetic-box22'", "'synthetic-box224'")
+    refused(
+        stage(project, "align", "synthetic-box22"),
+        "plan.yaml has no align@synthetic-box22; did you mean 'synthetic-box224'?",
+    )
 
 
 def test_missing_frame(project):
@@ -129,8 +112,8 @@ def test_a_damaged_or_missing_sheet(project):
 
 
 def test_wrong_count(project):
-    edit(project, lambda p: p["index"]["runs"]["synthetic"].update(expect={"clips": 246}))
-    refused(stage(project, "index", "synthetic"), "has 15 clips, index.runs.synthetic.expect.clips says 246")
+    edit(project, lambda p: p["corpora"]["synthetic"].update(expect={"clips": 246}))
+    refused(stage(project, "index", "synthetic"), "has 15 clips, corpora.synthetic.expect.clips says 246")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all"])
@@ -203,35 +186,6 @@ def test_exclusions_are_listed_through_to_the_predictions(project):
     assert len(pd.read_csv(project / "data/predictions/synthetic-linear/predictions.csv")) == 13
 
 
-def test_weights_that_are_not_magnets(project):
-    import torch
-
-    folder = project / "data/raw/magnet"
-    torch.save(
-        {"encoder.cba_1.conv2d.weight": torch.zeros(16, 3, 7, 7), "head.weight": torch.zeros(3)}, folder / "a.pth"
-    )
-    refused(stage(project, "train_magnet", "magnet"), "data/raw/magnet/a.pth: not the weights of MagNet (42 tensors)",
-            "41 missing: decoder.cba_1.conv2d.weight", "1 too many: head.weight")  # fmt: skip
-    (folder / "b.pth").write_bytes(b"")
-    refused(stage(project, "train_magnet", "magnet"), "data/raw/magnet: holds a.pth, b.pth; leave one file")
-
-
-def test_public_weights_are_taken_when_they_are_in_place(project, reference):
-    from mer.magnification.magnet import load_magnet
-    from mer.storage.weights import weights_about
-
-    source = reference / "magnet/magnet_epoch12_loss7.28e-02.pth"
-    shutil.copyfile(source, project / f"data/raw/magnet/{source.name}")
-    assert stage(project, "train_magnet", "magnet") == (0, [])
-    made = project / "data/weights/magnet.safetensors"
-    assert weights_about(made)["weights"] == f"public: {source.name}"
-    expected = load_magnet(source).state_dict()
-    assert all((value == expected[name]).all() for name, value in load_magnet(made).state_dict().items())
-    edit(project, lambda p: p["train_magnet"].update(public=False))
-    assert stage(project, "train_magnet", "magnet")[0] == 0
-    assert weights_about(made)["weights"] == "trained here, 2 steps"
-
-
 def test_a_clip_too_short_for_a_filter(project):
     """Two frames from onset to offset: magnification names the clip; excluded, it is listed."""
     for name in ("align", "spot"):
@@ -256,17 +210,13 @@ def test_a_clip_too_short_for_a_filter(project):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"factors": "linspace_2_13_0"}, "magnify_learned.factors: 'linspace_2_13_0' gives []"),
-        ({"factors": "two_to_thirteen"}, "magnify_learned.factors is 'two_to_thirteen'"),
         ({"convention": "onepls"}, "magnify_learned.convention is 'onepls'"),
+        ({"factors": "linspace_2_13_8"}, "magnify_learned.factors is gone: it is a knob of the model"),
     ],
 )
-def test_factors_and_convention(project, change, message):
-    for name in ("align", "spot"):
-        assert stage(project, name, "synthetic-box224")[0] == 0
-    assert stage(project, "train_magnet", "magnet")[0] == 0
-    edit(project, lambda p: p["magnify_learned"].update(change))
-    refused(stage(project, "magnify_learned", "synthetic-box224"), message)
+def test_settings_of_learned_magnification(project, change, message):
+    edit(project, lambda p: p["magnify_learned"].update(change), planned=False)
+    refused(stage(project, "magnify_learned", "synthetic-box224-magnet-linspace_2_13_8"), message)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +237,7 @@ def trained(flown, tmp_path):
 
 
 def test_an_audited_training_repeats_to_the_byte_and_its_leak_is_measured(trained):
-    edit(trained, lambda p: (p["experiments"].pop("synthetic-uamrn"), p["explain"]["runs"].clear()))
+    edit(trained, lambda p: (p["experiments"].pop("synthetic-uamrn"), p.update(explain={"drawn": {}})))
     edit(trained, lambda p: p["train"].update(audit=True, seeds=[3, 4]))
     edit(trained, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 6}))
     written = []
@@ -332,3 +282,62 @@ def test_a_device_that_is_not_there(trained):
     refused(
         stage(trained, "train", "synthetic-ststnet"), "runtime.device is cuda, but torch sees no GPU; set it to cpu"
     )
+
+
+def test_a_stale_plan_is_refused_with_the_remedy(trained):
+    edit(trained, lambda p: p["experiments"].update(mine={"corpus": "synthetic", "model": "linear"}), planned=False)
+    refused(stage(trained, "evaluate", "synthetic-ststnet"), "plan.yaml is older than params.yaml: experiments.mine",
+            "run make plan")  # fmt: skip
+
+
+def test_a_model_that_reads_something_else_than_when_the_plan_was_made(trained):
+    path = trained / "mer/models/linear.py"
+    path.write_text(path.read_text().replace('flow(frames("box224"))', 'flow(frames("box112"))'))
+    refused(stage(trained, "train", "synthetic-linear"), "plan.yaml is older than the model's file", "run make plan")
+
+
+@pytest.mark.parametrize("key", ["x/../../../victim", "/victim", "..", "a" * 201, "z; touch X; #", "$(touch X)"])
+def test_a_key_that_leaves_its_folder_is_refused_before_anything_is_opened(project, key):
+    refused(stage(project, "spot", key), "is no key of a stage")
+    assert not list(project.parent.rglob("*victim*"))
+    assert not (project / "X").exists()
+
+
+def test_arguments_that_the_stage_does_not_have(project):
+    refused(stage(project, "spot", "synthetic-box224", "--index", "data/index/synthetic.csv", "--crop", "box224"),
+            "spot@synthetic-box224: the following arguments are required: --frames, --out")  # fmt: skip
+
+
+def test_a_local_validation_split_beside_the_last_epoch(trained):
+    """inner_val and its share, seeds and audit stand in one experiment; the others keep those of `train`."""
+    own = {"corpus": "synthetic", "model": "ststnet", "recipe": {"epochs": 2}, "selection": "inner_val",
+           "held_out": 0.5, "seeds": [1, 2], "audit": True}  # fmt: skip
+    edit(trained, lambda p: p["experiments"].update({"synthetic-ststnet-inner": own}))
+    for name in ("synthetic-ststnet", "synthetic-ststnet-inner"):
+        assert stage(trained, "train", name)[0] == 0
+    found = [
+        json.loads((trained / f"data/predictions/{name}/run.json").read_text())["protocol"]
+        for name in ("synthetic-ststnet", "synthetic-ststnet-inner")
+    ]
+    assert [(p["selection"], p["held_out"], p["seeds"]) for p in found] == [
+        ("last_epoch", 0.2, [0]), ("inner_val", 0.5, [1, 2])
+    ]  # fmt: skip
+    assert (trained / "data/predictions/synthetic-ststnet-inner/audit.csv").exists()
+    assert not (trained / "data/predictions/synthetic-ststnet/audit.csv").exists()
+
+
+def test_onset_and_apex_as_a_pair(flown):
+    from mer.clips import clips, read_index
+    from mer.storage.cache import ClipCache
+
+    cache = "data/cache/synthetic/box224"
+    code, lines = stage(
+        flown, "pair", "synthetic-box224", "--index", "data/index/synthetic.csv", "--frames", f"{cache}/frames.h5",
+        "--apex", f"{cache}/apex.h5", "--out", f"{cache}/pair.h5",
+    )  # fmt: skip
+    assert code == 0, lines
+    pair, frames, apex = (ClipCache(flown / cache / f"{kind}.h5", kind) for kind in ("pair", "frames", "apex"))
+    for clip in clips(read_index(flown / "data/index/synthetic.csv")):
+        position = clip.numbers.index(clip.apex)  # annotated in the synthetic corpus
+        assert int(apex[clip.id]) == position
+        assert np.array_equal(pair[clip.id], frames[clip.id][[0, position]])

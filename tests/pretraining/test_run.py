@@ -1,0 +1,126 @@
+"""What holds for every task: tasks and networks are found by name, and the user's own file comes before any of them."""
+
+import re
+
+import pytest
+import torch
+
+from mer import pretraining
+from mer.errors import MerError
+from mer.magnification.magnet import MagNet
+from mer.networks.resnet import ResNet18
+from mer.pretraining import Context, load_network, load_task, networks, run, tasks, user_files
+from mer.storage.weights import digest_of, save_weights
+
+NETWORKS = {"resnet18": ResNet18, "magnet": MagNet}
+
+
+def entry(folder, task="none", network="resnet18"):
+    return {"task": task, "network": network, "user_weights": folder if folder is None else str(folder)}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A task `none` that writes down what it is asked."""
+    calls = []
+
+    class Task:
+        @staticmethod
+        def run(entry, context):
+            calls.append((entry, context))
+            return "made"
+
+    monkeypatch.setattr(pretraining, "load_task", lambda name: Task if name == "none" else load_task(name))
+    return calls
+
+
+# ---- by name --------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_and_networks_are_the_files_that_declare_one():
+    """The loop, which is no task, and layers that are no network lie in the same folders."""
+    assert {"macro", "moving_layers", "fetch"} <= tasks().keys()
+    assert "loop" not in tasks()
+    assert networks()["resnet18"] == "mer.networks.resnet"
+    assert networks()["magnet"] == "mer.magnification.magnet"
+    assert not {"norm", "random_layers", "eulerian"} & networks().keys()
+
+
+def test_each_declares_what_it_must():
+    for name in tasks():
+        assert callable(load_task(name).run)
+    for name in networks():
+        network = load_network(name).build_pretrained()
+        assert isinstance(network, torch.nn.Module)
+        assert vars(load_network(name))["NETWORK"] == name
+
+
+def test_an_unknown_name_names_the_nearest():
+    for broken, message in (
+        (entry(None, task="marco"), "pretrain: task 'marco' is unknown; did you mean 'macro'?"),
+        (
+            entry(None, task="macro", network="resnet"),
+            "pretrain: network 'resnet' is unknown; did you mean 'resnet18'?",
+        ),
+    ):
+        with pytest.raises(MerError, match=re.escape(message)):
+            run(broken, Context(where="pretrain.runs.x"))
+
+
+def test_a_network_that_declares_too_little_is_refused(monkeypatch):
+    monkeypatch.setattr(pretraining, "networks", lambda: {"bare": "mer.networks.norm"})
+    message = "mer.networks.norm declares no build_pretrained, load_user_weights; see mer/pretraining/__init__.py"
+    with pytest.raises(MerError, match=re.escape(message)):
+        load_network("bare")
+
+
+# ---- the user's own file --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_without_a_file_of_the_user_the_task_is_asked(tmp_path, asked, folder):
+    """A note and hidden files are none."""
+    (tmp_path / "README.md").write_text("weights belong here")
+    (tmp_path / ".gitkeep").write_text("")
+    given, context = entry(tmp_path if folder else None), Context(where="pretrain.runs.x", seed=3)
+    assert run(given, context) == "made"
+    assert asked == [(given, context)]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ["own.pth", "own.pt", "own.bin", "own.safetensors"])
+def test_a_file_of_the_user_is_taken_as_it_is_whatever_the_task(tmp_path, asked, network, name):
+    own, path = NETWORKS[network](), tmp_path / name
+    save_weights(own, path) if path.suffix == ".safetensors" else torch.save(own.state_dict(), path)
+    made = run(entry(tmp_path, network=network), Context(where="pretrain.runs.x"))
+    assert asked == []
+    assert made.about == {"weights": f"given: {name}", "sha256": digest_of(path)}
+    found = made.network.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in own.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["b.pth", "a.bin"], "{0}: holds a.bin, b.pth; leave one file of weights there"),
+        (["a.zip"], "{0}/a.zip: is no file of weights; valid ends of its name: .pth, .pt, .bin, .safetensors"),
+        (["old"], "{0}/old: is no file of weights;"),
+        (["a.pth"], "{0}/a.pth: is not a torch file of weights ("),
+        (None, "{0}: there is no such folder; make it, or correct pretrain.runs.x.user_weights"),
+    ],
+)
+def test_a_folder_that_cannot_be_meant_is_refused(tmp_path, asked, names, message):
+    folder = tmp_path / "own"
+    for name in names or ():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    with pytest.raises(MerError, match=re.escape(message.format(folder))) as caught:
+        run(entry(folder), Context(where="pretrain.runs.x"))
+    assert "\n" not in str(caught.value)
+    assert asked == []
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "own.pth").write_bytes(b"")
+    with pytest.raises(MerError, match=r"own\.pth: there is no such folder; make it, or correct here"):
+        user_files(tmp_path / "own.pth", "here")
