@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow lint format preset manifest publish bench-peers clean
+.PHONY: help repro test test-slow lint format plan preset manifest publish bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,8 +19,9 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-repro: $(BIN)/.installed  ## install, check params.yaml, run the pipeline, print the metrics
-	@python -m tools.validate
+repro: $(BIN)/.installed  ## install, check params.yaml, derive the plan, run the pipeline, print the metrics
+	@python -m tools.plan --raw
+	@python -m tools.mend
 	@dvc repro
 	@python -m tools.summary
 
@@ -38,8 +39,11 @@ format: $(BIN)/.installed  ## let ruff rewrite what `make lint` complains about
 	@ruff check --fix .
 	@ruff format .
 
-preset: $(BIN)/.installed  ## write params.yaml from conf/: make preset P=megc2019_flow
-	@python -m tools.preset "$(P)"
+plan: $(BIN)/.installed  ## derive plan.yaml from params.yaml, and say what that adds and removes
+	@python -m tools.plan
+
+preset: $(BIN)/.installed  ## write params.yaml and plan.yaml from conf/: make preset P=uamrn C=casme2,samm
+	@python -m tools.preset "$(P)" "$(C)"
 
 manifest: $(BIN)/.installed  ## list a raw corpus for DVC, after unpacking or changing it: make manifest C=casme2
 	@python -m tools.manifest "$(C)"

@@ -8,7 +8,7 @@ corpora never collide.
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,7 +165,7 @@ def read_frames(clip: Clip) -> Iterator[np.ndarray]:
     return read_paths(clip.paths())
 
 
-def read_paths(paths) -> Iterator[np.ndarray]:
+def read_paths(paths: Iterable[Path]) -> Iterator[np.ndarray]:
     """The frames of one clip, as `read_frames`."""
     first = None
     for path in paths:
@@ -184,7 +184,7 @@ def read_clip(clip: Clip) -> np.ndarray:
     return np.stack(list(read_frames(clip)))
 
 
-def files_digest(paths) -> str:
+def files_digest(paths: Iterable[Path]) -> str:
     """SHA-256 over the bytes of the files, in order."""
     digest = hashlib.sha256()
     for path in paths:

@@ -1,6 +1,11 @@
 """The one exception a user is meant to read."""
 
 import difflib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
 
 
 class MerError(Exception):
@@ -10,17 +15,57 @@ class MerError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-def listed(names, most: int = 5) -> str:
+def listed(names: Iterable[object], most: int = 5) -> str:
     """`a, b, c and 4 more` - for messages about many clips or files."""
-    names = [str(n) for n in names]
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    texts = [str(n) for n in names]
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
 
 
-def suggestion(name: str, valid) -> str:
+def suggestion(name: object, valid: Iterable[object]) -> str:
     """`; did you mean 'x'?` for a misspelt name, otherwise the valid names."""
-    valid = [str(v) for v in valid]
-    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.6)
+    names = [str(v) for v in valid]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"valid names: {', '.join(sorted(valid))}" if valid else "nothing may stand here"
+    return f"valid names: {', '.join(sorted(names))}" if names else "nothing may stand here"
+
+
+# What to do about an error of the operating system. "Delete it" is no remedy for any of them: the file may be sound.
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota, or ask for more",
+    errno.EACCES: "give yourself the right to it (chmod, chown)",
+    errno.EPERM: "give yourself the right to it (chmod, chown, chattr)",
+    errno.EROFS: "the disk is mounted read-only: mount it for writing, or move the project",
+    errno.EIO: "the disk or the network behind it fails: check it (dmesg), then run again",
+    errno.ESTALE: "the network disk is gone: mount it again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower runtime.workers",
+    errno.ENFILE: "the system has too many open files: close other programs",
+    errno.ENAMETOOLONG: "shorten the name, or move the project to a shorter path",
+    errno.ENOMEM: "free some memory, or lower runtime.workers",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away",
+    errno.EISDIR: "a folder stands where a file is needed: move it away",
+    errno.EXDEV: "two places that must lie on one disk do not: see docs/conventions.md",
+    errno.ELOOP: "links point at each other: remove one",
+    errno.ETXTBSY: "the file is in use: wait for it",
+    errno.EBUSY: "the file is in use: wait for it",
+}
+
+
+def explained(error: OSError) -> str | None:
+    """An error of the operating system as one line with path, reason and remedy; None for one that is none of its."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    path = next((os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None), None)
+    if path is None:
+        path = _fullest() if error.errno == errno.ENOSPC else "a file"
+    return " ".join(f"{path}: {os.strerror(error.errno or 0).lower()}; {remedy}".split())
+
+
+def _fullest() -> str:
+    """The folder with the least free space among those that are written to; a write names no file."""
+    folders = ("data/.partial", "data/cache", "data/predictions", "data/raw", ".dvc", ".", tempfile.gettempdir())
+    folders = [folder for folder in folders if os.path.isdir(folder)]
+    return min(folders, key=lambda folder: shutil.disk_usage(folder).free)

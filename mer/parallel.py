@@ -8,15 +8,22 @@ import contextlib
 import functools
 import os
 import pickle
+import re
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import joblib
 from tqdm import tqdm
+
+from mer.errors import MerError, listed
+
+MOST_WORKERS = 256  # processes; beyond, starting them takes longer than any work here
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,8 @@ class Engine:
     progress: bool = False
 
     def count(self, n_items: int) -> int:
-        return max(1, min(self.workers or joblib.cpu_count(), n_items))  # heeds affinity and container limits
+        wanted = self.workers or joblib.cpu_count()  # heeds affinity and container limits
+        return max(1, min(wanted, n_items, MOST_WORKERS))
 
 
 SERIAL = Engine()
@@ -43,7 +51,8 @@ def map_clips(
     """[fn(item) for item in items], fanned out; results in the order of `items`.
 
     `each(result)` is called here, in order, while the workers go on; what it returns is shown as text. The first
-    exception of a worker is raised here, unchanged; items that finished before it have finished.
+    exception of a worker is raised here, unchanged; items that finished before it have finished. Raises MerError where
+    a worker was killed, as the kernel does when memory is short, with the items that were at work.
     """
     items = list(items)
     workers = engine.count(len(items))
@@ -59,10 +68,15 @@ def map_clips(
 
         import cloudpickle
         from joblib.externals.loky import get_reusable_executor
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+        remove_leftovers()
         with (
-            tempfile.TemporaryDirectory(prefix="mer-") as folder,
-            joblib.parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1),
+            # With this process's number, so that what it leaves behind when it is killed can be told from what is used.
+            tempfile.TemporaryDirectory(prefix=f"mer-{os.getpid()}-") as folder,
+            joblib.parallel_config(
+                backend="loky", n_jobs=workers, inner_max_num_threads=1, initializer=_die_with, initargs=(os.getpid(),)
+            ),
         ):
             # `fn` may hold arrays and long lists of clips: it travels to a worker once, not with every item.
             path = os.path.join(folder, "fn")
@@ -72,9 +86,15 @@ def map_clips(
             pool = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="2*n_jobs")
             results = []
             try:
-                for result in pool(joblib.delayed(_in_worker)(path, item, os.getpid()) for item in items):
+                for result in pool(joblib.delayed(_in_worker)(path, item) for item in items):
                     results.append(result)
                     _tell(each, result, bar)
+            except TerminatedWorkerError:
+                raise MerError(
+                    f"a worker process was killed at {listed(_at_work(folder)) or 'its start'}, perhaps because memory "
+                    f"is short; lower runtime.workers ({workers} were at work) and run dvc repro, which goes on after "
+                    f"the finished {label}"
+                ) from None
             finally:
                 # Workers are not handed on to the next call: loky takes the growth by another module's imports for a
                 # memory leak, stops the worker and warns from a thread.
@@ -82,7 +102,7 @@ def map_clips(
         return results
 
 
-def _tell(each: Callable[[Any], str | None] | None, result, bar: tqdm) -> None:
+def _tell(each: Callable[[Any], str | None] | None, result: Any, bar: tqdm) -> None:
     text = each(result) if each is not None else None
     if text:
         bar.set_postfix_str(text, refresh=False)
@@ -98,7 +118,7 @@ def threads() -> int:
 
 
 @contextlib.contextmanager
-def single_threaded():
+def single_threaded() -> Iterator[None]:
     """One thread for BLAS, OpenMP, OpenCV, (when it is loaded) torch, and `threads()`, in this process."""
     undo = _limit_threads()
     try:
@@ -134,9 +154,48 @@ def _limit_threads() -> Callable[[], None]:
     return undo
 
 
-def _in_worker(path: str, item, parent: int):
-    _die_with(parent)
-    return _function(path)(item)
+def _in_worker(path: str, item: Any) -> Any:
+    note = Path(path).with_name(f"{os.getpid()}.item")
+    note.write_text(str(getattr(item, "id", None) or getattr(item, "name", None) or item)[:200], encoding="utf-8")
+    result = _function(path)(item)
+    note.unlink(missing_ok=True)
+    return result
+
+
+def _at_work(folder: str) -> list[str]:
+    """The items at which workers are, or were when they ended."""
+    return sorted(path.read_text(encoding="utf-8") for path in Path(folder).glob("*.item"))
+
+
+def remove_leftovers() -> None:
+    """Remove what killed processes of this user have left in /tmp and in shared memory (loky's and joblib's names)."""
+    for folder, pattern in (
+        (tempfile.gettempdir(), r"mer-(\d+)-"),
+        ("/dev/shm", r"joblib_memmapping_folder_(\d+)_"),
+        ("/dev/shm", r"sem\.loky-(\d+)-"),
+    ):
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:  # no such folder on this system
+            continue
+        for entry in entries:
+            match = re.match(pattern, entry.name)
+            try:
+                if match is None or _alive(int(match[1])) or entry.stat(follow_symlinks=False).st_uid != os.getuid():
+                    continue
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+            except OSError:  # another process has removed it meanwhile
+                continue
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @functools.lru_cache(maxsize=1)
@@ -149,19 +208,12 @@ def _function(path: str) -> Callable:
     return fn
 
 
-_watched: set[int] = set()
-
-
 def _die_with(parent: int) -> None:
-    """End this worker when its parent is gone (killed -9, it could not say goodbye)."""
-    if parent in _watched:
-        return
-    _watched.add(parent)
+    """End this worker when its parent is gone: killed -9, it tells its workers nothing. Called as a worker starts."""
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.3)
         os._exit(1)
 
-    if os.getppid() == parent:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

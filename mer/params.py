@@ -366,8 +366,8 @@ def _first(error: ValidationError) -> str:
     if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
         more = " and ".join(sign for sign in "_-" if sign in problem["ctx"]["pattern"].rpartition("[")[2])
         return (
-            f"{'.'.join(where[:-1])}: the name {where[-1]!r} must begin with a-z or 0-9, have only those and {more}, and "
-            "64 signs at most"
+            f"{'.'.join(where[:-1])}: the name {where[-1]!r} must begin with a-z or 0-9, have only those and {more}, "
+            "and 64 signs at most"
         )
     return f"{name} is {problem['input']!r}: {problem['msg'].lower()}"
 

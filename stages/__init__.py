@@ -12,3 +12,12 @@ if any(argument.startswith("stages.") for argument in sys.orig_argv):
     from stages._watch import die_with_parent
 
     die_with_parent()
+
+    def _one_line(kind, error, traceback, default=sys.excepthook):
+        """Ctrl-C while the imports run, before a stage can say it itself."""
+        if issubclass(kind, KeyboardInterrupt):
+            print("interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
+        else:
+            default(kind, error, traceback)
+
+    sys.excepthook = _one_line

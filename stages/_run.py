@@ -7,7 +7,6 @@ arguments of the command, as dvc.yaml passes them from plan.yaml; with the key a
 """
 
 import argparse
-import errno
 import hashlib
 import inspect
 import json
@@ -21,10 +20,12 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from mer import imports, plan_file
-from mer.errors import MerError, suggestion
+from mer.errors import MerError, explained, suggestion
 from mer.parallel import Engine
 from mer.params import Params, load
 from mer.plan import SAFE
+from mer.project import check_folders
+from mer.storage.cache import replace_file
 from mer.storage.spool import Spool
 
 BAD_INPUT = 2
@@ -121,6 +122,7 @@ def run(name: str, main) -> None:
             raise MerError(f"{key[:80]!r} is no key of a stage: a-z, 0-9, - and _ only; plan.yaml names them")
         params = load("params.yaml")
         plan_file.check(params)
+        check_folders()
         stage = Stage(name, key, params)
         arguments = parsed(main, sys.argv[2:], label) if len(sys.argv) > 2 else from_plan(main, stage)
         # Also a stage that keeps no spool must not be run twice at a time.
@@ -130,11 +132,10 @@ def run(name: str, main) -> None:
         print(f"{label}: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        line = explained(error)
+        if line is None:
             raise
-        print(
-            f"{label}: the disk is full; free some space, dvc repro goes on after the finished clips", file=sys.stderr
-        )
+        print(f"{label}: {line}; dvc repro goes on after the finished clips", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print(f"{label}: interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
@@ -179,9 +180,10 @@ def from_plan(main, stage: Stage) -> dict[str, Any]:
 
 
 def _note_time(label: str, seconds: float) -> None:
-    """Timings stay out of DVC's outputs, which must not differ between equal runs."""
-    folder = Path("data/timings")
-    folder.mkdir(parents=True, exist_ok=True)
+    """Timings stay out of DVC's outputs, which must not differ between equal runs; without them nothing is lost."""
     peak = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     record = {"seconds": round(seconds, 2), "peak_mb": peak[0], "peak_mb_of_a_worker": peak[1]}
-    (folder / f"{label}.json").write_text(json.dumps(record) + "\n")
+    try:
+        replace_file(Path("data/timings") / f"{label}.json", (json.dumps(record) + "\n").encode())
+    except OSError as error:
+        print(f"{label}: its time is not kept ({error})", file=sys.stderr)

@@ -12,6 +12,7 @@ from mer.errors import MerError, listed, suggestion
 from mer.evaluation.metrics import difference
 from mer.evaluation.predictions import read_predictions
 from mer.params import load
+from tools._errors import one_line
 
 
 def compare(first: str, second: str, folder: Path = Path("data/predictions")) -> list[str]:
@@ -38,10 +39,8 @@ def compare(first: str, second: str, folder: Path = Path("data/predictions")) ->
 def main() -> None:
     if len(sys.argv) != 3:
         sys.exit("compare: name two experiments: python -m tools.compare <first> <second>")
-    try:
+    with one_line("compare"):
         print("\n".join(compare(*sys.argv[1:])))
-    except MerError as error:
-        sys.exit(f"compare: {error}")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import csv
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from mer.errors import MerError, suggestion
+from tools._errors import one_line
 
 COLUMNS = ("path", "size", "mtime")
 RAW = Path("data/raw")
@@ -155,12 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("corpus", help="folder below data/raw, e.g. casme2")
     parser.add_argument("--raw", type=Path, default=RAW, help="where the corpora lie (default: data/raw)")
     given = parser.parse_args(arguments)
-    try:
+    with one_line("manifest"):
         path, count, size = write(given.corpus, given.raw)
-    except MerError as error:
-        print(f"manifest: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"{path}: {count} files, {human(size)}")
+        print(f"{path}: {count} files, {human(size)}")
 
 
 if __name__ == "__main__":

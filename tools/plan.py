@@ -6,7 +6,6 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from mer import validation
@@ -14,7 +13,9 @@ from mer.errors import MerError
 from mer.params import Params, load
 from mer.plan import Plan, derive
 from mer.plan_file import PLAN, difference, made_from, stages_of, text_of
+from mer.project import check_folders, check_git
 from mer.storage.cache import replace_file
+from tools._errors import one_line
 
 
 def derived(params: Params) -> tuple[Plan, str]:
@@ -43,16 +44,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="plan", description="Derive the stages from params.yaml.")
     parser.add_argument("--raw", action="store_true", help="also check that what the user brings is there")
     given = parser.parse_args(arguments)
-    try:
+    with one_line("plan"):
         params = load("params.yaml")
         made = derived(params)
         lines = write(made)
         if given.raw:
             validation.check_raw(params, made[0])
-    except MerError as error:
-        sys.exit(f"plan: {error}")
-    print("\n".join(lines))
-    print(f"params.yaml is valid: preset {params.preset}, {len(params.experiments)} experiments")
+            check_folders()
+            check_git()
+        print("\n".join(lines))
+        print(f"params.yaml is valid: preset {params.preset}, {len(params.experiments)} experiments")
 
 
 if __name__ == "__main__":

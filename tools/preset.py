@@ -18,6 +18,7 @@ from mer.errors import MerError, listed, suggestion
 from mer.params import parse
 from mer.storage.cache import replace_file
 from tools import plan
+from tools._errors import one_line
 
 CONF = Path("conf")
 NO_PRESETS = ("base", "corpora")
@@ -127,16 +128,14 @@ def clear_predictions(experiments, folder: Path = Path("data/predictions")) -> N
 
 def main() -> None:
     name, corpora = [*sys.argv[1:], "", ""][:2]
-    try:
+    with one_line("preset"):
         text = compose(name, corpora)
         params = parse(YAML(typ="safe", pure=True).load(text))
         made = plan.derived(params)
         replace_file("params.yaml", text.encode())
         lines = plan.write(made)
-    except MerError as error:
-        sys.exit(f"preset: {error}")
-    clear_predictions(params.experiments)
-    print("\n".join([f"params.yaml is now preset {name}", *lines, "next: make repro (or dvc repro)"]))
+        clear_predictions(params.experiments)
+        print("\n".join([f"params.yaml is now preset {name}", *lines, "next: make repro (or dvc repro)"]))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ while anything is out of date, and for a result whose epoch was chosen on the te
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from mer.errors import MerError, listed
 from mer.params import load
+from tools._errors import one_line
 
 
 def publish(root: Path = Path()) -> Path:
@@ -27,7 +27,7 @@ def publish(root: Path = Path()) -> Path:
     leaky = [
         name
         for name in params.experiments
-        if json.loads((root / f"data/predictions/{name}/run.json").read_text())["protocol"]["leaky"]
+        if json.loads((root / f"data/predictions/{name}/run.json").read_text("utf-8"))["protocol"]["leaky"]
     ]
     if leaky:
         raise MerError(
@@ -47,10 +47,8 @@ def publish(root: Path = Path()) -> Path:
 
 
 def main() -> None:
-    try:
+    with one_line("publish"):
         print(f"published in {publish()}; now: git add results")
-    except MerError as error:
-        sys.exit(f"publish: {error}")
 
 
 if __name__ == "__main__":

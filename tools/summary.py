@@ -4,12 +4,12 @@ python -m tools.summary
 """
 
 import json
-import sys
 from pathlib import Path
 
 from mer.errors import MerError
 from mer.params import load
 from mer.plan_file import stages_of
+from tools._errors import one_line
 
 
 def table(names, folder: Path = Path("metrics")) -> str:
@@ -17,8 +17,7 @@ def table(names, folder: Path = Path("metrics")) -> str:
     width = max((len(n) for n in names), default=10)
     lines = [f"{'experiment':<{width}}  {'UF1':<22}{'UAR':<22}{'acc':<8}{'clips':>6}{'subjects':>10}"]
     for name in names:
-        metric = json.loads((folder / f"{name}.json").read_text())
-        details = json.loads((folder / "details" / f"{name}.json").read_text())
+        metric, details = (read(folder / part / f"{name}.json") for part in ("", "details"))
         cells = [_cell(metric[k], details["ci95"][k]) for k in ("uf1", "uar")]
         stamp = "  LEAKY" if details["protocol"]["leaky"] else ""
         lines.append(
@@ -28,9 +27,19 @@ def table(names, folder: Path = Path("metrics")) -> str:
     return "\n".join(lines)
 
 
+def read(path: Path) -> dict:
+    """A file of metrics. Raises MerError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MerError(f"{path}: is missing; run dvc repro") from None
+    except ValueError as error:
+        raise MerError(f"{path}: cannot be read ({error}); run dvc repro") from None
+
+
 def leaks(names, path: Path = Path("metrics/leakage.json")) -> list[str]:
     """One line for each experiment whose leak was measured (train.audit)."""
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = read(path) if path.exists() else {}
     lines = []
     for name in (n for n in names if n in found):
         cells = [
@@ -49,24 +58,19 @@ def _cell(value, interval) -> str:
 
 
 def main() -> None:
-    try:
-        params = load("params.yaml")
+    with one_line("summary"):
+        params, stages = load("params.yaml"), stages_of()
         print(f"\nPreset {params.preset}: leave-one-subject-out, pooled; in brackets 95 % over subjects\n")
         print(table(list(params.experiments)))
         claimed = leaks(params.experiments)
         if claimed:
             print("\nWith the epoch chosen on the test subject one would have claimed")
             print("\n".join(claimed))
-    except MerError as error:
-        sys.exit(f"summary: {error}")
-    except FileNotFoundError as error:
-        sys.exit(f"summary: {error.filename} is missing; run dvc repro")
-    stages = stages_of()
-    folders = [Path("metrics/figures", key) for key in stages["figures"]]
-    folders += [Path("metrics/explained", key) for key in stages["explain"]]
-    pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
-    print("\nPictures: " + "  ".join(map(str, pictures)))
-    print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
+        folders = [Path("metrics/figures", key) for key in stages["figures"]]
+        folders += [Path("metrics/explained", key) for key in stages["explain"]]
+        pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
+        print("\nPictures: " + "  ".join(map(str, pictures)))
+        print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ it, `keep(table)`. A module that reads a layout also has `read_annotations(path)
 """
 
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -38,8 +37,7 @@ def _packages() -> dict[str, str]:
     declares = re.compile(r"^CLASSES\b", re.MULTILINE)
     found = {}
     for package in ("mer.macro", "mer.corpora"):
-        (folder,) = importlib.util.find_spec(package).submodule_search_locations
-        for path in Path(folder).glob("*.py"):
+        for path in Path(__file__).parents[2].joinpath(*package.split(".")).glob("*.py"):
             if declares.search(path.read_text(encoding="utf-8")):
                 found[path.stem] = package
     return found

@@ -84,11 +84,12 @@ class Tree:
 
     def find(self, base: Path, parts: Iterable[str]) -> Path | None:
         """The folder `parts` below `base`, if there is one."""
+        folder: Path | None = base
         for part in parts:
-            if base is None:
+            if folder is None:
                 return None
-            base = self.children(base).get(self.normalise(part))
-        return base
+            folder = self.children(folder).get(self.normalise(part))
+        return folder
 
     def base(self, starts: set[str]) -> Path:
         """The one folder, `root` or up to DEPTH below, with a subfolder named as one of `starts`.

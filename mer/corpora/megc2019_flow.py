@@ -27,10 +27,11 @@ REVISION = "91cf4bda0a2db50d638d46c04c5d7cf3b602d446"
 
 def how(root: str | Path) -> tuple[str, str]:
     """The commands that bring images and labels to `root`."""
-    return tuple(
+    images, labels = (
         f"dvc get --rev {REVISION} {REPOSITORY} {path} -o {(Path(root) / Path(path).name).as_posix()}"
         for path in (f"datasets/{IMAGES}", LABELS)
     )
+    return images, labels
 
 
 def image_folder(root: str | Path) -> Path:

@@ -54,7 +54,7 @@ class RowErrors:
     corpus: str = ""
     excluded: list[tuple[str, str]] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.on_error not in ("stop", "exclude"):
             raise MerError(f"on_error is {self.on_error!r}; {suggestion(self.on_error, ['stop', 'exclude'])}")
 
@@ -78,7 +78,7 @@ def numbered(pattern: str, name_format: str) -> Callable[[str], str]:
     return name
 
 
-def normal(heading) -> str:
+def normal(heading: object) -> str:
     """A heading without letter case, spaces, underscores and the like: `Onset Frame`, `OnsetFrame` -> `onsetframe`."""
     return re.sub(r"[\W_]+", "", str(heading)).lower()
 
@@ -202,8 +202,8 @@ def corrections(corpus: str) -> pd.DataFrame:
 
 def _same(cell: str, value: str) -> bool:
     """Equal as text, or as frame numbers (`0`, `0.0`)."""
-    plain = [re.fullmatch(r"(\d+)(?:\.0+)?", text) for text in (cell, value)]
-    return cell == value or (all(plain) and int(plain[0][1]) == int(plain[1][1]))
+    one, other = (re.fullmatch(r"(\d+)(?:\.0+)?", text) for text in (cell, value))
+    return cell == value or bool(one and other and int(one[1]) == int(other[1]))
 
 
 def _correct(path: Path, corpus: str, line: dict, table: pd.DataFrame) -> list[tuple]:

@@ -146,8 +146,8 @@ def _from_folders(clips: dict[str, Path], errors: RowErrors) -> pd.DataFrame:
         )
     rows = []
     for path in clips.values():
-        match = _CLIP.fullmatch(path.name)
-        subject = _subject(match[1])
+        number, code, _ = path.name.split("_")  # `_find_clips` takes no other names
+        subject = _subject(number[1:])
         try:
             numbers = read_frames(path, LAYOUT.prefer, LAYOUT.example).numbers
         except MerError as error:
@@ -160,7 +160,7 @@ def _from_folders(clips: dict[str, Path], errors: RowErrors) -> pd.DataFrame:
                 "onset": numbers[0],
                 "apex": (numbers[0] + numbers[-1]) // 2,
                 "offset": numbers[-1],
-                "emotion": CODES[match[2].lower()],
+                "emotion": CODES[code.lower()],
                 "aus": "",
                 "apex_source": "middle",
             }

@@ -61,7 +61,8 @@ def hold_out(who: np.ndarray, labels: np.ndarray, share: float, stream: int) -> 
     counts = np.zeros((len(names), labels.max() + 1), dtype=np.int64)  # of every subject, by class
     np.add.at(counts, (number, labels), 1)
     wanted, held, kept = share * counts.sum(0), np.zeros(counts.shape[1]), counts.sum(0)
-    order, chosen = list(np.random.default_rng(stream).permutation(len(names))), []
+    order: list[int] = list(np.random.default_rng(stream).permutation(len(names)))
+    chosen: list[int] = []
 
     def apart(subject: int) -> float:
         return float(((held + counts[subject] - wanted) ** 2).sum())
@@ -81,8 +82,8 @@ def hold_out(who: np.ndarray, labels: np.ndarray, share: float, stream: int) -> 
 def _exchanged(chosen: list[int], order: list[int], counts: np.ndarray, wanted: np.ndarray) -> list[int]:
     """`chosen` with subjects swapped for others, as long as that brings the classes nearer to what is wanted."""
 
-    def error(some) -> float:
-        held = counts[list(some)].sum(0)
+    def error(some: list[int]) -> float:
+        held = counts[some].sum(0)
         lost = ((counts.sum(0) > 0) & (counts.sum(0) == held)).any()
         return np.inf if lost else float(((held - wanted) ** 2).sum())
 

@@ -57,7 +57,7 @@ class Training(abc.ABC):
         """How many of `count` folds a job has, where `wanted` is asked for."""
 
     @abc.abstractmethod
-    def __call__(self, job: Job, bar=None) -> dict[str, np.ndarray]:
+    def __call__(self, job: Job, bar: Any = None) -> dict[str, np.ndarray]:
         """At least `probability` (n, C), the job's folds one after another. bar: moves once an epoch."""
 
 
@@ -71,7 +71,7 @@ class EstimatorTraining(Training):
     def group_size(self, count: int, wanted: int | Literal["auto"], engine: Engine) -> int:
         return 1
 
-    def __call__(self, job: Job, bar=None) -> dict[str, np.ndarray]:
+    def __call__(self, job: Job, bar: Any = None) -> dict[str, np.ndarray]:
         return {"probability": np.concatenate([self._tested(fold) for fold in job.folds])}
 
     def _tested(self, fold: Fold) -> np.ndarray:

@@ -10,8 +10,9 @@ Shapes: N clips, C classes.
 import contextlib
 import ctypes
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,11 @@ def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _train(
-    folds: Folds, tasks: Sequence[Task], clips: LabelledClips, plan: TrainingPlan, after_epoch=None
+    folds: Folds,
+    tasks: Sequence[Task],
+    clips: LabelledClips,
+    plan: TrainingPlan,
+    after_epoch: Callable[[float], None] | None = None,
 ) -> list[Outcome]:
     """`folds` holds those that are still in training; `active` are their places in `tasks`."""
     outcomes = [Outcome() for _ in tasks]
@@ -242,7 +247,7 @@ def _check_finite(
 
 
 @contextlib.contextmanager
-def _deterministic_float32():
+def _deterministic_float32() -> Iterator[None]:
     """On a GPU: the same sums in every run, and float32 without TF32, which has 10 bits."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -254,7 +259,7 @@ def _deterministic_float32():
 
 
 @contextlib.contextmanager
-def _freed_memory_kept(device: torch.device):
+def _freed_memory_kept(device: torch.device) -> Iterator[None]:
     """Let the C library keep freed memory instead of giving it back to the system.
 
     Every step frees and allocates the same large tensors; new pages for them cost a quarter of STSTNet's step. Only
@@ -262,7 +267,7 @@ def _freed_memory_kept(device: torch.device):
     """
     mmap_most, trim_at = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
     try:
-        library = ctypes.CDLL(None) if device.type == "cpu" else None
+        library: Any = ctypes.CDLL(None) if device.type == "cpu" else None
         mallopt, trim = library.mallopt, library.malloc_trim
     except (AttributeError, OSError, TypeError):
         yield

@@ -41,7 +41,7 @@ class NetworkTraining(Training):
 
     @functools.cached_property
     def recipe(self) -> Recipe:
-        return Recipe.of(models.load(self.model).recipe, self.recipe_changes)
+        return Recipe.of(models.load(self.model).recipe or {}, self.recipe_changes)
 
     @property
     def epochs(self) -> int:
@@ -77,7 +77,7 @@ class NetworkTraining(Training):
             )
         return min(size, fits)
 
-    def __call__(self, job: Job, bar=None) -> dict[str, np.ndarray]:
+    def __call__(self, job: Job, bar: Any = None) -> dict[str, np.ndarray]:
         """probability (n, C), folds one after another; epochs, chosen, loss, one a fold; with the audit also audit
         (n, C) and audit_epoch; and the explanations."""
         tasks = [self._task(fold, job.seed) for fold in job.folds]
@@ -111,7 +111,7 @@ class NetworkTraining(Training):
         if (names or of_training) and "data" not in names:
             raise MerError(f"{path}: explain returns {listed(names) or 'nothing'}; one array must be named data")
 
-    def _train(self, tasks: list[Task], bar) -> list[Outcome]:
+    def _train(self, tasks: list[Task], bar: Any) -> list[Outcome]:
         """In parallel; where that does not fit into the GPU's memory, half of them at a time."""
 
         def after_epoch(loss: float) -> None:
@@ -156,7 +156,10 @@ class NetworkTraining(Training):
 
     def _build(self) -> nn.Module:
         network = models.build(self.model, self.classes, **self.knobs)
-        return models.load(self.model).load_weights(network, self.weights) if self.weights else network
+        if not self.weights:
+            return network
+        # mer.loso.run.run refuses weights for a model that declares no load_weights.
+        return models.load(self.model).load_weights(network, self.weights)  # type: ignore[misc]
 
     def _tensors(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels on the device, where they stay."""

@@ -27,7 +27,7 @@ class Schedule:
     patience: int = 10
     lowest: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in ("constant", "step", "cosine", "plateau"):
             raise MerError(f"schedule {self.kind!r} is unknown; valid: constant, step, cosine, plateau")
         if not 0 <= self.warmup < self.epochs:

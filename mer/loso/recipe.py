@@ -43,7 +43,7 @@ class Recipe:
     bf16: bool = True
     compiled: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("lr", "epochs", "batch_size"):
             if not 0 < getattr(self, name) < math.inf:
                 raise MerError(f"recipe.{name} is {getattr(self, name)}; it must be above 0 and finite")

@@ -93,7 +93,7 @@ def run(
         raise MerError(f"weights are {weights}, but {spec.path} declares no load_weights; leave them out")
     inputs = _prepare(spec, arrays, order, table["id"].tolist())
     _check_finite(inputs, table)
-    arguments = {
+    arguments: dict[str, Any] = {
         "inputs": inputs,
         "labels": table["label"].to_numpy(dtype=np.int64, copy=True),
         "ids": table["id"].tolist(),
@@ -102,6 +102,7 @@ def run(
         "classes": classes,
         "knobs": knobs,
     }
+    training: Training
     if spec.recipe is None:
         training = EstimatorTraining(**arguments)
     else:
@@ -113,7 +114,7 @@ def run(
             explaining=explained is not None and selection != LEAKY,
         )  # fmt: skip
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
-    common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs)).hexdigest(), rows, code)
+    common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
     seeds = list(dict.fromkeys(seeds))
     jobs, kept = _jobs(folds(table), seeds, training, folds_in_parallel, common, spool, engine)
     if spool is None:
@@ -136,8 +137,8 @@ def run(
 
 
 def _jobs(
-    todo: list[Fold], seeds: list[int], training: Training, folds_in_parallel, common: str, spool: Spool | None,
-    engine: Engine,
+    todo: list[Fold], seeds: list[int], training: Training, folds_in_parallel: int | Literal["auto"], common: str,
+    spool: Spool | None, engine: Engine,
 ) -> tuple[list[Job], list[str]]:  # fmt: skip
     """(jobs, keys to keep). Rounding depends on which folds a job has, so an interrupted run keeps its jobs."""
     grouping = digest(common, "groups", folds_in_parallel)
@@ -148,7 +149,7 @@ def _jobs(
     else:
         size = training.group_size(len(todo), folds_in_parallel, engine)
         if spool is not None:
-            spool.put(grouping, {"size": np.int64(size)})
+            spool.put(grouping, {"size": np.asarray(size, np.int64)})
     groups = [tuple(todo[k : k + size]) for k in range(0, len(todo), size)]
     jobs = [Job(seed, g, digest(common, seed, [fold.name for fold in g])) for seed in seeds for g in groups]
     return jobs, [grouping, *(job.key for job in jobs)]
@@ -172,7 +173,7 @@ def _progress_text(result: dict) -> str:
     return f"loss {result['loss'].mean():.3f} after {int(result['epochs'].max())} epochs" if "loss" in result else ""
 
 
-def _store(job: Job, *, training: Training, spool: Spool, bar=None) -> dict:
+def _store(job: Job, *, training: Training, spool: Spool, bar: Any = None) -> dict:
     result = training(job, bar=bar)
     spool.put(job.key, result)
     return {name: result[name] for name in ("loss", "epochs") if name in result}
@@ -211,7 +212,7 @@ def _emit_explanations(done: list, ids: list[str], explained: Callable[[str, dic
         with np.errstate(invalid="ignore"):  # a clip that every fold held out
             mean = np.where(known, of_folds, 0).sum(0) / known.sum(0)
         for row, value in enumerate(mean):
-            found[row][name.removeprefix(EXPLAINED_TRAINING)] = np.float32(value)
+            found[row][name.removeprefix(EXPLAINED_TRAINING)] = np.asarray(value, np.float32)
     for row in sorted(found):
         if found[row]:
             explained(ids[row], found[row])

@@ -19,8 +19,8 @@ class StackedAdam:
     """
 
     def __init__(
-        self, parameter: Tensor, *, optimizer: Literal["adam", "adamw"] = "adam", betas=(0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        self, parameter: Tensor, *, optimizer: Literal["adam", "adamw"] = "adam", betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.0,
     ):  # fmt: skip
         self.parameter, self.betas, self.eps = parameter, betas, eps
         self.weight_decay, self.optimizer = weight_decay, optimizer
@@ -30,16 +30,17 @@ class StackedAdam:
     @torch.no_grad()
     def step(self, gradient: Tensor, rate: Sequence[float], active: Sequence[bool]) -> None:
         """One step of the active folds with their rates (K,); the others do not change, whatever their gradient."""
-        active, rate = np.asarray(active, dtype=bool), np.asarray(rate, dtype=np.float64)
-        if not active.any():
+        on = np.asarray(active, dtype=bool)
+        if not on.any():
             return
-        self.steps[active] += 1
-        steps, rate = self.steps[active], rate[active]
+        self.steps[on] += 1
+        steps, rates = self.steps[on], np.asarray(rate, dtype=np.float64)[on]
         (b1, b2), p = self.betas, self.parameter
-        if active.all():
+        parts: tuple[Tensor, ...]
+        if on.all():
             parts = (p, self.first, self.second, gradient)
         else:
-            index = torch.from_numpy(np.flatnonzero(active)).to(p.device)
+            index = torch.from_numpy(np.flatnonzero(on)).to(p.device)
             parts = tuple(t[index] for t in (p, self.first, self.second, gradient))
         value, first, second, gradient = parts
 
@@ -48,14 +49,14 @@ class StackedAdam:
 
         if self.weight_decay:
             if self.optimizer == "adamw":
-                value.mul_(per_fold(1 - rate * self.weight_decay))
+                value.mul_(per_fold(1 - rates * self.weight_decay))
             else:
                 gradient = gradient.add(value, alpha=self.weight_decay)
         first.lerp_(gradient, 1 - b1)
         second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
         size = second.sqrt().div_(per_fold(np.sqrt(1 - b2**steps))).add_(self.eps)
-        value.sub_((first / size).mul_(per_fold(rate / (1 - b1**steps))))
-        if not active.all():
+        value.sub_((first / size).mul_(per_fold(rates / (1 - b1**steps))))
+        if not on.all():
             for whole, part in ((p, value), (self.first, first), (self.second, second)):
                 whole[index] = part
 

@@ -88,7 +88,8 @@ class StackedFolds:
         self.forward = vmap(functools.partial(_loss_of_one, network, plan.loss), randomness="error")
         if plan.compiled:
             self.forward = torch.compile(self.forward)
-        self.best, self.epoch = None, 0
+        self.best: dict[str, Tensor] = {}
+        self.epoch = 0
 
     def params(self) -> dict[str, Tensor]:
         """Views (K, …) of the one tensor; split, whose backward puts all gradients together in one go."""
@@ -99,7 +100,7 @@ class StackedFolds:
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def losses(self, rows: list[np.ndarray | None], drawn: list[np.ndarray | None]) -> Tensor:
+    def losses(self, rows: Sequence[np.ndarray | None], drawn: Sequence[np.ndarray | None]) -> Tensor:
         padded, real = self._pad(rows)
         x, y = self.clips.take(padded)
         if self.plan.augment is not None:
@@ -111,12 +112,12 @@ class StackedFolds:
         with autocast(x.device, self.plan):
             return self.forward(self.params(), self.buffers, x, y, row_weight)
 
-    def _pad(self, rows: list[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+    def _pad(self, rows: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
         """(K, B) rows and which of them are real; padding repeats a training clip of the fold."""
-        rows = [np.empty(0, dtype=np.int64) if r is None else r for r in rows]
-        real = np.arange(max(len(r) for r in rows)) < np.array([len(r) for r in rows])[:, None]
+        filled = [np.empty(0, dtype=np.int64) if r is None else r for r in rows]
+        real = np.arange(max(len(r) for r in filled)) < np.array([len(r) for r in filled])[:, None]
         padded = np.repeat(np.array(self.first_row)[:, None], real.shape[1], axis=1)
-        padded[real] = np.concatenate(rows)
+        padded[real] = np.concatenate(filled)
         return padded, real
 
     def _begin_step(self, real: Tensor) -> None:
@@ -133,7 +134,7 @@ class StackedFolds:
 
     def probabilities(self, rows: list[np.ndarray], size: int) -> list[np.ndarray]:
         self.base.eval()
-        found = [[] for _ in rows]
+        found: list[list[np.ndarray]] = [[] for _ in rows]
         with torch.no_grad(), autocast(self.clips.inputs.device, self.plan):
             params = self.params()
             for start in range(0, max(len(r) for r in rows), size):
@@ -152,7 +153,7 @@ class StackedFolds:
         return {"": self.flat.detach(), **{n: b for n, b in self.buffers.items() if n in saved}}
 
     def remember(self, which: list[int]) -> None:
-        if self.best is None:
+        if not self.best:
             self.best = {name: value.clone() for name, value in self.state().items()}
         for name, value in self.state().items():
             self.best[name][which] = value[which]
@@ -167,8 +168,7 @@ class StackedFolds:
         self.flat = self.flat.detach()[kept].requires_grad_()
         self.adam.select(self.flat, kept)
         self.buffers = {name: value[kept] for name, value in self.buffers.items()}
-        if self.best is not None:
-            self.best = {name: value[kept] for name, value in self.best.items()}
+        self.best = {name: value[kept] for name, value in self.best.items()}
 
     def network_of(self, k: int) -> nn.Module:
         """A copy."""
@@ -179,6 +179,8 @@ class StackedFolds:
         return network
 
 
-def _loss_of_one(base: nn.Module, loss: Loss, params: dict, buffers: dict, x: Tensor, y: Tensor, row_weight: Tensor):
+def _loss_of_one(
+    base: nn.Module, loss: Loss, params: dict, buffers: dict, x: Tensor, y: Tensor, row_weight: Tensor
+) -> Tensor:
     """The loss of one fold, under vmap."""
     return loss(lambda inputs: functional_call(base, (params, buffers), (inputs,)), x, y, row_weight)

@@ -99,7 +99,7 @@ class Folds(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """epoch: 0, 1, …; layers that draw once an epoch draw anew."""
 
-    def losses(self, rows: list[np.ndarray | None], drawn: list[np.ndarray | None]) -> Tensor:
+    def losses(self, rows: Sequence[np.ndarray | None], drawn: Sequence[np.ndarray | None]) -> Tensor:
         """The losses (K,) of the next batches.
 
         Args:
@@ -156,5 +156,5 @@ def weight_dtype(inputs: Tensor) -> torch.dtype:
     return inputs.dtype if inputs.is_floating_point() else torch.float32
 
 
-def autocast(device: torch.device, plan: TrainingPlan):
+def autocast(device: torch.device, plan: TrainingPlan) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if plan.bf16 else contextlib.nullcontext()

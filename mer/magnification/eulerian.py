@@ -33,6 +33,7 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mer.errors import MerError, suggestion
 
@@ -118,7 +119,7 @@ def magnify(
             "to magnify; give lambda_c=0, or a smaller one"
         )
     halvings = int(np.flatnonzero(weights)[0])
-    to_rgb = np.float32(chroma * np.eye(3) + (1 - chroma) * np.outer(np.ones(3), LUMA))  # (C)
+    to_rgb = (chroma * np.eye(3) + (1 - chroma) * np.outer(np.ones(3), LUMA)).astype(np.float32)  # (C)
     changes = _changes(frames, halvings)
     if filter == "ideal":
         bands = _ideal(changes, len(frames), fps, low, high, kept)
@@ -132,7 +133,7 @@ def magnify(
     return out
 
 
-def response(filter: str, f, fps: float, low: float, high: float) -> np.ndarray:
+def response(filter: str, f: ArrayLike, fps: float, low: float, high: float) -> np.ndarray:
     """The temporal filter's own answer to a steady oscillation: H(f), complex; |H| the gain, its angle the lead.
 
     `ideal` is 1 from low to high and 0 elsewhere, which is so at the bins of a clip.
@@ -195,9 +196,11 @@ def _sizes(shape: tuple[int, int], pyramid: str, levels: int | None) -> list[tup
     """(H, W) of G_0..G_n."""
     if pyramid not in PYRAMIDS:
         raise MerError(f"magnify: unknown pyramid {pyramid!r}; {suggestion(pyramid, PYRAMIDS)}")
-    sizes = [tuple(shape)]
+    height, width = shape
+    sizes = [(height, width)]
     while min(sizes[-1]) >= SMALLEST:
-        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
     most = len(sizes) - 1
     if levels is None:
         levels = most if pyramid == "laplacian" else min(most, COLOUR_LEVELS)
@@ -297,7 +300,8 @@ def _ideal(changes: Iterable, count: int, fps: float, low: float, high: float, k
     weights = np.where(2 * bins == count, 1, 2) / count  # the bin at fps / 2 has no mirror image
     basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)  # (T, 2 bins)
     back = (np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * np.tile(weights, 2)).astype(np.float32)
-    parts, shape, held = 0, None, []
+    shape: tuple[int, ...] = ()
+    parts, held = 0, []
     for t, change in enumerate(changes):
         shape = change.shape
         held.append(change.ravel())
@@ -346,7 +350,9 @@ def _check_frames(frames: np.ndarray) -> None:
         )
 
 
-def _check_parameters(count, fps, alpha, low, high, filter, lambda_c, chroma) -> None:
+def _check_parameters(
+    count: int, fps: float, alpha: float, low: float, high: float, filter: str, lambda_c: float, chroma: float
+) -> None:
     if not 0 <= alpha < math.inf:
         raise MerError(f"magnify: alpha is {alpha}; needed is 0 (as it is) or a positive number")
     if not 0 <= lambda_c < math.inf:
@@ -361,7 +367,7 @@ def _check_parameters(count, fps, alpha, low, high, filter, lambda_c, chroma) ->
         )
 
 
-def _check_band(filter, fps, low, high, count: int | None = None) -> None:
+def _check_band(filter: str, fps: float, low: float, high: float, count: int | None = None) -> None:
     if filter not in FILTERS:
         raise MerError(f"magnify: unknown filter {filter!r}; {suggestion(filter, FILTERS)}")
     if not 0 < fps < math.inf:

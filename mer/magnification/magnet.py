@@ -26,9 +26,13 @@ down. A still pair comes back to 4 to 6 grey levels in the mean, its finest deta
 import contextlib
 import copy
 import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,7 +75,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.cba_1 = Conv(3, 16, 7)
         self.cba_2 = Conv(16, 32, stride=2)
@@ -88,7 +92,7 @@ class Encoder(nn.Module):
 
 
 class Manipulator(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.g = Conv(32, 32)
         self.h_conv = Conv(32, 32, relu=False)
@@ -100,7 +104,7 @@ class Manipulator(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.resblks = residuals(9, 64)
         self.cba_1 = Conv(64, 32)  # of the doubled x
@@ -116,7 +120,7 @@ class Decoder(nn.Module):
 class MagNet(nn.Module):
     """The network; module names are those of the public weight file. 42 tensors, 877,968 parameters."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.encoder = Encoder()
         self.manipulator = Manipulator()
@@ -198,7 +202,7 @@ def whole(x: Tensor) -> Tensor:
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def load_magnet(path, device="cpu") -> MagNet:
+def load_magnet(path: str | Path, device: str | torch.device = "cpu") -> MagNet:
     """The network with the weights of a file, in evaluation mode on `device`.
 
     Args:
@@ -238,7 +242,7 @@ def magnify_pair(
     model: MagNet,
     onset: np.ndarray,
     apex: np.ndarray,
-    factors,
+    factors: ArrayLike,
     convention: str = "network",
     batch: int = 8,
     *,
@@ -293,7 +297,7 @@ def magnify_pair(
     return out
 
 
-def linear_abs(onset: np.ndarray, apex: np.ndarray, factors) -> np.ndarray:
+def linear_abs(onset: np.ndarray, apex: np.ndarray, factors: ArrayLike) -> np.ndarray:
     """UAMRN's equation 2 as printed, on pixels (U-03): onset + (1 + factor) * |apex - onset|, clipped.
 
     For comparison only: with the sign, the direction of the motion is lost. Arguments, result and errors are those of
@@ -306,7 +310,7 @@ def linear_abs(onset: np.ndarray, apex: np.ndarray, factors) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def evaluation(model: nn.Module):
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode; then every module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -317,7 +321,7 @@ def evaluation(model: nn.Module):
             module.training = True
 
 
-def _checked_factors(factors) -> np.ndarray:
+def _checked_factors(factors: ArrayLike) -> np.ndarray:
     """(L,) float64."""
     try:
         values = np.atleast_1d(np.asarray(factors, dtype=np.float64))
@@ -331,11 +335,11 @@ def _checked_factors(factors) -> np.ndarray:
     return values
 
 
-def _check_frames(onset, apex) -> None:
+def _check_frames(onset: Any, apex: Any) -> None:
     for name, frame in (("onset", onset), ("apex", apex)):
-        shape, dtype = getattr(frame, "shape", None), getattr(frame, "dtype", None)
         if not isinstance(frame, np.ndarray):
             raise MerError(f"magnify: {name} is {type(frame).__name__}; needed is an (H, W, 3) uint8 array, RGB")
+        shape, dtype = frame.shape, frame.dtype
         if len(shape) != 3 or shape[-1] != 3:
             remedy = "; a grey frame: repeat it three times" if len(shape) == 2 or shape[-1] == 1 else ""
             raise MerError(f"magnify: {name} is {shape}; needed is (H, W, 3) RGB{remedy}")

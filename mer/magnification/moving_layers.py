@@ -92,7 +92,7 @@ def quadruples(
     seed: int,
     step: int,
     difficulty: float = 1.0,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> Quadruples:
     """The batch of a training step; the same for equal arguments, whatever was drawn before.
 
@@ -129,7 +129,7 @@ def draw(
     return Scenes(layers, displacement, factor, gain, offset, noise)
 
 
-def paint(scenes: Scenes, device="cpu") -> Quadruples:
+def paint(scenes: Scenes, device: str | torch.device = "cpu") -> Quadruples:
     """The frames of scenes."""
     size = scenes.noise.shape[-1]
     layers = torch.from_numpy(scenes.layers).to(device)
@@ -140,8 +140,8 @@ def paint(scenes: Scenes, device="cpu") -> Quadruples:
     gain, offset, noise = (torch.from_numpy(x).to(device) for x in (scenes.gain, scenes.offset, scenes.noise))
     one, other = (lambda x, k=k: x * gain[:, k, :, None, None] + offset[:, k, :, None, None] for k in (0, 1))
     factor = torch.from_numpy(scenes.factor.astype(np.float32)).to(device)
-    noisy = [(frame + noise[:, k]).clamp(-1, 1) for k, frame in enumerate((one(still), other(moved)))]
-    return Quadruples(*noisy, other(magnified), one(moved), factor)
+    a, b = ((frame + noise[:, k]).clamp(-1, 1) for k, frame in enumerate((one(still), other(moved))))
+    return Quadruples(a, b, other(magnified), one(moved), factor)
 
 
 def frames(layers: Tensor, displacement: np.ndarray, size: int) -> Tensor:
@@ -192,7 +192,7 @@ def sampling(size: int, shift: np.ndarray) -> Tensor:
 # ---- scenes ---------------------------------------------------------------------------------------------------------
 
 
-def _scene(images, size: int, difficulty: float, rng: np.random.Generator) -> tuple:
+def _scene(images: Sequence[np.ndarray], size: int, difficulty: float, rng: np.random.Generator) -> tuple:
     """(layers (L, 4, S, S), displacement (L, 2), factor, gain (2, 3), offset (2, 3), noise (2, 3, size, size))."""
     kind = rng.choice(4, p=[STILL, BACKGROUND_ONLY, BACKGROUND_STILL, 1 - STILL - BACKGROUND_ONLY - BACKGROUND_STILL])
     count = 1 if kind == 1 else 1 + rng.integers(LAYERS[0], LAYERS[1] + 1)
@@ -220,10 +220,10 @@ def _scene(images, size: int, difficulty: float, rng: np.random.Generator) -> tu
     return layers, displacement, factor, gain, offset, noise
 
 
-def _texture(images, size: int, rng: np.random.Generator) -> np.ndarray:
+def _texture(images: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
     """(S, S, 3) float32 in [-1, 1]: a piece of an image, or a procedural texture; in a random orientation."""
     if len(images) and rng.random() < PHOTOGRAPH:
-        texture = _piece(images[rng.integers(len(images))], size, rng)
+        texture = _piece(images[int(rng.integers(len(images)))], size, rng)
     else:
         texture = _procedural(size, rng)
     if rng.random() < BLURRED:
@@ -231,7 +231,7 @@ def _texture(images, size: int, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < FAINT:
         mean = texture.mean((0, 1))
         texture = mean + (texture - mean) * np.float32(rng.uniform(0.1, 0.5))
-    texture = np.rot90(texture, rng.integers(4))
+    texture = np.rot90(texture, int(rng.integers(4)))
     return texture[:, ::-1] if rng.random() < 0.5 else texture
 
 

@@ -120,7 +120,7 @@ def load(name: str) -> ModelSpec:
     )  # fmt: skip
 
 
-def build(name: str, classes: int, **knobs):
+def build(name: str, classes: int, **knobs: Any) -> Any:
     """A model for `classes` classes, of the paper's size unless `knobs` say otherwise, randomly initialised.
 
     Returns an nn.Module (or, for `linear`, a scikit-learn estimator). Raises MerError for an unknown model or knob.

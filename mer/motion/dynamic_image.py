@@ -5,6 +5,8 @@ The picture is the vector d that puts the frames in order: the score <d, phi_t> 
 T frames, D values in a frame, pairs (t, l) with l > t. x (T, D) frames, phi (T, D) their running means.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mer.errors import MerError, suggestion
@@ -79,7 +81,7 @@ def approximate_weights(frames: int) -> np.ndarray:
     return 2.0 * (frames - t + 1) - (frames + 1) * (harmonic[-1] - harmonic[:-1])
 
 
-def _blocks(features: np.ndarray):
+def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
     """The features less their first row, (T, COLUMNS) float64 at a time."""
     for start in range(0, features.shape[1], COLUMNS):
         block = features[:, start : start + COLUMNS].astype(np.float64)

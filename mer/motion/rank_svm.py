@@ -7,6 +7,7 @@ T frames, P = T (T - 1) / 2 pairs (t, l) with l > t, r rank of phi. phi (T, D), 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -141,22 +142,22 @@ def _solve(steps: np.ndarray, pairs: _Pairs, tol: float, max_iter: int) -> RankS
         if _products(moved) > current / 2:
             # Where the products differ much that curvature is wrong, and steps along it may cycle. So straight to
             # where all products are equal and half as large.
-            target = current / (4 * pairs.count)
-            step = newton.step(target - a * spare, target - b * short)
+            equal = current / (4 * pairs.count)
+            step = newton.step(equal - a * spare, equal - b * short)
             moved = _moved((v, a, b, spare, short), step, newton.longest(*step[1:]))
         v, a, b, spare, short = moved
     beta = np.diff(vectors[:, kept] @ (best_v / root), prepend=0.0, append=0.0)
     return RankSvm(-beta, float(best), float((best - bound) / best), iteration)
 
 
-def _moved(point, step, longest: float):
+def _moved(point: Sequence[np.ndarray], step: Sequence[np.ndarray], longest: float) -> tuple[np.ndarray, ...]:
     """(v, a, b, spare, short) after a step, all but v still positive."""
     (v, a, b, spare, short), (d_v, d_a, d_spare, d_short) = point, step
     length = min(1.0, 0.995 * longest)
     return v + length * d_v, a + length * d_a, b - length * d_a, spare + length * d_spare, short + length * d_short
 
 
-def _products(point) -> float:
+def _products(point: Sequence[np.ndarray]) -> float:
     """a * spare + b * short over all pairs: what the method brings to 0."""
     _, a, b, spare, short = point
     return a @ spare + b @ short
@@ -165,7 +166,14 @@ def _products(point) -> float:
 class _Newton:
     """Steps from an iterate of `_solve` that would remove its `dual_residual` and `primal_residual`."""
 
-    def __init__(self, factor, pairs, iterate, dual_residual, primal_residual):
+    def __init__(
+        self,
+        factor: np.ndarray,
+        pairs: _Pairs,
+        iterate: Sequence[np.ndarray],
+        dual_residual: np.ndarray,
+        primal_residual: np.ndarray,
+    ):
         self.factor, self.pairs = factor, pairs
         self.dual_residual, self.primal_residual = dual_residual, primal_residual
         self.a, self.b, self.spare, self.short = iterate
@@ -176,7 +184,7 @@ class _Newton:
         matrix[np.diag_indices(len(matrix))] += 1 + np.finfo(float).eps * np.trace(matrix)
         self.inverse = np.linalg.inv(np.linalg.cholesky(matrix))  # of the lower triangle
 
-    def step(self, to_spare, to_short):
+    def step(self, to_spare: np.ndarray, to_short: np.ndarray) -> tuple[np.ndarray, ...]:
         """(d_v, d_a, d_spare, d_short) that moves a * spare by to_spare and b * short by to_short, to first order."""
         wanted = to_spare / self.a - to_short / self.b + self.primal_residual
         slope = self.factor.T @ self.pairs.over_steps(self.weight * wanted) + self.dual_residual
@@ -184,7 +192,7 @@ class _Newton:
         d_a = self.weight * (wanted - self.pairs.margins(self.factor @ d_v))
         return d_v, d_a, (to_spare - self.spare * d_a) / self.a, (to_short + self.short * d_a) / self.b
 
-    def longest(self, d_a, d_spare, d_short):
+    def longest(self, d_a: np.ndarray, d_spare: np.ndarray, d_short: np.ndarray) -> float:
         """0..1: the longest part of a step along which a, b, spare and short stay positive."""
         rates = (d_a / self.a, -d_a / self.b, d_spare / self.spare, d_short / self.short)
         return 1 / max(1.0, *(-rate.min() for rate in rates))

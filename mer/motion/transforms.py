@@ -3,12 +3,19 @@
 Flow images have the channels u, v and, third if there is one, strain, which is the same in every frame of reference.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 
 from mer.errors import MerError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def mirror_flow(flow):
+Flow = TypeVar("Flow", np.ndarray, "Tensor")
+
+
+def mirror_flow(flow: Flow) -> Flow:
     """The flow of the mirrored face: columns reversed, u negated.
 
     Args:
@@ -23,7 +30,7 @@ def mirror_flow(flow):
     return mirrored
 
 
-def turn_flow(flow, degrees, scale=1.0):
+def turn_flow(flow: Flow, degrees: "float | np.ndarray | Tensor", scale: "float | np.ndarray | Tensor" = 1.0) -> Flow:
     """The flow of the face turned clockwise (as seen on the screen) and scaled about the picture's centre.
 
     Args:
@@ -44,7 +51,13 @@ def turn_flow(flow, degrees, scale=1.0):
     return turned.numpy() if isinstance(flow, np.ndarray) else turned
 
 
-def turn_images(images, degrees, scale=1.0, *, vectors=None):
+def turn_images(
+    images: "Tensor",
+    degrees: "float | np.ndarray | Tensor",
+    scale: "float | np.ndarray | Tensor" = 1.0,
+    *,
+    vectors: tuple[int, int] | None = None,
+) -> "Tensor":
     """Pictures turned clockwise (as seen on the screen) and scaled about their centre.
 
     Args:
@@ -79,7 +92,9 @@ def turn_images(images, degrees, scale=1.0, *, vectors=None):
     return turned
 
 
-def _turn(degrees, scale, like):
+def _turn(
+    degrees: "float | np.ndarray | Tensor", scale: "float | np.ndarray | Tensor", like: "Tensor"
+) -> "tuple[Tensor, Tensor]":
     """scale * cos and scale * sin of the angles, (N,) each."""
     import torch
 
@@ -91,6 +106,6 @@ def _turn(degrees, scale, like):
     return scale * torch.cos(angle), scale * torch.sin(angle)
 
 
-def _check(name: str, flow) -> None:
+def _check(name: str, flow: "np.ndarray | Tensor") -> None:
     if flow.ndim < 3 or flow.shape[-3] not in (2, 3):
         raise MerError(f"{name}: flow is {tuple(flow.shape)}; needed is (..., 2 or 3, H, W): u, v and strain")

@@ -34,12 +34,19 @@ brings its own.
 
 import concurrent.futures
 import math
+from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mer import parallel
 from mer.errors import MerError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Images = TypeVar("Images", np.ndarray, "Tensor")
 
 COARSEST = 16  # px; the smaller side of the coarsest scale is at least that
 CAUCHY, FLOOR = 2 * 1.4826, 0.17  # (B): twice a Gaussian's sigma from its median size; grey levels, rounding's own
@@ -51,8 +58,8 @@ DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0.0, 45 / 60, -9 / 60, 1 / 60)  # exact
 
 
 def tvl1(
-    prev,
-    next,
+    prev: Images,
+    next: Images,
     *,
     tau: float = 0.25,
     lambda_: float = 0.6,
@@ -63,7 +70,7 @@ def tvl1(
     sigma: float = 0.6,
     brightness: bool = True,
     noise: bool = True,
-):
+) -> Images:
     """Flow from `prev` to `next`: what is at x in `prev` is at x + flow(x) in `next`.
 
     Args:
@@ -91,21 +98,36 @@ def tvl1(
     _check_parameters(tau, lambda_, theta, scales, warps, iterations, sigma)
     is_torch = hasattr(prev, "device") and hasattr(prev, "detach")
     prev, next = _check_images(prev, next)
-    batch = prev if prev.ndim == 3 else prev[None], next if next.ndim == 3 else next[None]
-    options = {
+    batch: tuple[Any, Any] = prev if prev.ndim == 3 else prev[None], next if next.ndim == 3 else next[None]
+    options: dict[str, Any] = {
         "tau": tau, "lambda_": lambda_, "theta": theta, "scales": scales, "warps": warps, "iterations": iterations,
         "sigma": sigma, "brightness": brightness, "noise": noise,
     }  # fmt: skip
-    flow = _on_torch(*batch, **options) if is_torch else _on_cpu(*batch, **options)
+    flow: Any = _on_torch(*batch, **options) if is_torch else _on_cpu(*batch, **options)
     return flow if prev.ndim == 3 else flow[0]
 
 
-def solve(I0, I1, ops: ModuleType, *, tau, lambda_, theta, scales, warps, iterations, sigma, brightness, noise):
+def solve(
+    I0: Any,
+    I1: Any,
+    ops: ModuleType,
+    *,
+    tau: float,
+    lambda_: float,
+    theta: float,
+    scales: int,
+    warps: int,
+    iterations: int,
+    sigma: float,
+    brightness: bool,
+    noise: bool,
+) -> tuple[Any, Any]:
     """The algorithm on grey levels 0..255, made of `ops`; returns (u, v)."""
     pyramid = [(ops.smooth(I0, sigma), ops.smooth(I1, sigma))]
     while len(pyramid) < scales and math.ceil(min(pyramid[-1][0].shape[-2:]) / 2) >= COARSEST:
         pyramid.append(tuple(ops.halve(image) for image in pyramid[-1]))
-    u = v = None
+    u: Any = None
+    v: Any = None
     gain, offset = ops.equal(I0)
     for I0, I1 in reversed(pyramid):
         u, v = (ops.double(w, I0) if w is not None else ops.zeros_like(I0) for w in (u, v))  # (C)
@@ -127,7 +149,7 @@ def solve(I0, I1, ops: ModuleType, *, tau, lambda_, theta, scales, warps, iterat
     return u, v
 
 
-def stride(shape) -> int:
+def stride(shape: Sequence[int]) -> int:
     """Step between the pixels from which the size of the residuals is taken: a few thousand are enough."""
     return max(1, min(shape[-2:]) // 56)
 
@@ -139,7 +161,7 @@ def gaussian(sigma: float) -> tuple[float, ...]:
     return tuple(w / sum(weights) for w in weights)
 
 
-def _on_torch(prev, next, **options):
+def _on_torch(prev: "Tensor", next: "Tensor", **options: Any) -> "Tensor":
     import torch
 
     from mer.motion import tvl1_torch
@@ -148,7 +170,7 @@ def _on_torch(prev, next, **options):
         return torch.stack(solve(prev, next, tvl1_torch, **options), dim=1)
 
 
-def _on_cpu(prev: np.ndarray, next: np.ndarray, **options) -> np.ndarray:
+def _on_cpu(prev: np.ndarray, next: np.ndarray, **options: Any) -> np.ndarray:
     """Pair by pair, side by side in threads; without numba, through torch."""
     try:
         import mer.motion.tvl1_numba as ops
@@ -171,7 +193,9 @@ def _on_cpu(prev: np.ndarray, next: np.ndarray, **options) -> np.ndarray:
     return flow
 
 
-def _check_parameters(tau, lambda_, theta, scales, warps, iterations, sigma) -> None:
+def _check_parameters(
+    tau: float, lambda_: float, theta: float, scales: int, warps: int, iterations: int, sigma: float
+) -> None:
     if not 0 < tau <= 0.25:
         raise MerError(f"tvl1: tau is {tau}; it converges above 0 and up to 0.25")
     for name, value in (("lambda_", lambda_), ("theta", theta)):
@@ -184,7 +208,7 @@ def _check_parameters(tau, lambda_, theta, scales, warps, iterations, sigma) -> 
         raise MerError(f"tvl1: sigma is {sigma}; needed is 0 or a positive number")
 
 
-def _check_images(prev, next):
+def _check_images(prev: Any, next: Any) -> tuple[Any, Any]:
     """Both as float32 grey levels 0..255."""
     images = []
     for name, image in (("prev", prev), ("next", next)):
@@ -205,7 +229,7 @@ def _check_images(prev, next):
     return prev, next
 
 
-def _grey_levels(name: str, image):
+def _grey_levels(name: str, image: Any) -> Any:
     if hasattr(image, "detach"):
         import torch
 

@@ -47,9 +47,8 @@ def dual_like(image: np.ndarray) -> np.ndarray:
 
 
 def gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    options = {"borderType": cv2.BORDER_REPLICATE}
-    along_x = cv2.sepFilter2D(image, cv2.CV_32F, _DERIVATIVE, _ONE, **options)
-    return along_x, cv2.sepFilter2D(image, cv2.CV_32F, _ONE, _DERIVATIVE, **options)
+    along_x = cv2.sepFilter2D(image, cv2.CV_32F, _DERIVATIVE, _ONE, borderType=cv2.BORDER_REPLICATE)
+    return along_x, cv2.sepFilter2D(image, cv2.CV_32F, _ONE, _DERIVATIVE, borderType=cv2.BORDER_REPLICATE)
 
 
 def equal(image: np.ndarray) -> tuple[np.float32, np.float32]:
@@ -57,12 +56,15 @@ def equal(image: np.ndarray) -> tuple[np.float32, np.float32]:
 
 
 def trust(image: np.ndarray, warped: np.ndarray) -> np.float32:
-    return np.float32(min(1, QUIET / (_spread(image, warped) + 0.02)))
+    return np.float32(min(ONE, QUIET / (_spread(image, warped) + 0.02)))
 
 
-def match(image, warped, inside, gain, offset):
+def match(
+    image: np.ndarray, warped: np.ndarray, inside: np.ndarray, gain: np.float32, offset: np.float32
+) -> tuple[np.float32, np.float32]:
     scale = np.float32(1 / (CAUCHY * (_spread(image, warped, gain, offset) + FLOOR)))
-    return tuple(np.float32(x) for x in _match(image, warped, inside, gain, offset, scale))
+    gain, offset = _match(image, warped, inside, gain, offset, scale)
+    return np.float32(gain), np.float32(offset)
 
 
 def median(flow: np.ndarray) -> np.ndarray:
@@ -75,7 +77,18 @@ def warp(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, n
     return out, inside
 
 
-def iterate(u, v, p, g_x, g_y, rho_0, step, theta, dual_step, iterations):
+def iterate(
+    u: np.ndarray,
+    v: np.ndarray,
+    p: np.ndarray,
+    g_x: np.ndarray,
+    g_y: np.ndarray,
+    rho_0: np.ndarray,
+    step: float,
+    theta: float,
+    dual_step: float,
+    iterations: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     one = np.float32
     inverse = 1 / (g_x * g_x + g_y * g_y + one(1e-9))
     _iterate(u, v, *p, g_x, g_y, rho_0, inverse, one(step), one(theta), one(dual_step), iterations)
@@ -85,7 +98,7 @@ def iterate(u, v, p, g_x, g_y, rho_0, step, theta, dual_step, iterations):
 LEAST, MOST = GAINS
 
 
-def _spread(image, warped, gain=ONE, offset=ZERO) -> np.float32:
+def _spread(image: np.ndarray, warped: np.ndarray, gain: np.float32 = ONE, offset: np.float32 = ZERO) -> np.float32:
     """Median size of the residuals; of an even number the lower of the two in the middle, as torch takes it."""
     step = stride(image.shape)
     values = np.abs(image[::step, ::step] - gain * warped[::step, ::step] - offset)

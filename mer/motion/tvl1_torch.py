@@ -1,5 +1,8 @@
 """What mer.motion.tvl1 is made of, as torch operations on (N, H, W) float32, on any device."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -52,10 +55,10 @@ def warp(image: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.T
     column, row = x.floor(), y.floor()
     weights_x, weights_y = _cubic(x - column), _cubic(y - row)
     column, row = column.long(), row.long()
-    flat, out = image.flatten(1), 0.0
+    flat, out = image.flatten(1), torch.zeros_like(image)
     for j in range(4):
         start = (row + j - 1).clamp(0, h - 1) * w
-        line = 0.0
+        line = torch.zeros_like(image)
         for i in range(4):
             place = start + (column + i - 1).clamp(0, w - 1)
             line = line + weights_x[i] * flat.gather(1, place.flatten(1)).view_as(image)
@@ -63,8 +66,19 @@ def warp(image: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.T
     return out, inside
 
 
-def iterate(u, v, p, g_x, g_y, rho_0, step, theta, dual_step, iterations):
-    """`iterations` rounds of (T), (P) and (D)."""
+def iterate(
+    u: torch.Tensor,
+    v: torch.Tensor,
+    p: Sequence[torch.Tensor] | torch.Tensor,
+    g_x: torch.Tensor,
+    g_y: torch.Tensor,
+    rho_0: torch.Tensor,
+    step: Any,
+    theta: float,
+    dual_step: float,
+    iterations: int,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """`iterations` rounds of (T), (P) and (D). step: (N, 1, 1), or a number for all."""
     norm = g_x * g_x + g_y * g_y + 1e-9  # where g is 0 the step is, too
     p_ux, p_uy, p_vx, p_vy = p
     for _ in range(iterations):
@@ -91,7 +105,9 @@ def _spread(image: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
     return (image - warped)[:, ::step, ::step].abs().flatten(1).median(1)[0][:, None, None]
 
 
-def match(image, warped, inside, gain, offset):
+def match(
+    image: torch.Tensor, warped: torch.Tensor, inside: torch.Tensor, gain: torch.Tensor, offset: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(B): the gain and offset that take `warped` to `image`, one reweighted least-squares step from the given ones."""
     spread = _spread(image, gain * warped + offset)
     residual = (image - gain * warped - offset) / (CAUCHY * (spread + FLOOR))
@@ -121,14 +137,15 @@ def median(flow: torch.Tensor) -> torch.Tensor:
         held = [*held[1:-1], waiting.pop()]
 
 
-def _separable(image: torch.Tensor, along_x, along_y) -> torch.Tensor:
+def _separable(image: torch.Tensor, along_x: Sequence[float], along_y: Sequence[float]) -> torch.Tensor:
     """Correlation with a row of weights and a column of weights, the border repeated."""
     # Sums of shifted pictures: the same bits in every batch, and no TF32, which GPUs take for convolutions.
     for weights, axis in ((along_x, -1), (along_y, -2)):
         reach, length = len(weights) // 2, image.shape[axis]
         pad = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
         padded = F.pad(image[:, None], pad, mode="replicate")[:, 0]
-        image = sum(w * padded.narrow(axis, k, length) for k, w in enumerate(weights) if w)
+        parts = (w * padded.narrow(axis, k, length) for k, w in enumerate(weights) if w)
+        image = sum(parts, start=torch.zeros_like(image))
     return image
 
 
@@ -150,7 +167,9 @@ def _divergence(p_x: torch.Tensor, p_y: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _dual(p_x, p_y, u, dual_step):
+def _dual(
+    p_x: torch.Tensor, p_y: torch.Tensor, u: torch.Tensor, dual_step: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     u_x = F.pad(u[..., 1:] - u[..., :-1], (0, 1))
     u_y = F.pad(u[..., 1:, :] - u[..., :-1, :], (0, 0, 0, 1))
     scale = 1 / (1 + dual_step * torch.sqrt(u_x * u_x + u_y * u_y))

@@ -17,8 +17,11 @@ class MaskedBatchNorm(nn.Module):
     """
 
     rows: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
-    def __init__(self, norm: nn.Module):
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm):
         super().__init__()
         self.eps, self.momentum = norm.eps, norm.momentum
         self.weight, self.bias = norm.weight, norm.bias
@@ -77,7 +80,7 @@ def attach(network: nn.Module) -> list[str]:
         for name, child in list(parent._modules.items()):
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 if id(child) not in made:
-                    made[id(child)] = MaskedBatchNorm(child).train(child.training).to(child.running_mean.device)
+                    made[id(child)] = MaskedBatchNorm(child).train(child.training).to(next(child.buffers()).device)
                 setattr(parent, name, made[id(child)])
     return [path for path, module in network.named_modules() if isinstance(module, MaskedBatchNorm)]
 

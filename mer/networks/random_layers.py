@@ -137,7 +137,7 @@ def _signed(word: int) -> int:
     return (word + 2**31) % 2**32 - 2**31
 
 
-def keys(streams: Sequence[int], steps: Sequence[int], layers: int) -> np.ndarray:
+def keys(streams: Sequence[int], steps: Sequence[int] | np.ndarray, layers: int) -> np.ndarray:
     """(K, layers, 2) int32: the words of every layer of K folds at their steps. streams: 0..2**64-1."""
     state = np.array([s % 2**64 for s in streams], dtype=np.uint64)
     state = _mix(_mix(state) + np.asarray(steps).astype(np.uint64))
@@ -145,7 +145,9 @@ def keys(streams: Sequence[int], steps: Sequence[int], layers: int) -> np.ndarra
     return words.view(np.int32).reshape(len(state), layers, 2)
 
 
-def words(sources: Sequence[Source], streams: Sequence[int], steps: Sequence[int], epoch: int) -> np.ndarray:
+def words(
+    sources: Sequence[Source], streams: Sequence[int], steps: Sequence[int] | np.ndarray, epoch: int
+) -> np.ndarray:
     """(K, len(sources), 2) int32: the `key` of every source, for K folds at their steps in this epoch (from 0)."""
     once = np.array([source.every == "epoch" for source in sources], dtype=bool)[:, None]
     of_epoch = keys(streams, [EPOCHS + epoch] * len(streams), len(sources))
@@ -176,9 +178,9 @@ def attach(network: nn.Module) -> list[str]:
     made: dict[int, Dropout] = {}  # a layer that is used in two places stays one layer
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
-            kind = next((k for k in _AXES if isinstance(child, k)), None)
-            if kind is not None:
-                made.setdefault(id(child), Dropout(child.p, _AXES[kind]).to(_device(network)))
+            if isinstance(child, tuple(_AXES)):
+                axes = next(axes for kind, axes in _AXES.items() if isinstance(child, kind))
+                made.setdefault(id(child), Dropout(child.p, axes).to(_device(network)))
                 made[id(child)].train(child.training)
                 setattr(parent, name, made[id(child)])
     return list(sources(network))

@@ -10,6 +10,7 @@ Parameters are named as torchvision names them; files with transformers' names (
 
 import functools
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ class ResNet18(nn.Module):
 
     freeze: nothing of it is trained, and batch norm keeps the statistics that it has.
     """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, tap: str = "layer4", grid: int = 1, *, freeze: bool = False):
         super().__init__()
@@ -86,7 +90,7 @@ class BasicBlock(nn.Module):
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def load_resnet18(network: ResNet18, path) -> ResNet18:
+def load_resnet18(network: ResNet18, path: str | Path) -> ResNet18:
     """Give the network the weights of a file; deeper stages and a classifier in it are left out.
 
     Args:
@@ -121,7 +125,7 @@ def build_pretrained() -> ResNet18:
     return ResNet18()
 
 
-def load_user_weights(path) -> ResNet18:
+def load_user_weights(path: str | Path) -> ResNet18:
     """The whole network with the weights of a file; errors are those of `load_resnet18`."""
     return load_resnet18(build_pretrained(), path)
 

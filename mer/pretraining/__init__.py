@@ -24,7 +24,6 @@ of an evaluated corpus among them: macro-expression sets and the synthetic pool 
 """
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -147,8 +146,7 @@ def _declaring(packages: Iterable[str], declaration: str) -> dict[str, str]:
     """Name -> module of the files with such a line; the name is what the line captures, else the file's."""
     found = {}
     for package in packages:
-        (folder,) = importlib.util.find_spec(package).submodule_search_locations
-        for path in sorted(Path(folder).glob("[!_]*.py")):
+        for path in sorted(Path(__file__).parents[2].joinpath(*package.split(".")).glob("[!_]*.py")):
             match = re.search(declaration, path.read_text(encoding="utf-8"), re.MULTILINE)
             if match:
                 found[match[1] if match.lastindex else path.stem] = f"{package}.{path.stem}"

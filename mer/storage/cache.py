@@ -24,7 +24,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -36,7 +37,7 @@ from mer.storage.spool import Part, Spool, checksum
 SCHEMA = 1
 
 
-def digest(*parts) -> str:
+def digest(*parts: Any) -> str:
     """SHA-256 of JSON-able parts, the same on every machine."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -71,7 +72,7 @@ class ClipCache:
                 self.ids = [i.decode() for i in file["ids"][:]]
                 self.keys = [k.decode() for k in file["keys"][:]]
                 self._sums = file["sums"][:]
-                self._offsets = file["offsets"][:] if self.ragged else None
+                self._offsets: np.ndarray = file["offsets"][:] if self.ragged else np.empty(0, np.int64)
                 self.shape, self.dtype = file["data"].shape, file["data"].dtype
             except KeyError as error:
                 raise MerError(f"{self.path}: is not a product of this project ({error.args[0]})") from None
@@ -208,14 +209,14 @@ class CacheWriter:
         self._form: tuple[tuple[int, ...], np.dtype] | None = None
         self._extras: dict[str, list[np.ndarray]] = {}
 
-    def append(self, clip_id: str, data: np.ndarray, *, key: str = "", **extras) -> None:
+    def append(self, clip_id: str, data: np.ndarray, *, key: str = "", **extras: Any) -> None:
         rows = np.asarray(data) if self.ragged else np.asarray(data)[None]
         if not rows.size:
             raise MerError(f"{self.path}: clip {clip_id} is empty ({rows.shape}); check what it is computed from")
         if self._form is None:
             self._form = rows.shape[1:], rows.dtype
             self._extras = {name: [] for name in extras}
-            self._start = self._frame(1)
+            self._start = self._frame(1, *self._form)
             self._part.begin(self._start)
         if (rows.shape[1:], rows.dtype) != self._form:
             raise MerError(
@@ -242,7 +243,7 @@ class CacheWriter:
         if self._form is None:
             self.abandon()
             raise MerError(f"{self.path}: there is no clip to write; check the index and what was excluded")
-        start = self._frame(self._offsets[-1])
+        start = self._frame(self._offsets[-1], *self._form)
         if start != self._start:  # HDF5 places what comes before the data without looking at their number
             raise RuntimeError(f"{self.path}: HDF5 puts the data at {start}, not at {self._start}")
         with open(self._skeleton, "rb") as skeleton:
@@ -252,9 +253,8 @@ class CacheWriter:
         self._skeleton.unlink()
         return self._part.path
 
-    def _frame(self, n_rows: int) -> int:
+    def _frame(self, n_rows: int, shape: tuple[int, ...], dtype: np.dtype) -> int:
         """Write the file with `n_rows` rows of data left out (a hole); returns where they belong, in bytes."""
-        shape, dtype = self._form
         options = {"track_times": False}
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -281,10 +281,12 @@ class CacheWriter:
     def close(self) -> None:
         self.finish().replace(self.path)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, value, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -340,7 +342,7 @@ def build_product(
             if key is None:
                 writer.excluded[clip.id] = how
                 return
-            if how == KEPT:
+            if how == KEPT and previous is not None:  # it is kept there
                 arrays = {"data": previous[kept[key]], **previous.extras(kept[key])}
             else:
                 arrays = work.get(key)  # `_one` has written it, or looked into it
@@ -367,13 +369,23 @@ def build_product(
 COMPUTED, REUSED, KEPT = "computed", "reused", "kept"
 
 
-def _one(clip, *, compute, fingerprint, common, spool: Spool, previous, kept, on_error) -> tuple[str | None, str]:
+def _one(
+    clip: Any,
+    *,
+    compute: Callable[..., dict[str, np.ndarray]],
+    fingerprint: Callable[..., str],
+    common: str,
+    spool: Spool,
+    previous: ClipCache | None,
+    kept: dict[str, str],
+    on_error: str,
+) -> tuple[str | None, str]:
     """The clip's key and how it came by; or None and why it is excluded."""
     try:
         key = digest(common, clip.id, fingerprint(clip))
         if key in spool:
             return key, REUSED
-        if key in kept and previous.whole(kept[key]):
+        if previous is not None and key in kept and previous.whole(kept[key]):
             return key, KEPT
         spool.put(key, compute(clip))
     except MerError as error:

@@ -15,8 +15,9 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Spool:
         self.patience = patience
         self._rows: dict[str, tuple[Path, dict]] = {}  # what earlier runs have put into parts
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "lock", "a+")  # held until __exit__
         deadline = time.monotonic() + self.patience
@@ -61,10 +62,10 @@ class Spool:
         self._adopt_parts()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._lock.close()
 
-    def __getstate__(self):  # workers read and write blocks, they do not hold the lock
+    def __getstate__(self) -> dict[str, Any]:  # workers read and write blocks, they do not hold the lock
         return {"folder": self.folder, "patience": self.patience, "_rows": self._rows}
 
     def path(self, key: str) -> Path:
@@ -78,7 +79,7 @@ class Spool:
             with open(half, "wb") as file:
                 file.write(json.dumps({name: _form(array) for name, array in arrays.items()}).encode() + b"\n")
                 for array in arrays.values():
-                    file.write(array)
+                    file.write(array.data)
         except BaseException:
             half.unlink(missing_ok=True)  # a full disk needs the room
             raise
@@ -112,7 +113,7 @@ class Spool:
         taken = [int(path.stem) for path in self.folder.glob("*.part")]
         return Part(self.folder / f"{max(taken, default=0) + 1}.part", journal=True)
 
-    def _read(self, key: str):
+    def _read(self, key: str) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
         """(name, (array, checksum)) of an item, from its block or from a part of an earlier run."""
         try:
             with open(self.path(key), "rb") as file:
@@ -172,13 +173,14 @@ class Part:
     def append(self, key: str, data: np.ndarray, extras: dict[str, np.ndarray]) -> int:
         """Returns the sum over data and extras, see `checksum`."""
         data = np.asarray(data, order="C")
-        self._file.write(data)
+        self._file.write(data.data)
         if self._journal:
             self._file.flush()
-            row = {"key": key, "at": self.end, "data": _form(data), "extras": {}}
+            small = {}
             for name, array in extras.items():
                 array = np.asarray(array, order="C")
-                row["extras"][name] = [*_form(array), base64.b64encode(array.tobytes()).decode()]
+                small[name] = [*_form(array), base64.b64encode(array.tobytes()).decode()]
+            row = {"key": key, "at": self.end, "data": _form(data), "extras": small}
             self._journal.write(json.dumps(row).encode() + b"\n")
             self._journal.flush()
         self.end += data.nbytes
@@ -218,7 +220,7 @@ def checksum(*arrays: np.ndarray) -> int:
     return total % 2**64
 
 
-def _array(content, place: int, kind: str, shape: list[int]) -> np.ndarray:
+def _array(content: bytes | mmap.mmap, place: int, kind: str, shape: list[int]) -> np.ndarray:
     """A read-only view of a buffer. Raises ValueError where the buffer ends too soon."""
     count = int(np.prod(shape))
     return np.frombuffer(content, np.dtype(kind), count, place).reshape(shape) if count else np.empty(shape, kind)

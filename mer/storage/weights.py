@@ -7,8 +7,9 @@ others may be torch's, or those of a model of transformers.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from mer.errors import MerError, listed
 from mer.storage.cache import replace_file
 
 
-def save_weights(network: nn.Module, path, about: dict[str, str | list[str]] | None = None) -> None:
+def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | list[str]] | None = None) -> None:
     """Write a network's weights as safetensors, with its own names, float32 (counters as they are), on the CPU.
 
     Equal weights and `about` give equal bytes. An interrupted run leaves the file that was there before, or none.
@@ -42,7 +43,7 @@ def save_weights(network: nn.Module, path, about: dict[str, str | list[str]] | N
     replace_file(path, safetensors.torch.save(state, metadata))
 
 
-def weights_about(path) -> dict[str, str | list[str]]:
+def weights_about(path: str | Path) -> dict[str, str | list[str]]:
     """The note that `save_weights` put into the file; {} for a torch file, and where there is none.
 
     Raises MerError where there is no such file, or it ends in `.safetensors` and is none.
@@ -60,12 +61,12 @@ def weights_about(path) -> dict[str, str | list[str]]:
     return about if isinstance(about, dict) else {"about": str(about)}
 
 
-def provenance(path) -> str:
+def provenance(path: str | Path) -> str:
     """Where the weights of a file come from, in a few words: for the stamps of what is made with them."""
-    return weights_about(path).get("weights", "of unknown origin")
+    return str(weights_about(path).get("weights", "of unknown origin"))  # an alien note may hold anything
 
 
-def subjects_seen(path) -> set[str]:
+def subjects_seen(path: str | Path) -> set[str]:
     """The subjects `<corpus>/<subject>` whose frames the training of these weights saw; empty where the note has none.
 
     Raises MerError as `weights_about` does, and for a note whose `subjects` is no list of names.
@@ -81,7 +82,7 @@ def stamp(subjects: set[str]) -> dict[str, list[str]]:
     return {"subjects_seen": sorted(subjects)} if subjects else {}
 
 
-def digest_of(path) -> str:
+def digest_of(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal. Raises MerError where there is none."""
     if not Path(path).is_file():
         raise MerError(f"{path}: no such file of weights; run dvc repro")
@@ -90,7 +91,7 @@ def digest_of(path) -> str:
 
 
 def read_weights(
-    path,
+    path: str | Path,
     expected: Mapping[str, Tensor],
     network: str,
     source: str,
@@ -115,6 +116,7 @@ def read_weights(
     path = Path(path)
     if not path.is_file():
         raise MerError(f"{path}: no such file of {network} weights; {source}: put them there")
+    content: Any  # a torch file may hold anything
     if path.suffix == ".safetensors":
         content, _ = _read_safetensors(path, f"make it again: run dvc repro, if the pipeline made it; {source}")
     else:
@@ -169,7 +171,7 @@ def read_official(
 
 
 @contextlib.contextmanager
-def _silent(logging):
+def _silent(logging: Any) -> Iterator[None]:
     """Inside, transformers shows neither its bars nor its tables of what it read; errors are raised all the same."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

@@ -5,7 +5,7 @@ import pytest
 
 from mer.errors import MerError
 from mer.storage.cache import CacheWriter, ClipCache
-from stages.join import join
+from stages.join import join, main
 
 
 def product(path, corpus, n, margin=0.2, excluded=None):
@@ -35,3 +35,19 @@ def test_parts_made_with_other_parameters_are_refused(tmp_path):
     parts = [product(tmp_path / "a.h5", "a", 2), product(tmp_path / "b.h5", "b", 2, margin=0.3)]
     with pytest.raises(MerError, match=r"b.h5: was made with .*0.3.*a.h5 with .*0.2.*the same parameters"):
         join(tmp_path / "flow.h5", parts)
+
+
+def test_a_product_of_any_kind_is_joined(tmp_path):
+    """Clips of different lengths, with their extras, as the command calls it."""
+    for corpus, length in (("b", 2), ("a", 5)):
+        with CacheWriter(tmp_path / f"{corpus}.h5", kind="frames", ragged=True, params={}) as writer:
+            clip = np.full((length, 4, 4, 3), length, np.uint8)
+            writer.append(f"{corpus}/s/1", clip, key=corpus, transform=np.full((2, 3), length, np.float64))
+    out = tmp_path / "joined/frames.h5"
+    main(None, parts=[str(tmp_path / f"{corpus}.h5") for corpus in ("b", "a")], out=str(out))
+    composite = ClipCache(out, "frames")
+    assert composite.ragged
+    assert [composite[clip_id].shape for clip_id in composite.ids] == [(5, 4, 4, 3), (2, 4, 4, 3)]
+    for corpus, length in (("a", 5), ("b", 2)):
+        assert (composite[f"{corpus}/s/1"] == length).all()
+        assert (composite.extra("transform", f"{corpus}/s/1") == length).all()

@@ -1,0 +1,32 @@
+"""One line for bad input, and exit code 2, as the stages have it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mer.errors import MerError, explained
+
+BAD_INPUT = 2
+
+
+@contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """Around a tool's main: MerError and errors of the operating system become one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except MerError as error:
+        text = str(error)
+    except OSError as error:
+        line = explained(error)
+        if line is None:
+            raise
+        text = line
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    else:
+        return
+    print(f"{name}: {text}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
