@@ -1,15 +1,15 @@
-"""Parameters: every preset composes, and what cannot work is refused in one line that names the remedy."""
-
-import copy
-import subprocess
-from pathlib import Path
+"""Parameters: their types, and refusals in one line that names the parameter and the remedy."""
 
 import pytest
 from ruamel.yaml import YAML
 
 from mer import params
 from mer.errors import MerError
-from tools import preset, validate
+from tests.helpers.refusals import refused
+from tests.helpers.trees import change, without
+from tools import preset
+
+LINEAR, STSTNET = "experiments/synthetic-linear", "experiments/synthetic-ststnet"
 
 
 @pytest.fixture(autouse=True)
@@ -17,54 +17,22 @@ def _in_project(root, monkeypatch):
     monkeypatch.chdir(root)
 
 
-@pytest.fixture
-def raw() -> dict:
-    return YAML(typ="safe").load(preset.compose("demo"))
+@pytest.fixture(scope="module")
+def raw(root) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return YAML(typ="safe").load(preset.compose("demo"))
 
 
-def test_there_are_presets():
-    assert {"demo", "synthetic_full", "megc2019_flow"} <= set(preset.presets())
+def check_refused(raw, path, value, message) -> None:
+    with pytest.raises(MerError) as error:
+        params.parse(change(raw, path, value))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("params.yaml: ")
 
 
-@pytest.mark.parametrize("name", preset.presets())
-def test_every_preset_composes_and_validates(name):
-    parsed = params.parse(YAML(typ="safe").load(preset.compose(name)))
-    assert parsed.preset == name
-    validate.check(parsed)
-
-
-def test_the_committed_parameters_are_the_demos(tmp_path, monkeypatch):
-    """As committed: a user may have another preset in the working tree."""
-
-    def committed(name):
-        shown = subprocess.run(["git", "show", f"HEAD:{name}"], capture_output=True, text=True, check=False)
-        if shown.returncode:
-            pytest.skip("no git checkout")
-        return shown.stdout
-
-    (tmp_path / "conf").mkdir()
-    for name in ("conf/base.yaml", "conf/demo.yaml"):
-        (tmp_path / name).write_text(committed(name))
-    monkeypatch.setattr(preset, "CONF", tmp_path / "conf")
-    assert committed("params.yaml") == preset.compose("demo")
-
-
-@pytest.mark.parametrize("name", preset.presets())
-def test_a_preset_keeps_every_comment_of_the_base(name):
-    def comments(text):
-        return {line.split("#", 1)[1].strip() for line in text.splitlines() if "#" in line}
-
-    assert comments(Path("conf/base.yaml").read_text()) <= comments(preset.compose(name))
-
-
-def change(raw: dict, path: str, value) -> dict:
-    raw = copy.deepcopy(raw)
-    *parents, last = path.split("/")
-    node = raw
-    for part in parents:
-        node = node[part]
-    node[last] = value
-    return raw
+# ---- what cannot be -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -73,153 +41,179 @@ def change(raw: dict, path: str, value) -> dict:
         ("flow/thetta", 0.3, "flow.thetta is unknown; did you mean 'theta'?"),
         ("algin", {}, "section 'algin' is unknown; did you mean 'align'?"),
         ("synthesize/runs/synthetic/clip", 3, "synthesize.runs.synthetic.clip is unknown; did you mean 'clips'?"),
-        (
-            "experiments/synthetic-linear/modle",
-            "x",
-            "experiments.synthetic-linear.modle is unknown; did you mean 'model'?",
-        ),
-        ("experiments/synthetic-linear/knobs", "liner", "'liner' is no section; did you mean 'linear'?"),
-        ("flow/theta", -1.0, "flow.theta is -1.0: input should be greater than 0"),
-        ("train/seed", "0", "train.seed is '0': input should be a valid integer"),
-        ("train/selection", "best_test", "train.selection is 'best_test'"),
-        ("train/folds_together", 0, "train.folds_together"),
-        ("train/held_out", 1.0, "train.held_out is 1.0"),
-        ("synthesize/runs/synthetic/clips", 20, "needs at least 3"),
-        ("align/runs/synthetic-box224/corpus", "synthetik", "has no index; did you mean 'synthetic'?"),
-        ("flow/runs/synthetic-box224/chain", "box112", "must be named synthetic-box112"),
-        ("flow/runs/synthetic-box224/crop", "box112", "crop is 'box112', but chain box224 is made of another one"),
-        ("magnify_eulerian/runs/synthetic-box224-msmmt/recipe", "mssmt", "must be named synthetic-box224-mssmt"),
-        ("magnify_eulerian/runs/synthetic-box224-msmmt/reads", "box112/frames", "must be landmarks, or box224/frames"),
-        ("magnify_eulerian/recipes/dcma/low", 0.5, "low is 0.5, high 0.4; a band needs low below high"),
-        ("magnify_eulerian/recipes/dcma/fps", 0.5, "high is 0.4 Hz, above fps/2 = 0.25 Hz"),
-        ("magnify_learned/runs/synthetic-box224/weights", "magnt", "did you mean 'magnet'?"),
-        (
-            "experiments/synthetic-linear/index",
-            "data/index/x.csv",
-            "the index of its corpus is data/index/synthetic.csv",
-        ),
-        (
-            "experiments/synthetic-linear/inputs",
-            ["data/cache/synthetic/box224/flwo.h5"] * 3,
-            "no stage makes data/cache/synthetic/box224/flwo.h5; did you mean 'data/cache/synthetic/box224/flow.h5'?",
-        ),
-        ("experiments/Bad.Name", {}, "Bad.Name"),
-        ("experiments", [1], "experiments is [1]: input should be a valid dictionary"),
-        ("experiments/synthetic-linear/knobs", ["a"], "experiments.synthetic-linear.knobs is ['a']"),
-        ("flow/theta", float("inf"), "flow.theta is inf: input should be a finite number"),
-        ("align/runs", None, "align.runs is None: input should be a valid dictionary"),
-        ("flow", None, "flow is None"),
+        (f"{LINEAR}/modle", "x", "experiments.synthetic-linear.modle is unknown; did you mean 'model'?"),
+        ("corpora/synthetic/clases", 5, "corpora.synthetic.clases is unknown; did you mean 'classes'?"),
+        ("corpora/synthetic/expect", {"clip": 3}, "corpora.synthetic.expect.clip is unknown; did you mean 'clips'?"),
+        ("pretrain/runs/resnet18/step", 3, "pretrain.runs.resnet18.step is unknown; did you mean 'steps'?"),
+        ("magnify_eulerian/recipes/msmmt/alfa", 1, "recipes.msmmt.alfa is unknown; did you mean 'alpha'?"),
     ],
 )
-def test_the_impossible_is_refused_in_one_line(raw, path, value, message):
-    with pytest.raises(MerError) as error:
-        params.parse(change(raw, path, value))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith("params.yaml: ")
-
-
-def test_a_missing_section_and_a_missing_key_are_named(raw):
-    for path, name in (("flow", "flow"), ("flow/warps", "flow.warps")):
-        broken = copy.deepcopy(raw)
-        *parents, last = path.split("/")
-        node = broken
-        for part in parents:
-            node = node[part]
-        del node[last]
-        with pytest.raises(MerError, match=rf"{name} is missing; copy it from conf/base.yaml"):
-            params.parse(broken)
+def test_a_misspelt_name_is_refused_with_the_nearest(raw, path, value, message):
+    check_refused(raw, path, value, message)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("linear/gird", 7, "linear.gird is unknown; did you mean 'grid'?"),
-        ("linear/grid", 7.5, "linear.grid is 7.5; valid: 4, 7, 14, 28"),
-        ("linear/c", -1.0, "linear.c is -1.0; it must be above 0"),
-        ("ststnet/dropout", 5.0, "model ststnet cannot be built"),
-        ("ststnt", {"dropout": 0.1}, "section 'ststnt' is unknown; did you mean 'ststnet'?"),
-        ("figures/runs/synthetic/classes", 7, "figures.runs.synthetic: classes is 7"),
-        ("figures/runs/synthetic/labels", "casm2", "did you mean 'casme2'?"),
-        ("experiments/synthetic-linear/inputs", ["data/cache/synthetic/landmarks.h5"] * 3, "also reads flow"),
-        ("experiments/synthetic-ststnet/recipe", {"weight_decay": -1.0}, "recipe.weight_decay is -1.0"),
-        ("experiments/synthetic-ststnet/recipe", {"lr": float("nan")}, "recipe.lr is nan"),
-        (
-            "experiments/synthetic-ststnet/overrides",
-            {"dropuot": 0.1},
-            "overrides.dropuot is unknown; did you mean 'dropout'?",
-        ),
-        ("experiments/synthetic-ststnet/recipe", {"epoch": 3}, "recipe.epoch is unknown; did you mean 'epochs'?"),
-        ("experiments/synthetic-ststnet/recipe", {"optimizer": "sgd"}, "recipe.optimizer is 'sgd'; valid: adam, adamw"),
-        ("experiments/synthetic-linear/recipe", {"epochs": 3}, "model linear is no network"),
-        ("experiments/synthetic-linear/model", "liner", "model 'liner' is unknown; did you mean 'linear'?"),
-        ("experiments/synthetic-linear/classes", 7, "corpus casme2 has selections of [3, 5] classes"),
-        ("uamrn/length", 9, "uamrn.length is 9, magnify_learned.factors linspace_2_13_8 are 8; make them agree"),
-        ("magnify_learned/factors", "linspace_2_13_9", "linspace_2_13_9 are 9; make them agree"),
-        ("uamrn/freeze", False, "uamrn.features leaves no ResNet to train; set features: false"),
-        (
-            "experiments/synthetic-uamrn/overrides",
-            {"position": "factor", "last_factor": 12.0},
-            "uamrn.first_factor and last_factor do not make the factors linspace_2_13_8",
-        ),
-        (
-            "experiments/synthetic-linear/inputs",
-            [*["data/cache/synthetic/box224/flow.h5"] * 2, "data/weights/resnet18.safetensors"],
-            "inputs name weights data/weights/resnet18.safetensors, but model linear takes none",
-        ),
-        (
-            "experiments/synthetic-uamrn/inputs",
-            ["data/cache/synthetic/box224/embedding.h5", "data/weights/magnet.safetensors",
-             "data/weights/resnet18.safetensors"],
-            "a model takes one file",
-        ),
-        ("experiments/synthetic-uamrn/overrides", {"features": False}, "model uamrn also reads magnet; add"),
+        ("flow/theta", -1.0, "flow.theta is -1.0: input should be greater than 0"),
+        ("flow/theta", float("inf"), "flow.theta is inf: input should be a finite number"),
+        ("flow/theta", float("nan"), "flow.theta is nan: input should be a finite number"),
+        ("flow", None, "flow is None"),
+        ("train/seed", "0", "train.seed is '0': input should be a valid integer"),
+        ("train/selection", "best_test", "train.selection is 'best_test'"),
+        ("train/folds_in_parallel", 0, "train.folds_in_parallel"),
+        ("train/held_out", 1.0, "train.held_out is 1.0"),
+        ("runtime/device", "gpu", "runtime.device is 'gpu': input should be 'cpu', 'cuda' or 'auto'"),
+        ("synthesize/runs/synthetic/clips", 20, "clips is 20, but every one of the 8 subjects needs at least 3"),
+        ("magnify_eulerian/recipes/dcma/low", 0.5, "low is 0.5, high 0.4; a band needs low below high"),
+        ("magnify_eulerian/recipes/dcma/fps", 0.5, "high is 0.4 Hz, above fps/2 = 0.25 Hz"),
+        ("pretrain/runs/magnet/size", 30, "pretrain.runs.magnet.size is 30: input should be a multiple of 4"),
+        ("pretrain/runs/resnet18/task", "macros", "pretrain.runs.resnet18 is {'task': 'macros'"),
+        ("pretrain/runs/resnet18/first", "linear", "pretrain.runs.resnet18.first is 'linear'"),
+        ("corpora/synthetic/classes", 6, "corpora.synthetic.classes is 6: input should be 3, 4, 5, 7 or 8"),
+        ("corpora/synthetic/raw", "", "corpora.synthetic.raw is '': string should have at least 1 character"),
+        ("corpora", None, "corpora is None: input should be a valid dictionary"),
+        ("experiments", [1], "experiments is [1]: input should be a valid dictionary"),
+        ("experiments/x", None, "experiments.x is None: input should be a valid dictionary"),
+        (f"{LINEAR}/knobs", "none", "experiments.synthetic-linear.knobs is 'none': input should be a valid dictionary"),
+        (f"{LINEAR}/selection", "best_test", "experiments.synthetic-linear.selection is 'best_test'"),
+        (f"{LINEAR}/held_out", 0.0, "experiments.synthetic-linear.held_out is 0.0: input should be greater than 0"),
+        (f"{LINEAR}/seeds", [-1], "experiments.synthetic-linear.seeds.0 is -1"),
+        (f"{LINEAR}/audit", "yes", "experiments.synthetic-linear.audit is 'yes': input should be a valid boolean"),
+        ("explain/drawn", ["x"], "explain.drawn is ['x']: input should be a valid dictionary"),
+        ("linear", 5, "linear is no section; valid names: align"),
+    ],
+)
+def test_a_value_of_another_type_or_outside_its_range_is_refused(raw, path, value, message):
+    check_refused(raw, path, value, message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (f"{LINEAR}/corpus", "synthetik", "experiments.synthetic-linear.corpus is 'synthetik'; did you mean 'synthet"),
+        ("explain/drawn", {"synthetic-uamrm": ""},
+         "explain.drawn.synthetic-uamrm is no experiment; did you mean 'synthetic-uamrn'?"),
+        ("pretrain/runs/magnet/pool", "synthetik",
+         "pretrain.runs.magnet.pool is 'synthetik'; did you mean 'synthetic'? (synthesize.runs)"),
+        ("corpora/both", {"parts": ["synthetic", "synthetik"], "classes": 3},
+         "corpora.both.parts: 'synthetik' is no corpus; did you mean 'synthetic'?"),
+        ("corpora/both", {"parts": ["synthetic", "synthetic"], "classes": 3},
+         "corpora.both.parts names a corpus twice; name each once"),
+        ("corpora/both", {"parts": ["synthetic"], "classes": 3}, "corpora.both.parts is ['synthetic']: list should"),
+        ("corpora/both", {"parts": ["synthetic", "x"], "raw": "y", "classes": 3},
+         "corpora.both: has parts, so raw belongs to them; remove it"),
     ],
 )  # fmt: skip
-def test_knobs_recipes_and_classes_are_checked_before_anything_runs(raw, path, value, message):
-    with pytest.raises(MerError) as error:
-        validate.check(params.parse(change(raw, path, value)))
-    assert message in str(error.value)
+def test_names_that_do_not_meet_are_refused(raw, path, value, message):
+    check_refused(raw, path, value, message)
 
 
-def test_a_missing_corpus_is_named_with_the_commands_that_bring_it(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preset, "CONF", Path(params.__file__).parent.parent / "conf")
-    parsed = params.parse(YAML(typ="safe").load(preset.compose("megc2019_flow")))
-    with pytest.raises(MerError, match=r"data/raw/megc2019_flow: is missing; .*dvc get --rev 91cf4bda"):
-        validate.check_raw(parsed)
+def test_a_composite_of_a_composite_is_refused(raw):
+    both = {"parts": ["synthetic", "casme2"], "classes": 3}
+    raw = change(change(raw, "corpora/casme2", {"classes": 3}), "corpora/both", both)
+    params.parse(raw)
+    check_refused(raw, "corpora/all", {"parts": ["both", "casme2"], "classes": 3},
+                  "corpora.all.parts: 'both' is a composite itself; name its parts")  # fmt: skip
 
 
-def test_unknown_preset():
-    with pytest.raises(MerError, match="did you mean 'demo'"):
-        preset.compose("dmeo")
+@pytest.mark.parametrize("value", ["../x", "a/b", "A", "", "a b", "x; touch y"])
+@pytest.mark.parametrize(
+    "path", [f"{LINEAR}/corpus", f"{LINEAR}/model", f"{LINEAR}/labels", "corpora/synthetic/reader",
+             "corpora/synthetic/labels", "pretrain/runs/resnet18/network", "pretrain/runs/magnet/pool"],
+)  # fmt: skip
+def test_a_name_as_a_value_is_held_to_the_same_letters_as_a_key(raw, path, value):
+    """It becomes part of paths and commands; keys: tests/test_plan.py."""
+    check_refused(raw, path, value, f"{path.replace('/', '.')} is {value!r}: string should match pattern")
 
 
-def test_broken_yaml(tmp_path):
-    (tmp_path / "params.yaml").write_text("a: [1\n")
-    with pytest.raises(MerError, match="is not valid YAML"):
-        params.load(tmp_path / "params.yaml")
+@pytest.mark.parametrize("key", ["../x", "a/b", "Bad.Name", "", "-rf", "a_b"])
+@pytest.mark.parametrize("path", ["experiments", "explain/drawn"])
+def test_a_key_that_could_leave_its_folder_is_refused(raw, path, key):
+    value = {"experiments": {"corpus": "synthetic", "model": "linear"}, "explain/drawn": ""}[path]
+    check_refused(raw, path, {key: value}, f"{path.replace('/', '.')}: the name {key!r} must begin with a-z or 0-9")
 
 
-def test_a_file_that_is_not_utf8(tmp_path):
-    (tmp_path / "params.yaml").write_bytes(b"preset: \xff\n")
-    with pytest.raises(MerError, match="is not UTF-8 text"):
-        params.load(tmp_path / "params.yaml")
+# ---- names of older versions ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "is not a mapping"), ("a: [1", "is not valid YAML")])
-def test_a_broken_overlay(tmp_path, monkeypatch, text, message):
-    (tmp_path / "base.yaml").write_text(Path("conf/base.yaml").read_text())
-    (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setattr(preset, "CONF", tmp_path)
-    with pytest.raises(MerError, match=f"conf/mine.yaml: {message}"):
-        preset.compose("mine")
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("align/runs", "align.runs is gone: the stages follow from corpora and experiments"),
+        ("figures/runs", "figures.runs is gone: the stages follow from corpora and experiments"),
+        ("explain/runs", "explain.runs is gone: the stages follow from corpora and experiments"),
+        (f"{LINEAR}/inputs", "experiments.synthetic-linear.inputs is gone: a model declares what it reads"),
+        (f"{LINEAR}/index", "experiments.synthetic-linear.index is gone: the index follows from the corpus"),
+        (f"{STSTNET}/overrides", "experiments.synthetic-ststnet.overrides is gone: it is called knobs"),
+        ("train/folds_together", "train.folds_together is gone: it is called folds_in_parallel"),
+        ("magnify_learned/factors", "magnify_learned.factors is gone: it is a knob of the model that reads the frames"),
+    ],
+)
+def test_a_name_of_an_older_version_is_refused_with_what_has_taken_its_place(raw, path, hint):
+    check_refused(raw, path, {}, hint)
+    check_refused(raw, path, {}, "(CHANGELOG.md); write params.yaml anew with make preset")
 
 
-def test_a_preset_leaves_no_predictions_of_another_behind(tmp_path):
-    for name in ("synthetic-linear", "megc2019-linear"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text("{}")
-    (tmp_path / ".gitkeep").touch()
-    preset.clear_predictions({"synthetic-linear": {}}, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".gitkeep", "synthetic-linear"]
+def test_a_section_of_an_older_version_is_refused_with_the_nearest(raw):
+    check_refused(raw, "pretrain_macro", {"runs": {}}, "section 'pretrain_macro' is unknown; did you mean 'pretrain'?")
+
+
+def test_a_removed_name_is_named_before_what_misses_for_it(raw):
+    old = {"corpus": "synthetic", "inputs": ["data/cache/synthetic/box224/flow.h5"] * 3}
+    check_refused(raw, "experiments/x", old, "experiments.x.inputs is gone: a model declares what it reads")
+    check_refused(raw, "experiments/x", {"corpus": "synthetic"}, "experiments.x.model is missing")
+
+
+# ---- what is missing ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["flow", "flow/warps", "corpora/synthetic/classes", f"{LINEAR}/model", "pretrain/runs/magnet/steps"]
+)
+def test_a_missing_section_and_a_missing_key_are_named(raw, path):
+    name = path.replace("/", ".")
+    refused(f"^params.yaml: {name} is missing; copy it from conf/base.yaml", params.parse, without(raw, path))
+
+
+def test_what_a_corpus_and_an_experiment_do_not_say_is_left_to_others(raw):
+    found = params.parse(raw)
+    corpus, experiment = found.corpora["synthetic"], found.experiments["synthetic-linear"]
+    assert (corpus.reader, corpus.raw, corpus.watch, corpus.labels, corpus.parts) == (None,) * 5
+    assert corpus.expect.model_dump() == {"clips": None, "subjects": None}
+    assert found.train.of(experiment) == found.train
+    assert found.knobs_of(experiment) == found.knobs["linear"]
+
+
+def test_what_an_experiment_says_comes_before_what_holds_for_all(raw):
+    own = {"corpus": "synthetic", "model": "ststnet", "selection": "inner_val", "held_out": 0.1, "seeds": [],
+           "audit": False, "knobs": {"dropout": 0.25}}  # fmt: skip
+    raw = change(change(raw, "train/audit", True), "train/seeds", [1, 2])
+    found = params.parse(change(raw, "experiments/mine", own))
+    settings = found.train.of(found.experiments["mine"])
+    expected = {"selection": "inner_val", "held_out": 0.1, "seeds": [], "audit": False}
+    assert settings.model_dump() == found.train.model_dump() | expected
+    assert found.train.of(found.experiments["synthetic-ststnet"]) == found.train
+    assert found.knobs_of(found.experiments["mine"]) == {"dropout": 0.25}
+    assert found.knobs_of(found.experiments["synthetic-ststnet"]) == {"dropout": 0.5}
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file here; run from the project's root, or make preset P=demo"),
+        (b"a: [1\n", "is not valid YAML"),
+        (b"a: 1\na: 2\n", "is not valid YAML"),
+        (b"preset: \xff\n", "is not UTF-8 text"),
+        (b"", "is not a mapping of sections; write it anew with make preset P=demo"),
+        (b"- 1\n", "is not a mapping of sections"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert refused(message, params.load, path).startswith(f"{path}: ")

@@ -64,9 +64,10 @@ def derived(monkeypatch, reads, corpus: str = "synthetic", **declared):
     raw = YAML(typ="safe").load(preset.compose("demo"))
     raw["experiments"] = {f"{corpus}-linear".replace("_", "-"): {"corpus": corpus, "model": "linear"}}
     raw["explain"] = {"drawn": {}}
-    raw["corpora"] = {corpus: raw["corpora"].get(corpus)} if corpus in raw["corpora"] else {}
-    raw["corpora"] |= {} if corpus == "synthetic" else {"megc2019_flow": {"classes": 3}, "casme2": {"classes": 5}, "samm": {"classes": 5},
-                       "both": {"parts": ["casme2", "samm"], "labels": "megc2019", "classes": 3}}  # fmt: skip
+    released = {"classes": 3}
+    composite = {"parts": ["casme2", "samm"], "labels": "megc2019", "classes": 3}
+    others = {"megc2019_flow": released, "casme2": {"classes": 5}, "samm": {"classes": 5}, "both": composite}
+    raw["corpora"] = raw["corpora"] if corpus == "synthetic" else others
     model = spec(reads, **declared)
     monkeypatch.setattr(models, "load", lambda name: model)
     return plan.derive(mer_params.parse(raw))[0]
@@ -190,7 +191,11 @@ def test_a_corpus_that_nobody_reads(corpora, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["../x", "a/b", "z; touch X; #", "$(touch X)", "-rf", "A", "", "x" * 65, "a\nb", "a b"])
+@pytest.mark.parametrize(
+    "key",
+    ["../x", "/x", "a/b", "z; touch X; #", "$(touch X)", "`touch X`", "x' ; touch X; '", 'x" ; touch X; "', "x&&X",
+     "-rf", "A", "", "x" * 65, "a\nb", "a b", "~"],
+)  # fmt: skip
 @pytest.mark.parametrize("section", ["experiments", "corpora", "synthesize/runs", "pretrain/runs",
                                      "magnify_eulerian/recipes"])  # fmt: skip
 def test_a_name_that_could_leave_its_folder_or_reach_a_shell(section, key):

@@ -6,6 +6,7 @@ Transforms are (2, 3) float64 from frame pixels to crop pixels, (x, y, 1) -> (x,
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,9 @@ def crop_options(crop: str, *, top_margin: float, rotate: bool, box: str) -> dic
     return options | {"box": box} if CROPS[crop].reads == "box" else options
 
 
-def clip_transform(frame: np.ndarray, landmarks: np.ndarray, crop: str, *, box: str = "haar", **options) -> np.ndarray:
+def clip_transform(
+    frame: np.ndarray, landmarks: np.ndarray, crop: str, *, box: str = "haar", **options: Any
+) -> np.ndarray:
     """The transform of a whole clip, by one of its frames: `crop_transform`, a box being looked for where one is read.
 
     Args:

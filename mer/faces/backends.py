@@ -10,11 +10,24 @@ import contextlib
 import functools
 import importlib.util
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from mer.errors import MerError, listed, suggestion
+
+
+class Backend(Protocol):
+    """As the module's docstring says."""
+
+    min_score: float
+    lowest: float
+
+    def detect(self, image: np.ndarray, times: int, least: float) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray: ...
 
 
 class Dlib:
@@ -24,18 +37,18 @@ class Dlib:
     min_score = 0.3
     lowest = -1.0
 
-    def __init__(self):
+    def __init__(self) -> None:
         import dlib
 
         self._detector = dlib.get_frontal_face_detector()
         self._predictor = dlib_predictor()
 
-    def detect(self, image, times, least):
+    def detect(self, image: np.ndarray, times: int, least: float) -> tuple[np.ndarray, np.ndarray]:
         boxes, scores, _ = self._detector.run(image, times, least)
         boxes = [(b.left() - 0.5, b.top() - 0.5, b.right() + 0.5, b.bottom() + 0.5) for b in boxes]
         return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores, dtype=np.float64)
 
-    def landmarks(self, image, box):
+    def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
         return predict(self._predictor, image, box)
 
 
@@ -48,11 +61,11 @@ class Haar:
     lowest = 0.0
     smallest = 1 / 6
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._cascade = haar_cascade()
         self._predictor = dlib_predictor()
 
-    def detect(self, image, times, least):
+    def detect(self, image: np.ndarray, times: int, least: float) -> tuple[np.ndarray, np.ndarray]:
         import cv2
 
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -68,7 +81,7 @@ class Haar:
         keep = weights >= least
         return (boxes[keep] / scale) - 0.5, weights[keep]
 
-    def landmarks(self, image, box):
+    def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
         return predict(self._predictor, image, box)
 
 
@@ -107,23 +120,23 @@ class FaceAlignment:
                     f"({type(error).__name__}: {reason}); delete it and fetch it again from {self.source}"
                 ) from None
 
-    def detect(self, image, times, least):
+    def detect(self, image: np.ndarray, times: int, least: float) -> tuple[np.ndarray, np.ndarray]:
         image, scale = _doubled(image, times)
         detector = self._model.face_detector
         detector.filter_threshold = least
         found = np.array(detector.detect_from_image(image), dtype=np.float64).reshape(-1, 5)
         return found[:, :4] / scale, found[:, 4]
 
-    def landmarks(self, image, box):
+    def landmarks(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
         points = self._model.get_landmarks_from_image(image, detected_faces=[np.asarray(box)])
         return np.asarray(points[0], dtype=np.float32)
 
 
-BACKENDS = {"dlib": Dlib, "face_alignment": FaceAlignment, "haar": Haar}
+BACKENDS: dict[str, Callable[..., Backend]] = {"dlib": Dlib, "face_alignment": FaceAlignment, "haar": Haar}
 
 
 @functools.lru_cache(maxsize=4)
-def backend(name: str, weights: str | None = None, device: str = "cpu"):
+def backend(name: str, weights: str | None = None, device: str = "cpu") -> Backend:
     """The backend, loaded once a process. Raises MerError for an unknown name or missing weights."""
     if name not in BACKENDS:
         raise MerError(f"landmarks.backend {name!r} is unknown; {suggestion(name, BACKENDS)}")
@@ -135,17 +148,17 @@ def backend(name: str, weights: str | None = None, device: str = "cpu"):
 
 
 @functools.cache
-def dlib_predictor():
+def dlib_predictor() -> Any:
     import dlib
 
     # The package cannot be imported (it needs pkg_resources, which is gone), so its file is found beside it.
     package = importlib.util.find_spec("face_recognition_models")
-    if package is None:
+    if package is None or package.origin is None:
         raise MerError("landmarks.backend dlib: face_recognition_models is not installed; run make repro to install it")
     return dlib.shape_predictor(str(Path(package.origin).parent / "models" / "shape_predictor_68_face_landmarks.dat"))
 
 
-def predict(predictor, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+def predict(predictor: Any, image: np.ndarray, box: np.ndarray) -> np.ndarray:
     import dlib
 
     x0, y0, x1, y1 = (round(float(v)) for v in (box[0] + 0.5, box[1] + 0.5, box[2] - 0.5, box[3] - 0.5))
@@ -153,7 +166,7 @@ def predict(predictor, image: np.ndarray, box: np.ndarray) -> np.ndarray:
     return np.array([(p.x, p.y) for p in shape.parts()], dtype=np.float32)
 
 
-def haar_cascade():
+def haar_cascade() -> Any:
     import cv2
 
     folder = getattr(getattr(cv2, "data", None), "haarcascades", "")
@@ -176,7 +189,7 @@ def _doubled(image: np.ndarray, times: int) -> tuple[np.ndarray, int]:
 
 
 @contextlib.contextmanager
-def _hub_folder(weights: str | Path | None, files):
+def _hub_folder(weights: str | Path | None, files: Sequence[str]) -> Iterator[None]:
     """While it lasts, torch.hub finds `files` in the folder `weights`; None leaves torch.hub's own cache."""
     if weights is None:
         yield

@@ -12,9 +12,10 @@ The attempts, each only when those before it found nothing:
 A candidate is a face from the score `min_score` on. More than one: refused, unless a hint says which.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class NoFaceError(MerError):
     """No attempt found a face (rather than several)."""
 
 
-def detect_landmarks(image: np.ndarray, backend: str = "dlib", *, upsample: int = 1, **options) -> np.ndarray:
+def detect_landmarks(image: np.ndarray, backend: str = "dlib", *, upsample: int = 1, **options: Any) -> np.ndarray:
     """The landmarks of the one face in an image, (68, 2) float32, (x, y) px; see find_face."""
     return find_face(image, backend, upsample=upsample, **options).landmarks
 
@@ -82,7 +83,7 @@ def find_face(
         )
     tool = backends.backend(backend, None if weights is None else str(weights), device)
     least = tool.min_score if min_score is None else min_score
-    hinted = _as_box(hint)
+    hinted = None if hint is None else _as_box(hint)
     face, best = _cascade(tool, image, upsample, padded, least, hinted)
     if face is None and backend == "haar":
         other = backends.backend("dlib")
@@ -100,7 +101,7 @@ def find_face(
     return face
 
 
-def find_onset_face(frames: Iterable[np.ndarray], backend: str = "dlib", **options) -> Face:
+def find_onset_face(frames: Iterable[np.ndarray], backend: str = "dlib", **options: Any) -> Face:
     """The face in the first of `frames`; where it has none, the next frame that has one gives the hint.
 
     `frames` is read no further than needed: give as many as may be looked through. Options as for find_face. Raises
@@ -131,7 +132,9 @@ def face_box(
     return boxes[overlap.argmax()].astype(np.float32) if (overlap >= OVERLAP).any() else None
 
 
-def _cascade(tool, image, upsample, padded, least, hinted) -> tuple[Face | None, float]:
+def _cascade(
+    tool: backends.Backend, image: np.ndarray, upsample: int, padded: bool, least: float, hinted: np.ndarray | None
+) -> tuple[Face | None, float]:
     """(the face or None, the best score seen below `least`)."""
     best = -np.inf
     for attempt, times, pad in _attempts(image, upsample, padded):
@@ -155,7 +158,7 @@ def _cascade(tool, image, upsample, padded, least, hinted) -> tuple[Face | None,
     return None, best
 
 
-def _attempts(image, upsample: int, padded: bool):
+def _attempts(image: np.ndarray, upsample: int, padded: bool) -> Iterator[tuple[str, int, int]]:
     """(name, doublings, padding in px), cheapest first."""
     yield "full", 0, 0
     for times in range(1, upsample + 1):
@@ -170,7 +173,7 @@ def _pad(image: np.ndarray, pad: int) -> np.ndarray:
     return np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge") if pad else image
 
 
-def _at_hint(tool, image: np.ndarray, hinted: np.ndarray) -> Face:
+def _at_hint(tool: backends.Backend, image: np.ndarray, hinted: np.ndarray) -> Face:
     """The best candidate near the hint, however weak; the hint itself, with the backend's lowest score, if none."""
     boxes, scores = tool.detect(image, 0, tool.lowest)
     near = _overlap(boxes, hinted) >= OVERLAP
@@ -182,17 +185,15 @@ def _at_hint(tool, image: np.ndarray, hinted: np.ndarray) -> Face:
     return Face(tool.landmarks(image, box), box.astype(np.float32), score, "hint")
 
 
-def _as_box(hint, top_margin: float = 0.0) -> np.ndarray | None:
+def _as_box(hint: Face | np.ndarray, top_margin: float = 0.0) -> np.ndarray:
     """(4,) float64 box of a Face, of landmarks, or as given."""
-    if hint is None:
-        return None
-    hint = np.asarray(hint.box if isinstance(hint, Face) else hint, dtype=np.float64)
-    if hint.shape == (68, 2):
-        low, high = hint.min(0), hint.max(0)
-        hint = np.array([low[0], low[1] - top_margin * (high[1] - low[1]), *high])
-    if hint.shape != (4,) or not np.isfinite(hint).all() or (hint[2:] <= hint[:2]).any():
-        raise MerError(f"hint: {hint.shape} is neither (68, 2) landmarks nor a (4,) box x0, y0, x1, y1")
-    return hint
+    box = np.asarray(hint.box if isinstance(hint, Face) else hint, dtype=np.float64)
+    if box.shape == (68, 2):
+        low, high = box.min(0), box.max(0)
+        box = np.array([low[0], low[1] - top_margin * (high[1] - low[1]), *high])
+    if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
+        raise MerError(f"hint: {box.shape} is neither (68, 2) landmarks nor a (4,) box x0, y0, x1, y1")
+    return box
 
 
 def _overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:

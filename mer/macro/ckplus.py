@@ -113,7 +113,7 @@ def _of(name: str, subject: str, sequence: str) -> bool:
     return frame is not None and (frame["subject"], frame["sequence"]) == (subject, sequence)
 
 
-def _last(paths: list[Path], last: int, where) -> list[Path]:
+def _last(paths: list[Path], last: int, where: object) -> list[Path]:
     if len(paths) < last:
         raise MerError(f"{where}: has {len(paths)} frames up to the labelled one, last is {last}; set a smaller one")
     return paths[-last:]

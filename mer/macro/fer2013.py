@@ -11,6 +11,7 @@ and names that rise and are never ahead of their row.
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def read_macro(root: str | Path, labels: str = "fer", majority: str = "half") ->
     return _with_votes(root, list(rows), majority)
 
 
-def _read_folders(root: Path):
+def _read_folders(root: Path) -> Iterator[dict]:
     emotions = {word: name for word, name in tables.EMOTIONS.items() if name in CODES.values()}
     splits = {"train": "train", "validation": "val", "val": "val", "test": "test"}
     return tables.folder_rows(root, root, "fer2013", emotions, splits)
@@ -94,7 +95,8 @@ def majority_label(votes: np.ndarray, majority: str = "half") -> str:
 def _with_votes(root: Path, rows: list[dict], majority: str) -> pd.DataFrame:
     path = root / _FERPLUS
     tables.check_inside(path, root)
-    kept, excluded, last_name, count = [], Counter(), -1, 0
+    excluded: Counter[str] = Counter()
+    kept, last_name, count = [], -1, 0
     for record in tables.read_csv(path, ("usage", "image name", *_COLUMNS)):
         count += 1
         if count > len(rows):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -111,7 +111,7 @@ def summary(table: pd.DataFrame) -> dict:
     }
 
 
-def load_image(row) -> np.ndarray:
+def load_image(row: Any) -> np.ndarray:
     """The image of one row of a table, (H, W, 3) uint8 RGB; grey is repeated over the channels.
 
     Args:

@@ -6,7 +6,7 @@ the same class as a smile to the right.
 """
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -52,7 +52,7 @@ class MirroredLogisticRegression(ClassifierMixin, BaseEstimator):
         self.grid = grid
         self.c = c
 
-    def fit(self, flow: np.ndarray, label: np.ndarray):
+    def fit(self, flow: np.ndarray, label: np.ndarray) -> Self:
         features = np.concatenate([self._features(flow), self._features(mirror(flow))])
         label = np.concatenate([label, label])
         # lbfgs stops where the gradient is small; 147 standardised features reach that in well under 1000 steps.

@@ -6,6 +6,7 @@ The streams see the same input and meet only in the linear layer, so they are th
 """
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def mirror(grey: Tensor) -> Tensor:
     return mirrored
 
 
-def load_released(path) -> STSTNet:
+def load_released(path: str | Path) -> STSTNet:
     """One of the released weight files (`<subject>.pth`: conv1..3, bn1..3, fc), in evaluation mode."""
     try:
         released = torch.load(path, map_location="cpu", weights_only=True)

@@ -22,8 +22,10 @@ product is tag 0, as the text has it (its example has it the other way round), a
 import functools
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -147,9 +149,12 @@ def build(
 class UAMRN(nn.Module):
     """Returns `Passes` in training, for `loss`; logits (B, C) in evaluation."""
 
+    position: Tensor
+
     def __init__(
-        self, backbone, project, position: Tensor, blocks, classes: int, *, width, pool, samples, evaluation, variance,
-        uncertainty,
+        self, backbone: ResNet18 | None, project: nn.Module, position: Tensor, blocks: "Sequence[SSABlock]",
+        classes: int, *, width: int, pool: str, samples: int, evaluation: str, variance: str,
+        uncertainty: "Uncertainty | None",
     ):  # fmt: skip
         super().__init__()
         self.backbone, self.project, self.blocks = backbone, project, nn.ModuleList(blocks)
@@ -213,9 +218,9 @@ class UAMRN(nn.Module):
         return mean[0] if self.uncertainty is None else self.uncertainty.predicted(mean)
 
     def sampled(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 7, M times with dropout, with the draws of evaluation."""
+        """Eq. 7, M times with dropout, with the draws of evaluation; of a network with uncertainty."""
         self.begin_evaluation(sampling=True)
-        return self.passes(z, self.samples)
+        return self.passes(z, self.samples)  # type: ignore[return-value]  # log-variances come with uncertainty
 
     def begin_evaluation(self, *, sampling: bool) -> None:
         """What is drawn from now on are the first draws of evaluation. sampling: with dropout."""
@@ -263,6 +268,8 @@ class SSABlock(nn.Module):
 class SparseSelfAttention(nn.Module):
     """Eqs. 4 to 6 in n_h heads. Q, K and V are matrices, as in eq. 3: a bias of K would cancel in the softmax."""
 
+    kept_planes: Tensor | None
+
     def __init__(
         self, d_model: int = 1024, n_h: int = 2, n_p: int = 3, n_t: int = 4, *, mask: str = "pre_softmax",
         form: str = "masked", resample: str = "per_forward", per_head: bool = True, share_qk: bool = False,
@@ -283,7 +290,8 @@ class SparseSelfAttention(nn.Module):
         matrix: form it, whatever the form.
         """
         q, k, v = ((w or self.q)(x).unflatten(-1, (self.n_h, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
-        tag_q = tag_k = None
+        tag_q: Any = None  # stays so where nothing is masked
+        tag_k: Any = None
         if self.mask != "full":
             planes = self.planes().to(x.dtype)
             tag_q, tag_k = tags(q.detach(), planes), tags(k.detach(), planes)
@@ -336,7 +344,7 @@ def same_bucket(tag_q: Tensor, tag_k: Tensor) -> Tensor:
     return functools.reduce(torch.logical_or, (q[..., :, None] == k[..., None, :] for q, k in tables))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, tag_q, tag_k, mask: str) -> tuple[Tensor, Tensor]:
+def attention(q: Tensor, k: Tensor, v: Tensor, tag_q: Any, tag_k: Any, mask: str) -> tuple[Tensor, Tensor]:
     """Eq. 6, all products formed: out (B, h, L, d_k) and matrix (B, h, L, L). See `build` for `mask`."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask == "full":
@@ -421,10 +429,12 @@ class Uncertainty:
 
     def gamma(self, mean: Tensor, log_variance: Tensor, labels: Tensor) -> Tensor:
         """Eq. 8 as one number a clip, (B,)."""
-        total = sum(self.parts(mean, log_variance))
+        epistemic, aleatoric = self.parts(mean, log_variance)
+        total = epistemic + aleatoric
         if self.reduce == "true_class":
             return total.gather(1, labels[:, None])[:, 0]
-        return {"mean": total.mean, "sum": total.sum, "max": total.amax}[self.reduce](1)
+        reduced: dict[str, Callable[[int], Tensor]] = {"mean": total.mean, "sum": total.sum, "max": total.amax}
+        return reduced[self.reduce](1)
 
     def loss(
         self, mean: Tensor, log_variance: Tensor, noise: Tensor | None, labels: Tensor, row_weight: Tensor
@@ -458,7 +468,7 @@ class Passes:
     uncertainty: Uncertainty | None
 
 
-def loss(network, inputs: Tensor, labels: Tensor, row_weight: Tensor) -> Tensor:
+def loss(network: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor, row_weight: Tensor) -> Tensor:
     """Eq. 9 of a network in training; plain cross entropy if it is deterministic."""
     passes = network(inputs)
     if passes.uncertainty is None:
@@ -510,7 +520,7 @@ def explain_training(network: UAMRN, inputs: Tensor, labels: Tensor) -> dict[str
         network.train(training)
 
 
-def load_weights(network: UAMRN, path) -> UAMRN:
+def load_weights(network: UAMRN, path: str | Path) -> UAMRN:
     """Give a network that reads frames the weights of its ResNet-18 (U-21)."""
     if network.backbone is None:
         raise MerError(f"{path}: uamrn.features is true, so there is no ResNet to take it; set features: false")

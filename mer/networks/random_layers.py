@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from mer.errors import MerError
 
 # Axes that have a mask of their own; the others share it.
-_AXES = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
+_AXES: dict[type[nn.modules.dropout._DropoutNd], int | None] = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
+_DROPOUT = tuple(_AXES)
 _REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
 EVALUATION = 0x65766174  # the stream of numbers that are drawn in evaluation
 EPOCHS = 2**40  # added to the epoch: the step of numbers that are drawn once an epoch; training steps stay far below
@@ -178,7 +179,7 @@ def attach(network: nn.Module) -> list[str]:
     made: dict[int, Dropout] = {}  # a layer that is used in two places stays one layer
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
-            if isinstance(child, tuple(_AXES)):
+            if isinstance(child, _DROPOUT):
                 axes = next(axes for kind, axes in _AXES.items() if isinstance(child, kind))
                 made.setdefault(id(child), Dropout(child.p, axes).to(_device(network)))
                 made[id(child)].train(child.training)

@@ -7,7 +7,7 @@ no more than the weights, the optimiser's state and the number of steps; threads
 import io
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _not_finite(task: str, step: int, steps: int, what: str) -> MerError:
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def resume(path, key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def resume(path: str | Path | None, key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Take up a checkpoint of this key; the steps it has behind it, 0 without one.
 
     Args:
@@ -117,7 +117,7 @@ def resume(path, key: str, network: nn.Module, optimizer: torch.optim.Optimizer)
     return step
 
 
-def keep(path, key: str, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def keep(path: str | Path, key: str, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write the checkpoint of a training that has `step` steps behind it; killed meanwhile, it leaves the old one."""
     buffer = io.BytesIO()
     state = {"key": key, "step": step, "model": network.state_dict(), "optimizer": optimizer.state_dict()}
@@ -129,7 +129,7 @@ def keep(path, key: str, step: int, network: nn.Module, optimizer: torch.optim.O
 
 
 @contextmanager
-def fixed_threads(device: torch.device):
+def fixed_threads(device: torch.device) -> Iterator[None]:
     """Inside, torch computes on `THREADS` threads of the CPU, with cuDNN's repeatable kernels on a GPU."""
     before, repeatable = torch.get_num_threads(), torch.backends.cudnn.deterministic
     if device.type == "cpu":

@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,9 +76,9 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     if table is None:
         return Made(network, {"weights": first})
     size = entry["size"]
-    images = faces(table, size, crop=crop, engine=context.engine)
-    found = [image is not None for image in images]
-    table, images = table[found], [image for image in images if image is not None]
+    squares = faces(table, size, crop=crop, engine=context.engine)
+    found = [square is not None for square in squares]
+    table, images = table[found], [square for square in squares if square is not None]
     if not images:
         raise MerError(f"no face was found in any image of {what}; set {context.where}.crop to none")
     names, held = emotions(table), hold_out(table)
@@ -93,7 +93,7 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     )  # fmt: skip
     if not all(found):
         what = f"{what}, {found.count(False)} of them without a face"
-    about = {"weights": f"{entry['steps']} steps on {what}, from {first}"}
+    about: dict[str, str | list[str]] = {"weights": f"{entry['steps']} steps on {what}, from {first}"}
     if result.accuracy is not None:
         about["accuracy"] = f"{result.accuracy:.3f} of {result.n} held-out images, {len(names)} emotions"
     return Made(result.network, about)
@@ -113,7 +113,7 @@ def training_images(entry: dict[str, Any], context: Context) -> tuple[pd.DataFra
     return table, f"the synthetic macro pool ({len(table)} images, {table['subject'].nunique()} people)", "box224"
 
 
-def check_options(reader, options: dict, where: str) -> None:
+def check_options(reader: Callable, options: dict, where: str) -> None:
     """Raise MerError for an option that the set's reader does not have, or a value of another type."""
     _, *known = inspect.signature(reader, eval_str=True).parameters.values()  # the first is the folder
     types = {parameter.name: parameter.annotation for parameter in known}
@@ -256,7 +256,7 @@ def pretrain(
     lr: float,
     weight_decay: float = 0.0,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     mirror: bool = True,
     crop: float = 0.85,
     held_faces: Sequence[np.ndarray] | None = None,
@@ -338,14 +338,21 @@ def pretrain(
         step_seed=lambda step: batch(step=step).seed,
     )  # fmt: skip
     right = None
-    if held is not None:
+    if held_faces is not None and held is not None:
         with loop.fixed_threads(device):
             right = accuracy(model, held_faces, held, size, batch_size, device)
     return Pretrained(network, right, n)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, faces, targets: np.ndarray, size: int, batch_size: int, device) -> float:
+def accuracy(
+    model: nn.Module,
+    faces: Sequence[np.ndarray],
+    targets: np.ndarray,
+    size: int,
+    batch_size: int,
+    device: str | torch.device,
+) -> float:
     """Share of the faces whose highest of the model's C outputs is where the target is highest."""
     right = 0
     for first in range(0, len(faces), batch_size):
@@ -360,7 +367,7 @@ def _content(arrays: Iterable[np.ndarray]) -> str:
     found = hashlib.sha256()
     for array in arrays:
         found.update(f"{array.shape} {array.dtype}".encode())
-        found.update(np.ascontiguousarray(array))
+        found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 
@@ -392,7 +399,9 @@ def draw(count: int, *, batch_size: int, seed: int, step: int, mirror: bool = Tr
     return Batch(orders[places - epochs[0] * count], squares, int(rng.integers(2**63)))
 
 
-def cut(faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device="cpu") -> Tensor:
+def cut(
+    faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device: str | torch.device = "cpu"
+) -> Tensor:
     """Squares out of faces, enlarged to `size` px with linear interpolation, (B, size, size, 3) float32 on `device`.
 
     Args:
@@ -409,9 +418,9 @@ def cut(faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device="cpu
     sides = np.array([len(face) for face in faces])
     for side in np.unique(sides):
         rows = np.flatnonzero(sides == side)
-        whole = torch.from_numpy(np.stack([faces[row] for row in rows])).to(device).permute(0, 3, 1, 2).float()
+        whole = torch.from_numpy(np.stack([faces[row] for row in rows.tolist()])).to(device).permute(0, 3, 1, 2).float()
         places = torch.from_numpy(maps[rows]).float().to(device)
-        grid = F.affine_grid(places, (len(rows), 3, size, size), align_corners=False)
+        grid = F.affine_grid(places, [len(rows), 3, size, size], align_corners=False)
         square = F.grid_sample(whole, grid, mode="bilinear", padding_mode="border", align_corners=False)
         out[torch.from_numpy(rows).to(device)] = square.permute(0, 2, 3, 1)
     return out
@@ -420,7 +429,9 @@ def cut(faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device="cpu
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
-def _check(*, steps, batch_size, every, size, lr, weight_decay, crop) -> None:
+def _check(
+    *, steps: int, batch_size: int, every: int, size: int, lr: float, weight_decay: float, crop: float
+) -> None:
     for name, value, least in (("steps", steps, 0), ("batch_size", batch_size, 2), ("every", every, 1)):
         if value < least:
             raise MerError(f"macro: {name} is {value}; needed is {least} at least")
@@ -438,7 +449,7 @@ def _check_size(size: int) -> None:
         raise MerError(f"macro: size is {size}; needed is {SMALLEST} px at least")
 
 
-def _checked(faces: Sequence[np.ndarray], targets, size: int, what: str) -> np.ndarray:
+def _checked(faces: Sequence[np.ndarray], targets: Any, size: int, what: str) -> np.ndarray:
     """The targets as (N, C) float32, if they and the faces are what they shall be."""
     if not len(faces):
         raise MerError(f"macro: there are no {what}; name a set that holds some")

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from mer.clips import read_frame
 from mer.errors import MerError
 from mer.magnification import moving_layers
-from mer.magnification.magnet import MULTIPLE, MagNet, Residual
+from mer.magnification.magnet import MULTIPLE, Conv, MagNet, Residual
 from mer.magnification.moving_layers import Quadruples
 from mer.pretraining import Context, Made, loop
 from mer.storage.cache import digest
@@ -83,7 +83,7 @@ def train(
     size: int,
     lr: float,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     regularisation: float = 0.1,
     first: Literal["linear", "random"] = "linear",
     bf16: bool = False,
@@ -120,7 +120,7 @@ def train(
     device = torch.device(device)
     if bf16 and device.type != "cuda":
         raise MerError(f"moving_layers: bf16 is on, but device is {device}; it is meant for cuda: switch it off")
-    content = [[list(i.shape), hashlib.sha256(np.ascontiguousarray(i)).hexdigest()] for i in images]
+    content = [[list(i.shape), hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()] for i in images]
     key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, first, bf16, content, code)
     model = (start if first == "linear" else random_start)(MagNet(), seed).to(device)
     arguments = {"batch_size": batch_size, "size": size, "seed": seed}
@@ -231,7 +231,7 @@ def interpolation() -> tuple[np.ndarray, np.ndarray]:
     pixels: only stripes of one pixel are lost. Least squares for a row whose neighbours correlate by 0.95, as in
     photographs.
     """
-    left, right = 0.0, 0.0
+    left, right = np.zeros((14, 14)), np.zeros(14)
     for pixel in (0, 1):
         pair = 2 * ((np.arange(-3, 4) + pixel) // 2)
         seen = np.concatenate([pair, pair + 1])
@@ -241,14 +241,14 @@ def interpolation() -> tuple[np.ndarray, np.ndarray]:
     return kernels[:7], kernels[7:]
 
 
-def _cleared(layer, outputs: int) -> Tensor:
+def _cleared(layer: Conv, outputs: int) -> Tensor:
     """The weight of a convolution, its first `outputs` channels 0."""
     weight = layer.conv2d.weight
     weight[:outputs] = 0
     return weight
 
 
-def _carry(weight: Tensor, output: int, source: int, row, column, gain: float) -> None:
+def _carry(weight: Tensor, output: int, source: int, row: Any, column: Any, gain: float) -> None:
     """Let the two channels from `output` on carry `gain` times the value that the two from `source` on carry."""
     for sign, o in ((1, output), (-1, output + 1)):
         weight[o, source, row, column] += sign * gain
@@ -261,7 +261,14 @@ def _carry(weight: Tensor, output: int, source: int, row, column, gain: float) -
 class _Batches:
     """The batch of a step; for a GPU, those of the next steps are drawn meanwhile on other threads."""
 
-    def __init__(self, images, steps: int, device: torch.device, pool: ThreadPoolExecutor, arguments: dict):
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        steps: int,
+        device: torch.device,
+        pool: ThreadPoolExecutor,
+        arguments: dict[str, Any],
+    ):
         self.images, self.steps, self.device, self.pool, self.arguments = images, steps, device, pool, arguments
         self.drawn: dict[int, Future] = {}
 
@@ -276,7 +283,16 @@ class _Batches:
         return moving_layers.paint(self.drawn.pop(step).result(), self.device)
 
 
-def _check(images, *, steps, batch_size, size, lr, regularisation, every) -> None:
+def _check(
+    images: Sequence[np.ndarray],
+    *,
+    steps: int,
+    batch_size: int,
+    size: int,
+    lr: float,
+    regularisation: float,
+    every: int,
+) -> None:
     for name, value in (("steps", steps), ("batch_size", batch_size), ("every", every)):
         if value < 1:
             raise MerError(f"moving_layers: {name} is {value}; needed is 1 at least")

@@ -106,12 +106,13 @@ class Motion:
 
     def drift(self, seconds: float) -> np.ndarray:
         """The head's rigid movement since the onset, (2, 3)."""
-        return rigid(*self.head.at(seconds), CENTRE_FRAME)
+        return rigid(*self.head.at(seconds), centre=CENTRE_FRAME)
 
 
 def draw_motion(rng: np.random.Generator, person: Identity, aus: str, peak: float, how: dict) -> Motion:
     """Pose, asymmetry, a companion movement, drift of head and light of one clip. `peak` in px at a 224 px face."""
-    pose = rigid(*rng.normal(0, 2.5, 2), rng.normal(0, 0.02), rng.normal(0, 0.01), CENTRE_FRAME)
+    dx, dy = rng.normal(0, 2.5, 2)
+    pose = rigid(dx, dy, rng.normal(0, 0.02), rng.normal(0, 0.01), CENTRE_FRAME)
     landmarks = apply(pose, person.landmarks)
     units = []
     for unit, left, right in read_units(aus):

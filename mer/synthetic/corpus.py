@@ -91,7 +91,7 @@ def _assign(subjects: int, clips: int, seed: int) -> list[list[str]]:
         weights = rng.dirichlet(np.full(subjects, 4.0))
         sizes = 3 + rng.multinomial(clips - 3 * subjects, weights)
         rows: list[list[str]] = [[] for _ in range(subjects)]
-        for emotion in sorted(counts, key=counts.get):
+        for emotion in sorted(counts, key=counts.__getitem__):
             reach = max(3, round(subjects * rng.uniform(0.5, 0.8))) if emotion != "others" else subjects
             chosen = rng.permutation(subjects)[:reach]
             for k in range(counts[emotion]):

@@ -98,7 +98,7 @@ def _new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     new = points.copy()
     spread = rng.standard_normal(12)
 
-    def stretch(index, x=0.0, y=0.0):
+    def stretch(index: np.ndarray, x: float = 0.0, y: float = 0.0) -> None:
         middle = new[index].mean(0)
         new[index] = (new[index] - middle) * (1 + np.array([x, y])) + middle
 
@@ -119,7 +119,9 @@ def _new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return new + 0.25 * rng.standard_normal(new.shape)
 
 
-def _warp_portrait(portrait, source, centre, landmarks) -> np.ndarray:
+def _warp_portrait(
+    portrait: np.ndarray, source: np.ndarray, centre: np.ndarray, landmarks: np.ndarray
+) -> np.ndarray:
     """Thin-plate warp of the portrait that takes `source` to `landmarks`, as a canvas (C, C, 3) float32."""
     low, high = -MARGIN - 40.0, SIZE - 1 + MARGIN + 40.0
     edge = np.linspace(low, high, 6)
@@ -157,7 +159,7 @@ def _skin_mask(landmarks: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(mask, (0, 0), 4.0 * OVERSAMPLE)
 
 
-def _tone(canvas, skin, rng) -> np.ndarray:
+def _tone(canvas: np.ndarray, skin: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another complexion: the skin is darkened or lightened and tinted, the rest of the picture a little."""
     level = rng.uniform(0.75, 1.06)
     tint = np.array([1.0, 1.0 - rng.uniform(0.0, 0.06), 1.0 - rng.uniform(0.0, 0.12)])
@@ -166,7 +168,7 @@ def _tone(canvas, skin, rng) -> np.ndarray:
     return (canvas * gain).astype(np.float32)
 
 
-def _texture(size: int, rng) -> np.ndarray:
+def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
     """(C, C) float32 band-limited noise, wavelengths of about 4 to 14 frame px, rms 3 to 5 grey levels.
 
     The enlarged portrait has nothing finer than 4 px, and optical flow needs structure everywhere on the skin.
@@ -177,7 +179,7 @@ def _texture(size: int, rng) -> np.ndarray:
     return band * (rng.uniform(3.0, 5.0) / band.std())
 
 
-def _light(size: int, rng) -> np.ndarray:
+def _light(size: int, rng: np.random.Generator) -> np.ndarray:
     """(C, C) float32 gain: light from one side, strength up to 20 % from edge to centre."""
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.2)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)

@@ -5,16 +5,19 @@ to a frame is  x -> drift(x + amplitude * field(x)):  first the face moves, then
 Sides follow FACS: "L" is the person's left, which is the image's right.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mer.synthetic.face import MIRROR, SIZE, Identity, to_canvas
 
 # One action unit = bumps on the image's left half: (landmarks whose mean is the centre, direction (inward, down),
 # width as a fraction of the face's). The right half mirrors them. Bumps on the midline stand in MIDLINE.
-UNITS = {
+_Bump = tuple[tuple[int, ...], tuple[float, float], float]
+UNITS: dict[int, list[_Bump]] = {
     1: [((20, 21), (0.0, -1.0), 0.085)],
     2: [((17, 18, 19), (0.0, -1.0), 0.085)],
     4: [((19, 20), (0.25, 0.9), 0.085), ((21,), (0.5, 0.8), 0.075)],
@@ -28,7 +31,7 @@ UNITS = {
     15: [((48,), (-0.1, 1.0), 0.085)],
     24: [((49, 50), (0.35, 0.5), 0.06), ((58, 59), (0.35, -0.7), 0.06)],
 }
-MIDLINE = {
+MIDLINE: dict[int, list[_Bump]] = {
     17: [((8, 57), (0.0, -1.0), 0.10), ((57,), (0.0, -0.6), 0.07)],
     25: [((51, 62), (0.0, -0.35), 0.06), ((57, 66), (0.0, 1.0), 0.07)],
     26: [((8, 57), (0.0, 1.0), 0.13)],
@@ -66,7 +69,11 @@ def read_units(text: str) -> list[tuple[int, float, float]]:
     return [(int(t.lstrip("LR")), float(t[0] != "L"), float(t[0] != "R")) for t in text.split("+")]
 
 
-def expression(landmarks: np.ndarray, units, style: dict | None = None) -> Bumps:
+def expression(
+    landmarks: np.ndarray,
+    units: Iterable[tuple[int, float, float]],
+    style: dict[int, tuple[float, float]] | None = None,
+) -> Bumps:
     """The field of several action units, its largest displacement 1 px.
 
     landmarks (68, 2) frame px; units as of `read_units`, the shares any weights; style maps a unit to
@@ -78,7 +85,9 @@ def expression(landmarks: np.ndarray, units, style: dict | None = None) -> Bumps
     down = np.array([-right[1], right[0]])
     centres, vectors, widths = [], [], []
 
-    def add(index, direction, size, strength, side):
+    def add(
+        index: Iterable[int], direction: tuple[float, float], size: float, strength: float, side: int
+    ) -> None:
         centres.append(landmarks[list(index)].mean(0))
         vectors.append(strength * (side * direction[0] * right + direction[1] * down))
         widths.append(size * width)
@@ -103,7 +112,7 @@ def slope(field: np.ndarray) -> float:
     return float(np.sqrt(sum((g**2).sum(0) for g in np.gradient(field, axis=(1, 2)))).max())
 
 
-def rigid(dx: float, dy: float, angle: float, zoom: float, centre) -> np.ndarray:
+def rigid(dx: float, dy: float, angle: float, zoom: float, centre: ArrayLike) -> np.ndarray:
     """(2, 3) affine: turn by `angle` rad and zoom by 1 + `zoom` about `centre`, then move by (dx, dy) px."""
     turn = (1 + zoom) * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.asarray(centre, dtype=float)
@@ -182,7 +191,7 @@ class Wander:
     phases: np.ndarray
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, size) -> "Wander":
+    def draw(cls, rng: np.random.Generator, size: ArrayLike) -> "Wander":
         size = np.asarray(size, dtype=float)
         shape = (2, len(size))
         return cls(size, rng.uniform(0.5, 2.5, shape), rng.uniform(0, 2 * np.pi, shape))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.synthetic import clip as make
-from mer.synthetic.face import crop_side
+from mer.synthetic.face import Identity, crop_side
 from mer.synthetic.motion import backward_map, forward_flow, pixels, render, slope
 
 FIRST_POOL_SUBJECT = 101  # the corpus has at most 99 subjects
@@ -58,7 +58,7 @@ def write_pool(
         (folder / "macro" / emotion).mkdir(parents=True)
     (folder / "pairs").mkdir()
     (folder / "clips").mkdir()
-    jobs = [_Job(s, a, seed, macro, clips, pairs, tuple(length), folder) for s, a in subjects.items()]
+    jobs = [_Job(s, a, seed, macro, clips, pairs, (length[0], length[1]), folder) for s, a in subjects.items()]
     done = map_clips(_write_subject, jobs, engine, label="synthetic pool")
     for name, columns, part in (
         ("macro/labels.csv", ["file", "subject", "emotion", "aus", "peak"], 0),
@@ -75,7 +75,9 @@ def _write_subject(job: _Job) -> tuple[list, list]:
     return labels, [_pair(job, number) for number in range(job.pairs)]
 
 
-def _drawn(job: _Job, kind: int, number: int, emotion: str | None = None):
+def _drawn(
+    job: _Job, kind: int, number: int, emotion: str | None = None
+) -> tuple[Identity, make.Motion, str, np.random.Generator]:
     """Person, motion, action units and the stream of one item."""
     rng = make.stream(job.seed, make.POOL, job.subject, kind, number)
     person = make.identity(job.seed, job.subject, job.attempt)

@@ -380,11 +380,60 @@ def test_a_stale_plan_is_refused_whoever_calls_and_nothing_is_lost(project):
     edit(project, lambda p: p["evaluate"].update(bootstrap=200), planned=False)
     output = dvc(project, "repro", "evaluate@synthetic-linear", check=False)
     assert "plan.yaml is older than params.yaml: experiments.synthetic-new is not in it; run make plan" in output
-    edit(project, lambda p: (p["experiments"].pop("synthetic-new"), p["evaluate"].update(bootstrap=2000)))
+    edit(
+        project, lambda p: (p["experiments"].pop("synthetic-new"), p["evaluate"].update(bootstrap=2000)), planned=False
+    )
+    assert ran(dvc(project, "repro")) == []
     output = dvc(project, "exp", "run", "-S", "experiments.synthetic-linear.model=ststnet", check=False)
     assert "plan.yaml is older than params.yaml: experiments.synthetic-linear differs; run make plan" in output
-    subprocess.run(["git", "checkout", "params.yaml"], cwd=project, check=False, capture_output=True)
-    # -S changed params.yaml in place; the committed one lacks what these tests have added since.
-    assert {k: v for k, v in content(project).items() if k in before and "predictions" in k} == {
-        k: v for k, v in before.items() if "predictions" in k
-    }  # fmt: skip
+    edit(project, lambda p: p["experiments"]["synthetic-linear"].update(model="linear"), planned=False)
+    assert ran(dvc(project, "repro")) == []
+    assert content(project) == before
+
+
+def test_a_plan_that_was_edited_is_refused(project):
+    path = project / "plan.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("crop: box112", "crop: box224", 1))
+    output = dvc(project, "repro", check=False)
+    assert "plan.yaml: was edited; change params.yaml instead, then run make plan" in output
+    path.write_text(good)
+    assert ran(dvc(project, "repro")) == []
+
+
+HOSTILE = (
+    "$(touch X)",
+    "`touch X`",
+    "x; touch X; #",
+    "x' ; touch X; '",
+    'x" ; touch X; "',
+    "x && touch X",
+    "-x",
+    "~/X",
+)
+
+
+def test_nothing_from_a_file_reaches_a_shell(project):
+    """Values are quoted where they stand in a command; whatever becomes of the stages, no command of theirs runs."""
+    before = (project / "params.yaml").read_text()
+
+    def every_value(params):
+        for number, text in enumerate(HOSTILE):
+            params["corpora"][f"evil{number}"] = {
+                "reader": "casme2",
+                "classes": 5,
+                "raw": text,
+                "watch": "data/raw/mine",
+            }
+        params["explain"]["drawn"]["synthetic-uamrn"] = HOSTILE[0]
+        params["pretrain"]["runs"]["resnet18"].update(raw=HOSTILE[2], user_weights=HOSTILE[3])
+
+    edit(project, every_value, planned=False)
+    plan(project)
+    stages = ran(dvc(project, "repro", "--keep-going", check=False))
+    assert {f"index@evil{number}" for number in range(len(HOSTILE))} <= set(stages)
+    assert not list(project.rglob("X"))
+    assert not (Path.home() / "X").exists()
+    (project / "params.yaml").write_text(before)
+    plan(project)
+    assert ran(dvc(project, "repro")) == []
