@@ -66,6 +66,6 @@ def explained(error: OSError) -> str | None:
 
 def _fullest() -> str:
     """The folder with the least free space among those that are written to; a write names no file."""
-    folders = ("data/.partial", "data/cache", "data/predictions", "data/raw", ".dvc", ".", tempfile.gettempdir())
-    folders = [folder for folder in folders if os.path.isdir(folder)]
+    places = ("data/.partial", "data/cache", "data/predictions", "data/raw", ".dvc", ".", tempfile.gettempdir())
+    folders = [folder for folder in places if os.path.isdir(folder)]
     return min(folders, key=lambda folder: shutil.disk_usage(folder).free)

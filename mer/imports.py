@@ -53,9 +53,9 @@ def imported(module: str) -> frozenset[str]:
     path = source(module)
     if path is None:
         return frozenset()
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("mer", "stages"):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("mer", "stages"):
             for name in node.names:
                 inner = f"{node.module}.{name.name}"
                 found.add(inner if source(inner) else node.module)

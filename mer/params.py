@@ -5,9 +5,10 @@ mer.plan. A stage's section has its name. Sections that are no stage hold the kn
 to all experiments with it; the models declare and check them (mer.models).
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -40,7 +41,7 @@ class SynthesizeRun(Section):
     pool_images: int = Field(ge=1, le=50)
 
     @model_validator(mode="after")
-    def _enough(self):
+    def _enough(self) -> Self:
         if self.clips < 3 * self.subjects:
             raise ValueError(f"clips is {self.clips}, but every one of the {self.subjects} subjects needs at least 3")
         return self
@@ -75,7 +76,7 @@ class Corpus(Section):
     parts: list[Name] | None = Field(default=None, min_length=2, max_length=5)
 
     @model_validator(mode="after")
-    def _composite(self):
+    def _composite(self) -> Self:
         for name in ("reader", "raw", "watch"):
             if self.parts is not None and getattr(self, name) is not None:
                 raise ValueError(f"has parts, so {name} belongs to them; remove it")
@@ -114,7 +115,7 @@ class EulerianRecipe(Section):
     chroma: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
-    def _band(self):
+    def _band(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low is {self.low:g}, high {self.high:g}; a band needs low below high")
         if self.fps and self.high > self.fps / 2 and self.band == "hz":
@@ -280,7 +281,7 @@ class Params(Section):
     knobs: dict[Key, dict[str, Any]] = {}  # the sections of models, gathered by load()
 
     @model_validator(mode="after")
-    def _names_meet(self):
+    def _names_meet(self) -> Self:
         for name, corpus in self.corpora.items():
             for part in corpus.parts or ():
                 if part not in self.corpora:
@@ -383,7 +384,7 @@ GONE = {
 }
 
 
-def _fields(path) -> list[str]:
+def _fields(path: Iterable[int | str]) -> list[str]:
     """Valid names at a place in the tree of sections; `path` as pydantic gives it."""
     model: Any = Params
     for part in path:

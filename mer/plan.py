@@ -10,8 +10,9 @@ mer.plan_file writes and compares the file.
 """
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any, Self
 
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
@@ -24,7 +25,7 @@ STAGES = (
     "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "explain", "figures",
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 4, "parts": 5, "drawn": 10}
+PLACES = {"reads": 3, "parts": 5, "drawn": 10}
 CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 8, "embed": 2, "train": 8, "figures": 1}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
@@ -152,7 +153,7 @@ class _Planner:
 
     def joined(self, product: Product, corpus: str, parts: list[str], why: str) -> str:
         paths = [self.make(product, part, why) for part in parts]
-        args = {"parts": paths, "out": product.path(corpus)}
+        args: Entry = {"parts": paths, "out": product.path(corpus)}
         self.add(
             "join", "-".join(p for p in (corpus, product.chain, product.kind) if p),
             {"args": args, "parts": _places("parts", paths)},
@@ -274,28 +275,28 @@ class _Noting(dict):
         super().__init__(values)
         self.seen: set[str] = set()
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         self.seen.add(name)
         return super().__getitem__(name)
 
-    def get(self, name, default=None):
+    def get(self, name: str, default: Any = None) -> Any:
         self.seen.add(name)
         return super().get(name, default)
 
-    def _all(self):
+    def _all(self) -> Self:
         self.seen |= set(super().keys())
         return self
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return super(_Noting, self._all()).__iter__()
 
-    def keys(self):
+    def keys(self) -> Any:
         return super(_Noting, self._all()).keys()
 
-    def values(self):
+    def values(self) -> Any:
         return super(_Noting, self._all()).values()
 
-    def items(self):
+    def items(self) -> Any:
         return super(_Noting, self._all()).items()
 
 
@@ -323,7 +324,7 @@ def labels_of(name: str, corpus: Corpus) -> str:
     return corpora.ALIASES.get(corpus.labels or corpus.reader or name, corpus.labels or corpus.reader or name)
 
 
-def _reader_module(name: str, reader: str):
+def _reader_module(name: str, reader: str) -> ModuleType:
     from mer import corpora
 
     try:

@@ -1,4 +1,4 @@
-"""What `make plan` and `make repro` refuse beyond the types: knobs, recipes, classes, and what the user has to bring."""
+"""What `make plan` and `make repro` refuse beyond types: knobs, recipes, classes, and what the user has to bring."""
 
 from pathlib import Path
 
@@ -88,7 +88,6 @@ def test_a_wrong_knob_of_the_section_is_refused_though_every_experiment_changes_
 
 
 def test_an_experiments_own_classes_and_labels_come_before_its_corpus(raw):
-    """Three classes on a corpus of five, as the composite's are of CASME II."""
     for changes in ({"classes": 3}, {"classes": 3, "labels": "smic"}):
         entry = {"corpus": "synthetic", "model": "linear", **changes}
         parsed = params.parse(change(raw, LINEAR, entry))
@@ -98,7 +97,7 @@ def test_an_experiments_own_classes_and_labels_come_before_its_corpus(raw):
 
 
 def test_an_experiment_is_checked_by_itself_as_stage_train_does_it(raw):
-    """What is wrong with another one stops it not."""
+    """An error in another experiment does not stop it."""
     parsed = params.parse(change(raw, f"{STSTNET}/recipe", {"epoch": 3}))
     for name, experiment in parsed.experiments.items():
         if name == "synthetic-ststnet":

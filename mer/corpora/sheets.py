@@ -4,16 +4,26 @@ A sheet is read by its headings, wherever they stand: title rows and a preface a
 blank rows, another letter case, spaces in headings and cells, and numbers kept as text change nothing. What does change
 the meaning is refused: a missing column, a second row for one clip, a cell that is no frame number, an unknown emotion.
 Faults of the published sheets are corrected by `corrections/<corpus>.csv` and nowhere else.
+
+A sheet has at most MAX_ROWS rows, MAX_COLUMNS columns and MAX_BYTES bytes (an xlsx, unpacked, MAX_UNPACKED). That is
+checked before its cells are read: in a sheet of 5 kB, one stray cell can stand in column 16,384 of row 1,048,576.
 """
 
 import csv
+import functools
+import hashlib
 import io
+import os
 import re
+import unicodedata
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
 
 import pandas as pd
 
@@ -23,6 +33,11 @@ ANNOTATIONS = ["subject", "clip", "onset", "apex", "offset", "emotion", "aus", "
 ENDINGS = (".xlsx", ".xls", ".csv")
 NO_APEX = {"", "/", "\\", "-", "nan", "none"}  # what annotators write where they saw no apex; CASME II: "/"
 OUTSIDE = "outside"  # in a correction's `old`: any apex outside onset..offset
+# The largest published sheet (CAS(ME)3) has 861 rows, 8 columns and 70 kB.
+MAX_ROWS, MAX_COLUMNS, MAX_BYTES, MAX_UNPACKED = 10_000, 256, 2**24, 2**25
+MAX_NAME = 255  # bytes of a file's name
+# Whole numbers as spreadsheets write them (46, 46.0), of up to 15 digits: more fit into no column of integers.
+NUMBER = re.compile(r"(\d{1,15})(?:\.0+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,9 @@ class SheetFormat:
         subject: a cell of the subject column -> the name used in ids, equal for `1`, `01` and `sub01`.
         clip: a row's (file name, onset) -> the clip's name; needed where one file holds several clips.
         emotion: a cell of the emotion column -> the word in `emotions`; for sheets that number their classes.
+        editions: digest of the rows (see `edition`) -> what that edition is called.
+        other_editions: number of rows -> an edition that is known by nothing else.
+        rows: of the edition whose counts stand in FACTS; None where there is no such edition.
     """
 
     corpus: str
@@ -44,6 +62,16 @@ class SheetFormat:
     subject: Callable[[str], str]
     clip: Callable[[str, str], str] = lambda name, onset: name
     emotion: Callable[[str], str] = str.lower
+    editions: Mapping[str, str] = field(default_factory=dict)
+    other_editions: Mapping[int, str] = field(default_factory=dict)
+    rows: int | None = None
+
+    def too_many(self, rows: int) -> str:
+        """What to add to a message about a sheet with more rows than the known edition; else nothing."""
+        if self.rows is None or rows <= self.rows:
+            return ""
+        name = self.other_editions.get(rows, "another edition of it")
+        return f" (the sheet has {rows} rows, the edition that is known {self.rows}: this is {name}; docs/corpora.md)"
 
 
 @dataclass
@@ -69,7 +97,7 @@ def numbered(pattern: str, name_format: str) -> Callable[[str], str]:
 
     Other names stay as they are: they may be folders that a user named.
     """
-    whole = re.compile(rf"{pattern}(\d+)(?:\.0+)?", re.IGNORECASE)  # spreadsheets write 1 as 1.0
+    whole = re.compile(rf"{pattern}(\d{{1,15}})(?:\.0+)?", re.IGNORECASE)  # spreadsheets write 1 as 1.0
 
     def name(text: str) -> str:
         found = whole.fullmatch(text.strip())
@@ -78,6 +106,22 @@ def numbered(pattern: str, name_format: str) -> Callable[[str], str]:
     return name
 
 
+def composed(name: str) -> str:
+    """A name in Unicode's composed form. Sheets and disks write `ü` as one character, or as `u` and two dots."""
+    return unicodedata.normalize("NFC", name)
+
+
+def same_name(name: str) -> str:
+    """What is equal for names that differ in letter case or Unicode form only: on some disks they are one folder."""
+    return composed(composed(name).lower())
+
+
+def short(text: str) -> str:
+    """A cell for a message: its first 60 characters."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+@functools.lru_cache(maxsize=10_000)
 def normal(heading: object) -> str:
     """A heading without letter case, spaces, underscores and the like: `Onset Frame`, `OnsetFrame` -> `onsetframe`."""
     return re.sub(r"[\W_]+", "", str(heading)).lower()
@@ -91,25 +135,75 @@ def grids(path: str | Path) -> dict[str, pd.DataFrame]:
 
     A csv does not name the separator of its cells: it gives one table for each separator; one of them has the headings.
 
-    Raises MerError when the file is missing, damaged, or neither xlsx, xls nor csv.
+    Raises MerError when the file is missing, damaged, too large, or neither xlsx, xls nor csv.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in ENDINGS:
         raise MerError(f"{path}: is no label sheet; needed is one of {', '.join(ENDINGS)}")
+    if path.exists() and not path.is_file():
+        raise MerError(f"{path}: is no file; put the corpus's {kind[1:]} there")
     try:
-        if kind == ".csv":
-            text = _csv_text(path.read_bytes())
-            raw = {f"separator {s!r}": pd.DataFrame(_csv_rows(text, s)) for s in ",;\t"}
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # openpyxl's, about styles and extensions that hold no cell
-                raw = pd.read_excel(path, sheet_name=None, header=None, dtype=str, keep_default_na=False)
+        if path.stat().st_size > MAX_BYTES:
+            raise MerError(f"{path}: has {path.stat().st_size} bytes, a label sheet at most {MAX_BYTES}; "
+                           "save its cells alone, without pictures")  # fmt: skip
+        read = {".csv": _csv_rows, ".xls": _xls_rows, ".xlsx": _xlsx_rows}[kind]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl's, about styles and extensions that hold no cell
+            raw = {name: _table(rows) for name, rows in read(path, path.read_bytes()).items()}
+    except MerError:
+        raise
     except FileNotFoundError:
         raise MerError(f"{path}: the label sheet is missing; put the corpus's {kind[1:]} there") from None
+    except OSError as error:
+        raise MerError(f"{path}: cannot be read ({error.strerror or error}); correct its permissions, or get the label "
+                       "sheet again") from error  # fmt: skip
     except Exception as error:  # openpyxl, xlrd, zipfile and csv raise a dozen kinds for a damaged file
-        raise MerError(f"{path}: cannot be read as {kind[1:]} ({error}); get the label sheet again") from error
-    return {name: grid.fillna("").astype(str).map(str.strip) for name, grid in raw.items()}
+        what = short(str(error) or type(error).__name__)[1:-1]
+        raise MerError(f"{path}: cannot be read as {kind[1:]} ({what}); get the label sheet again") from error
+    return raw
+
+
+def _table(rows: list[list[str]]) -> pd.DataFrame:
+    """Rows of stripped text, padded to one length."""
+    width = max(map(len, rows), default=0)
+    return pd.DataFrame([[*row, *[""] * (width - len(row))] for row in rows], dtype=str)
+
+
+def _bounded(path: Path, part: str, rows: Iterator[list[str]]) -> list[list[str]]:
+    """Rows without the blank cells and rows behind the last one. Raises MerError for a cell beyond the limits."""
+    kept: list[list[str]] = []
+    for number, row in enumerate(rows, start=1):
+        cells = [cell.strip() for cell in row]
+        while cells and not cells[-1]:
+            cells.pop()
+        if not cells:
+            continue
+        _check_place(path, part, number, len(cells), cells[-1])
+        kept += [[] for _ in range(number - 1 - len(kept))]
+        kept.append(cells)
+    return kept
+
+
+def _check_place(path: Path, part: str, row: int, column: int, cell: str) -> None:
+    if row > MAX_ROWS or column > MAX_COLUMNS:
+        raise MerError(
+            f"{path}: {part}: row {row}, column {column} holds {short(cell)}; a label sheet has at most {MAX_ROWS} "
+            f"rows and {MAX_COLUMNS} columns: clear that cell"
+        )
+
+
+def _csv_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
+    found, refused = {}, None
+    for separator in ",;\t":
+        lines = csv.reader(io.StringIO(_csv_text(data), newline=""), delimiter=separator)
+        try:
+            found[f"separator {separator!r}"] = _bounded(path, f"separator {separator!r}", lines)
+        except MerError as error:  # a separator that the file does not use can cut its notes into many cells
+            refused = refused or error
+    if refused and not found:
+        raise refused
+    return found
 
 
 def _csv_text(data: bytes) -> str:
@@ -121,11 +215,86 @@ def _csv_text(data: bytes) -> str:
         return data.decode("latin-1")  # older spreadsheets; what is read here is ASCII, notes may look odd
 
 
-def _csv_rows(text: str, separator: str) -> list[list[str]]:
-    """Rows of a csv, padded to one length."""
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    width = max(map(len, rows), default=0)
-    return [row + [""] * (width - len(row)) for row in rows]
+def _xlsx_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
+    import openpyxl
+
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        unpacked = sum(part.file_size for part in parts.infolist())
+        if unpacked > MAX_UNPACKED:
+            raise MerError(f"{path}: unpacks to {unpacked} bytes, a label sheet to at most {MAX_UNPACKED}; "
+                           "save its cells alone, without formats and pictures")  # fmt: skip
+        rows = columns = 1
+        for name in parts.namelist():
+            if "sheet" in name.lower() and name.lower().endswith(".xml"):
+                with parts.open(name) as part:
+                    for row, column in _places(path, os.path.basename(name), part):
+                        rows, columns = max(rows, row), max(columns, column)
+    book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+    found = {}
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # what a sheet says of its own size can be wrong
+        cells = sheet.iter_rows(max_row=rows, max_col=columns)
+        found[sheet.title] = _bounded(
+            path, f"worksheet {sheet.title}", ([_cell(c.value, c.data_type == "e") for c in row] for row in cells)
+        )
+    return found
+
+
+def _places(path: Path, part: str, xml: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """(row, column) of every cell of a worksheet that holds something, not a format alone.
+
+    Raises MerError for one beyond the limits.
+    """
+    row = column = 0
+    every: ElementTree.Element | None = None
+    for event, element in ElementTree.iterparse(xml, events=("start", "end")):
+        tag = element.tag.rpartition("}")[2]
+        if event == "start" and tag == "sheetData":
+            every = element
+        elif event == "start" and tag == "row":
+            row, column = int(element.get("r") or row + 1), 0
+        elif event == "start" and tag == "c":
+            place = re.fullmatch(r"([A-Z]{1,3})\d{1,7}", element.get("r") or "")
+            column = functools.reduce(lambda n, a: 26 * n + ord(a) - 64, place[1], 0) if place else column + 1
+        elif event == "end" and tag == "c":
+            held = "".join(element.itertext()).strip()
+            if held:
+                _check_place(path, part, row, column, held)
+                yield row, column
+        elif event == "end" and tag == "row" and every is not None:
+            every.clear()  # rows of formats alone can be many
+
+
+def _xls_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
+    import xlrd
+
+    book = xlrd.open_workbook(file_contents=data, ragged_rows=True, logfile=io.StringIO())
+
+    def cell(value: object, kind: int) -> str:
+        if kind == xlrd.XL_CELL_DATE and isinstance(value, float):
+            return _cell(xlrd.xldate.xldate_as_datetime(value, book.datemode))
+        return _cell(bool(value) if kind == xlrd.XL_CELL_BOOLEAN else value, kind == xlrd.XL_CELL_ERROR)
+
+    return {
+        sheet.name: _bounded(
+            path,
+            f"worksheet {sheet.name}",
+            (
+                [cell(v, t) for v, t in zip(sheet.row_values(r), sheet.row_types(r), strict=True)]
+                for r in range(sheet.nrows)
+            ),
+        )
+        for sheet in book.sheets()
+    }
+
+
+def _cell(value: object, is_error: bool = False) -> str:
+    """A cell as text: whole numbers without a fraction, empty cells and those of a failed formula as "" ."""
+    if value is None or is_error:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def _header(grid: pd.DataFrame, headings: dict[str, str]) -> tuple[int, int]:
@@ -200,16 +369,29 @@ def corrections(corpus: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
+def former_names(sheet_format: SheetFormat) -> dict[tuple[str, str], list[str]]:
+    """(subject, clip) -> the names that the clip has in sheets without a correction of its onset.
+
+    Only where clips are named after their onset. The owners' folders can bear the one name or the other.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for item in corrections(sheet_format.corpus).query("column == 'onset'").itertuples():
+        if str(item.clip).endswith(f"_{item.old}"):
+            video = str(item.clip).removesuffix(f"_{item.old}")
+            found.setdefault((str(item.subject), sheet_format.clip(video, str(item.new))), []).append(str(item.clip))
+    return found
+
+
 def _same(cell: str, value: str) -> bool:
     """Equal as text, or as frame numbers (`0`, `0.0`)."""
-    one, other = (re.fullmatch(r"(\d+)(?:\.0+)?", text) for text in (cell, value))
+    one, other = (NUMBER.fullmatch(text) for text in (cell, value))
     return cell == value or bool(one and other and int(one[1]) == int(other[1]))
 
 
-def _correct(path: Path, corpus: str, line: dict, table: pd.DataFrame) -> list[tuple]:
+def _correct(path: Path, corpus: str, line: dict, items: list[dict]) -> list[tuple]:
     """Apply to one row, in place, the corrections written for its clip; returns what was changed."""
     done = []
-    for item in table.to_dict("records"):
+    for item in items:
         column, cell = item["column"], line[item["column"]]
         if _same(cell, item["new"]):
             continue  # a copy of the sheet that has the correction already
@@ -219,7 +401,7 @@ def _correct(path: Path, corpus: str, line: dict, table: pd.DataFrame) -> list[t
                 continue  # a copy of the sheet without this fault
         elif not _same(cell, item["old"]):
             raise MerError(
-                f"{path}: subject {line['subject']} clip {line['clip']}: {column} is {cell!r}, "
+                f"{path}: subject {line['subject']} clip {line['clip']}: {column} is {short(cell)}, "
                 f"mer/corpora/corrections/{corpus}.csv has {item['old']!r}, corrected to {item['new']!r}: this is "
                 "another version of the sheet; compare the row and adapt that file"
             )
@@ -232,10 +414,16 @@ def _correct(path: Path, corpus: str, line: dict, table: pd.DataFrame) -> list[t
 
 
 def check_name(path: Path, row: int, what: str, name: str) -> None:
-    """Refuse a subject or file name that would lead out of the corpus folder."""
+    """Refuse a subject or file name that would lead out of the corpus folder, or that no folder can have."""
     if name in (".", "..") or any(c in name for c in "/\\\0"):
         raise MerError(
-            f"{path}: row {row}: {what} {name!r} leads out of the corpus folder; correct the cell to a folder's name"
+            f"{path}: row {row}: {what} {short(name)} leads out of the corpus folder; correct the cell to a folder's "
+            "name"
+        )
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME:
+        raise MerError(
+            f"{path}: row {row}: {what} {short(name)} is longer than a folder's name can be ({MAX_NAME} bytes); "
+            "correct the cell"
         )
 
 
@@ -250,56 +438,84 @@ def read_sheet(path: str | Path, sheet_format: SheetFormat, errors: RowErrors | 
     Returns:
         DataFrame[subject, clip, onset, apex, offset (frame numbers), emotion (lower case), aus, apex_source], and
         `video`, the file name of the sheet. An apex that the annotators left out is the middle frame, with
-        apex_source `middle`. `.attrs["corrected"]`: (subject/clip, column, old, new, reason) of every correction.
+        apex_source `middle`. `.attrs["corrected"]`: (subject/clip, column, old, new, reason) of every correction;
+        `.attrs["edition"]`: see `edition`.
 
     Raises:
-        MerError: what `read_cells` refuses, a row without name, a name that is a path, a clip in two rows; a cell that
-            is no number, an unknown emotion, or onset <= apex <= offset violated.
+        MerError: what `read_cells` refuses, a row without name, a name that is a path, a clip in two rows, also when
+            they differ in letter case; a cell that is no number, an unknown emotion, or onset <= apex <= offset
+            violated.
     """
     path = Path(path)
     errors = errors or RowErrors()
     cells = read_cells(path, sheet_format.headings)
-    known = corrections(sheet_format.corpus)
-    known = known[known["when"] == ""]
-    seen: dict[tuple[str, str], int] = {}
+    known: dict[tuple[str, str], list[dict]] = {}
+    for item in corrections(sheet_format.corpus).to_dict("records"):
+        if item["when"] == "":
+            known.setdefault((item["subject"], item["clip"]), []).append(item)
+    seen: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def note(subject: str, clip: str) -> None:
+        """Remember a clip's row."""
+        key, name = (same_name(subject), same_name(clip)), f"subject {subject} clip {clip}"
+        row, earlier = seen.setdefault(key, (number, name))
+        if row != number:
+            case = "" if earlier == name else f" (there as {earlier}: letter case makes no other folder)"
+            raise MerError(f"{path}: {name} stands in rows {row} and {number}{case}; delete one of them")
+
     rows, corrected = [], []
     for number, line in zip(cells.index, cells.to_dict("records"), strict=True):
         if not line["subject"] or not line["clip"]:
-            raise MerError(f"{path}: row {number} has no subject or no file name ({listed(line.values(), 9)}); "
-                           "complete the row")  # fmt: skip
-        line["subject"] = sheet_format.subject(line["subject"])
+            raise MerError(f"{path}: row {number} has no subject or no file name "
+                           f"({listed(map(short, line.values()), 9)}); complete the row")  # fmt: skip
+        line["subject"] = sheet_format.subject(composed(line["subject"]))
+        line["video"] = composed(line["clip"])
         check_name(path, number, "subject", line["subject"])
-        check_name(path, number, "file name", line["clip"])
-        line["video"] = line["clip"]
-        line["clip"] = sheet_format.clip(line["clip"], line["onset"])
-        key = (line["subject"], line["clip"])
-        if key in seen:
-            raise MerError(
-                f"{path}: subject {key[0]} clip {key[1]} stands in rows {seen[key]} and {number}; delete one of them"
-            )
-        seen[key] = number
+        check_name(path, number, "file name", line["video"])
+        line["clip"] = sheet_format.clip(line["video"], line["onset"])
+        note(line["subject"], line["clip"])
         try:
-            corrected += _correct(
-                path, sheet_format.corpus, line, known[(known["subject"] == key[0]) & (known["clip"] == key[1])]
-            )
+            done = _correct(path, sheet_format.corpus, line, known.get((line["subject"], line["clip"]), []))
+            line["clip"] = sheet_format.clip(line["video"], line["onset"])
+            note(line["subject"], line["clip"])
             rows.append(_row(path, sheet_format, line))
+            corrected += done
         except MerError as error:
-            errors.add(*key, error)
+            errors.add(line["subject"], line["clip"], MerError(f"{error}{sheet_format.too_many(len(cells))}"))
     if not seen:
         raise MerError(f"{path}: has headings and no row; get the label sheet again")
     table = pd.DataFrame(rows, columns=[*ANNOTATIONS, "video"])
-    table.attrs["corrected"] = corrected
+    table.attrs |= {"corrected": corrected, "edition": edition(table, sheet_format, path.name, len(corrected))}
     return table
+
+
+def edition(table: pd.DataFrame, sheet_format: SheetFormat, name: str, corrected: int) -> str:
+    """Which edition of a corpus's sheet was read, as a short text.
+
+    Known by the SHA-256 of what the rows say when they are corrected: subject, clip, onset, apex, offset, emotion and
+    apex_source, in any order of the rows; so a sheet that was saved as csv is the same edition, and one that a
+    correction makes equal differs in the number of corrected cells only. A sheet that is not known is named by its
+    file, its rows and that digest.
+    """
+    columns = ["subject", "clip", "onset", "apex", "offset", "emotion", "apex_source"]
+    rows = sorted("\t".join(map(str, row)) for row in table[columns].itertuples(index=False))
+    digest = hashlib.sha256("\n".join(rows).encode(errors="surrogatepass")).hexdigest()[:12]
+    known = sheet_format.editions.get(digest)
+    if known:
+        return f"{known}, {corrected} cells corrected" if corrected else known
+    other = sheet_format.other_editions.get(len(table))
+    return f"{f'{other}: ' if other else 'not a known edition: '}{name}, {len(table)} rows, {digest}"
 
 
 def _row(path: Path, sheet_format: SheetFormat, line: dict) -> dict:
     where = f"{path}: subject {line['subject']} clip {line['clip']}"
 
     def number(name: str) -> int:
-        found = re.fullmatch(r"(\d+)(?:\.0+)?", line[name], re.ASCII)  # spreadsheets write 46 as 46.0
+        found = NUMBER.fullmatch(line[name])
         if not found:
             raise MerError(
-                f"{where}: {sheet_format.headings[name]} is {line[name]!r}, needed is a frame number; correct the cell"
+                f"{where}: {sheet_format.headings[name]} is {short(line[name])}, needed is a frame number; correct the "
+                "cell"
             )
         return int(found[1])
 
@@ -311,8 +527,8 @@ def _row(path: Path, sheet_format: SheetFormat, line: dict) -> dict:
     emotion = sheet_format.emotion(line["emotion"])
     if emotion not in sheet_format.emotions:
         raise MerError(
-            f"{where}: {sheet_format.headings['emotion']} {line['emotion']!r} is unknown; "
-            f"{suggestion(emotion, sheet_format.emotions)}"
+            f"{where}: {sheet_format.headings['emotion']} {short(line['emotion'])} is unknown; "
+            f"{suggestion(emotion[:60], sheet_format.emotions)}"
         )
     return {
         "subject": line["subject"],

@@ -2,10 +2,16 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mer.storage.cache import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def flow_colours(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
@@ -39,19 +45,23 @@ def colour_wheel(size: int = 96) -> np.ndarray:
     return wheel
 
 
-def blank(width: float, height: float, band: float = 0.5):
-    """An empty figure, sizes in inches, with a band on top for title and legend. Agg: no display is needed."""
+def blank(width: float, height: float, band: float = 0.5, h_pad: float | None = None) -> "Figure":
+    """An empty figure, sizes in inches, with a band on top for title and legend. Agg: no display is needed.
+
+    h_pad: inches above and below each picture; None: matplotlib's own.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - band / height))
+    layout = ConstrainedLayoutEngine(h_pad=h_pad, rect=(0, 0, 1, 1 - band / height))
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
 @contextlib.contextmanager
-def grid(rows: int, columns: int):
+def grid(rows: int, columns: int) -> Iterator[tuple["Figure", np.ndarray]]:
     """(figure, axes (rows, columns)): a grid of pictures without ticks."""
     figure = blank(1.7 * columns + 0.5, 1.75 * rows + 0.6)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -61,12 +71,12 @@ def grid(rows: int, columns: int):
     yield figure, axes
 
 
-def heading(figure, title: str) -> None:
+def heading(figure: "Figure", title: str) -> None:
     """The title, in the band on top."""
     figure.text(0.02, 1 - 0.3 / figure.get_size_inches()[1], title, fontsize=11)
 
 
-def legend(figure) -> None:
+def legend(figure: "Figure") -> None:
     """The colour wheel, at the right end of the band."""
     width, height = figure.get_size_inches()
     a = figure.add_axes((1 - 0.55 / width, 1 - 0.5 / height, 0.5 / width, 0.45 / height))
@@ -74,7 +84,7 @@ def legend(figure) -> None:
     a.axis("off")
 
 
-def save(figure, path) -> None:
+def save(figure: "Figure", path: str | Path) -> None:
     """Write the figure as a PNG without date or version, so that equal pictures are equal bytes."""
     png = io.BytesIO()
     figure.savefig(png, dpi=110, metadata={"Software": None})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,11 +102,11 @@ def _class_means(flows: ClipCache, table: "pd.DataFrame", names: list[str]) -> d
     means = {}
     for label, name in enumerate(names):
         ids = table["id"][table["label"] == label]
-        means[name] = sum(flows[i].astype(np.float64) for i in ids) / len(ids)
+        means[name] = sum((flows[i].astype(np.float64) for i in ids), start=np.zeros(flows.shape[1:])) / len(ids)
     return means
 
 
-def _faces(products: Mapping[str, ClipCache], clip) -> dict:
+def _faces(products: Mapping[str, ClipCache], clip: Any) -> dict:
     """Onset, apex and landmarks in the crop; empty for a corpus released without frames."""
     if "frames" not in products:
         return {}
@@ -119,12 +119,12 @@ def _faces(products: Mapping[str, ClipCache], clip) -> dict:
     }
 
 
-def _flow_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+def _flow_row(products: Mapping[str, ClipCache], name: str, clip: Any) -> dict:
     image = products["flow"][clip.id]
     return {"name": name, "apex": _faces(products, clip)["apex"], "flow": image, "channels": unit_channels(image)}
 
 
-def _dynamic_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+def _dynamic_row(products: Mapping[str, ClipCache], name: str, clip: Any) -> dict:
     crops = products["frames"][clip.id]
     numbers = np.linspace(0, len(crops) - 1, 5).round().astype(int)
     dynamic = products["dynamic"][clip.id]
@@ -148,16 +148,16 @@ def _worst_faces(products: Mapping[str, ClipCache], table: "pd.DataFrame") -> li
 
 def _draw_eulerian(products: Mapping[str, ClipCache], shown: list[tuple], folder: Path, corpus: str) -> None:
     """Eulerian magnification: a strip a class, and one clip magnified too much."""
-    recipes = tuple(dict(NEEDS[name].settings)["recipe"] for name in ("magnified", "apex_frame"))
+    first, second = (str(dict(NEEDS[name].settings)["recipe"]) for name in ("magnified", "apex_frame"))
     rows = [_strip_row(products, *each) for each in shown]
-    magnified.strip_gallery(rows, recipes, folder / "magnified.png", f"{corpus}: Eulerian magnification")
+    magnified.strip_gallery(rows, (first, second), folder / "magnified.png", f"{corpus}: Eulerian magnification")
     most = {c.id: float(np.quantile(np.hypot(*products["flow"][c.id][:2]), 0.99)) for _, c in shown}
     clip = max((clip for _, clip in shown), key=lambda clip: most[clip.id])
     title = f"{corpus}: too much for {clip.subject} {clip.clip}, which moves by {most[clip.id]:.1f} px"
     magnified.too_much(_too_much_panels(products, clip), folder / "too_much.png", title)
 
 
-def _strip_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+def _strip_row(products: Mapping[str, ClipCache], name: str, clip: Any) -> dict:
     after, face, at = products["magnified"], _faces(products, clip), int(products["apex"][clip.id])
     line = magnified.telling_line(products["flow"][clip.id][:2], face["apex"])
     return {
@@ -173,7 +173,7 @@ def _strip_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
     }
 
 
-def _too_much_panels(products: Mapping[str, ClipCache], clip) -> list[dict]:
+def _too_much_panels(products: Mapping[str, ClipCache], clip: Any) -> list[dict]:
     """The part about the largest motion: apex, magnified, and magnified too much."""
     enough, overdriven, face = products["magnified"], products["overdriven"], _faces(products, clip)
     images = {
@@ -197,7 +197,7 @@ def _too_much_panels(products: Mapping[str, ClipCache], clip) -> list[dict]:
     return panels
 
 
-def _factor_row(products: Mapping[str, ClipCache], name: str, clip) -> dict:
+def _factor_row(products: Mapping[str, ClipCache], name: str, clip: Any) -> dict:
     learned, face = products["magnet"], _faces(products, clip)
     factors = learned.extra("factors", clip.id)
     chosen = np.unique(np.linspace(0, len(factors) - 1, SHOWN).round().astype(int))

@@ -1,11 +1,14 @@
 """Pictures of clips: landmarks, flow, strain, dynamic images. They draw what they are given and compute nothing."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from mer.evaluation.canvas import flow_colours, grid, heading, legend, save
 
 
-def clip_gallery(rows: list[dict], path, title: str) -> None:
+def clip_gallery(rows: list[dict], path: str | Path, title: str) -> None:
     """One clip a row: onset with landmarks, apex, their difference, flow, strain.
 
     Args:
@@ -20,7 +23,7 @@ def clip_gallery(rows: list[dict], path, title: str) -> None:
         for ax, row in zip(axes, rows, strict=True):
             flow = row["flow"]
             largest = float(np.quantile(np.hypot(*flow[:2]), 0.99))
-            pictures = {
+            pictures: dict[str, Any] = {
                 "flow": lambda a, f=flow, m=largest: a.imshow(flow_colours(f[:2], m)),
                 "strain": lambda a, f=flow: a.imshow(f[2], cmap="magma", vmin=0, vmax=np.quantile(f[2], 0.995)),
                 "u": lambda a, f=flow: a.imshow(f[0], cmap="RdBu_r", vmin=-127.5, vmax=127.5),
@@ -47,7 +50,7 @@ def clip_gallery(rows: list[dict], path, title: str) -> None:
         save(figure, path)
 
 
-def flow_gallery(rows: list[dict], path, title: str) -> None:
+def flow_gallery(rows: list[dict], path: str | Path, title: str) -> None:
     """MSMMT figure 3: one clip a row: apex, flow by the colour wheel, u, v, strain, and the three as one picture.
 
     Args:
@@ -76,7 +79,7 @@ def flow_gallery(rows: list[dict], path, title: str) -> None:
         save(figure, path)
 
 
-def dynamic_gallery(rows: list[dict], path, title: str) -> None:
+def dynamic_gallery(rows: list[dict], path: str | Path, title: str) -> None:
     """MSMMT figure 2: one clip a row: five of its frames in order, and the dynamic image they make.
 
     Args:
@@ -97,7 +100,7 @@ def dynamic_gallery(rows: list[dict], path, title: str) -> None:
         save(figure, path)
 
 
-def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None:
+def contact_sheet(faces: list[dict], path: str | Path, title: str, columns: int = 6) -> None:
     """Crops beside each other, each with its landmarks.
 
     Args:
@@ -116,7 +119,7 @@ def contact_sheet(faces: list[dict], path, title: str, columns: int = 6) -> None
         save(figure, path)
 
 
-def class_means(means: dict[str, np.ndarray], path, title: str) -> None:
+def class_means(means: dict[str, np.ndarray], path: str | Path, title: str) -> None:
     """Mean flow image of each class: flow above, strain below, one scale for all.
 
     Args:

@@ -1,5 +1,7 @@
 """Pictures of magnified motion. Like `galleries`, they draw what they are given."""
 
+from pathlib import Path
+
 import numpy as np
 
 from mer.evaluation.canvas import grid, heading, save
@@ -34,7 +36,7 @@ def slice_through_time(frames: np.ndarray, line: tuple[int, int, int], reach: in
     return pixels[:, max(0, middle - reach) : middle + reach + 1].transpose(1, 0, 2)
 
 
-def factor_gallery(rows: list[dict], factors: list[float], path, title: str) -> None:
+def factor_gallery(rows: list[dict], factors: list[float], path: str | Path, title: str) -> None:
     """UAMRN figure 1: one clip a row: onset, apex, and the apex at growing factors.
 
     Args:
@@ -52,7 +54,7 @@ def factor_gallery(rows: list[dict], factors: list[float], path, title: str) -> 
         save(figure, path)
 
 
-def strip_gallery(rows: list[dict], recipes: tuple[str, str], path, title: str) -> None:
+def strip_gallery(rows: list[dict], recipes: tuple[str, str], path: str | Path, title: str) -> None:
     """DCMA figure 2 with the motion itself: one clip a row, before and after two recipes.
 
     Args:
@@ -86,7 +88,7 @@ def strip_gallery(rows: list[dict], recipes: tuple[str, str], path, title: str) 
         save(figure, path)
 
 
-def too_much(panels: list[dict], path, title: str) -> None:
+def too_much(panels: list[dict], path: str | Path, title: str) -> None:
     """Magnification beyond what it can do, side by side.
 
     Args:

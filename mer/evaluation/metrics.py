@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mer.errors import MerError
 
 KEPT = ("uf1", "uar", "acc")
 
 
-def confusion_matrix(y_true, y_pred, n_classes: int) -> np.ndarray:
+def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> np.ndarray:
     """(n_classes, n_classes) int64 counts, rows true, columns predicted."""
     y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
     if y_true.shape != y_pred.shape or y_true.ndim != 1 or not len(y_true):
@@ -25,7 +26,7 @@ def confusion_matrix(y_true, y_pred, n_classes: int) -> np.ndarray:
     return np.bincount(y_true * n_classes + y_pred, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def score(y_true, y_pred, class_names: Sequence[str]) -> dict:
+def score(y_true: ArrayLike, y_pred: ArrayLike, class_names: Sequence[str]) -> dict:
     """Accuracy, unweighted F1 and unweighted average recall of pooled predictions.
 
     uf1: class mean of 2 TP / (2 TP + FP + FN); uar: class mean of TP / (TP + FN) (MEGC2019; MSMMT eqs. 22-24 and DCMA
@@ -75,7 +76,14 @@ def score(y_true, y_pred, class_names: Sequence[str]) -> dict:
 
 
 def bootstrap_ci95(
-    y_true, y_pred, subjects, class_names: Sequence[str], *, runs=None, replicates: int = 2000, seed: int = 0
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    subjects: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    runs: ArrayLike | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
 ) -> dict:
     """Percentile intervals of uf1, uar and acc when subjects (not clips) are drawn with replacement.
 
@@ -86,11 +94,13 @@ def bootstrap_ci95(
         {uf1: [low, high], uar: …, acc: …, replicates, undefined_replicates}. A replicate in which a class has no clip
         has no UAR and is left out of that metric; with none left the interval is None.
     """
-    runs = np.zeros(len(y_true), dtype=int) if runs is None else runs
+    runs = np.zeros(np.shape(y_true), dtype=int) if runs is None else runs
     return _intervals(_replicates(y_true, y_pred, subjects, runs, len(class_names), replicates, seed))
 
 
-def _replicates(y_true, y_pred, subjects, runs, k: int, replicates: int, seed: int) -> dict[str, np.ndarray]:
+def _replicates(
+    y_true: ArrayLike, y_pred: ArrayLike, subjects: ArrayLike, runs: ArrayLike, k: int, replicates: int, seed: int
+) -> dict[str, np.ndarray]:
     """uf1, uar and acc (replicates,), NaN where undefined; equal subjects and seeds have equal draws."""
     y_true, y_pred, subjects, runs = (np.asarray(x) for x in (y_true, y_pred, subjects, runs))
     names = np.unique(subjects)
@@ -121,7 +131,7 @@ def _intervals(values: dict[str, np.ndarray]) -> dict:
     }
 
 
-def subject_accuracy(y_true, y_pred, subjects) -> pd.DataFrame:
+def subject_accuracy(y_true: ArrayLike, y_pred: ArrayLike, subjects: ArrayLike) -> pd.DataFrame:
     """One row a subject: subject, correct, n, accuracy; the mean of `accuracy` is the fold mean (U-17, S-16)."""
     table = pd.DataFrame({"subject": subjects, "correct": np.asarray(y_true) == np.asarray(y_pred)})
     grouped = table.groupby("subject")["correct"].agg(correct="sum", n="size").reset_index()
@@ -212,8 +222,10 @@ def difference(
     if clips[0] != clips[1]:
         raise MerError("the experiments were tested on other clips or labels, so their difference has no meaning")
     scores = [pooled(rows, class_names) for rows in sides]
-    columns = ("label", "predicted", "who", "seed")
-    drawn = [_replicates(*(rows[c].to_numpy() for c in columns), len(class_names), replicates, seed) for rows in sides]
+    drawn = [
+        _replicates(rows["label"], rows["predicted"], rows["who"], rows["seed"], len(class_names), replicates, seed)
+        for rows in sides
+    ]
     intervals = _intervals({name: drawn[0][name] - drawn[1][name] for name in KEPT})
     out = {}
     for name in KEPT:

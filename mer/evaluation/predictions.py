@@ -59,7 +59,8 @@ def write_predictions(
         params = {"model": run_info["model"]}
         with CacheWriter(scratch / "explain.h5", kind="explain", ragged=False, params=params) as file:
             for clip_id, found in explanations.items():
-                file.append(clip_id, **found)
+                arrays: dict[str, Any] = found  # the engine refuses the names `key` and `clip_id`
+                file.append(clip_id, **arrays)
     (scratch / "run.json").write_text(json.dumps(run_info, indent=1, sort_keys=True) + "\n")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -19,8 +19,8 @@ class StackedAdam:
     """
 
     def __init__(
-        self, parameter: Tensor, *, optimizer: Literal["adam", "adamw"] = "adam", betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0.0,
+        self, parameter: Tensor, *, optimizer: Literal["adam", "adamw"] = "adam",
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
     ):  # fmt: skip
         self.parameter, self.betas, self.eps = parameter, betas, eps
         self.weight_decay, self.optimizer = weight_decay, optimizer

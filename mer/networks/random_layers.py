@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from mer.errors import MerError
 
 # Axes that have a mask of their own; the others share it.
-_AXES: dict[type[nn.modules.dropout._DropoutNd], int | None] = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
+_Kind = type[nn.modules.dropout._DropoutNd]
+_AXES: dict[_Kind, int | None] = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
 _DROPOUT = tuple(_AXES)
 _REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
 EVALUATION = 0x65766174  # the stream of numbers that are drawn in evaluation

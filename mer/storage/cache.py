@@ -1,40 +1,49 @@
 """HDF5 product files: one array a clip.
 
-    data      (N, ...) one item a clip, or, where clips have lengths of their own, (sum of T, ...); contiguous
-    offsets   (N + 1,) int64, only in a ragged product: clip i is data[offsets[i]:offsets[i + 1]]
-    ids       (N,) clip ids, in index order
-    keys      (N,) digest of everything clip i was computed from
-    sums      (N,) uint64, of the bytes of clip i and its extras (mer.storage.spool.checksum)
-    extra/x   (N, ...) small per-clip values, such as the transform of a crop
+    user block  512 bytes: the seal, one line of JSON, see `Seal`
+    data        (N, ...) one item a clip, or, where clips have lengths of their own, (sum of T, ...); contiguous
+    offsets     (N + 1,) int64, only in a ragged product: clip i is data[offsets[i]:offsets[i + 1]]
+    ids         (N,) clip ids, in index order
+    keys        (N,) digest of everything clip i was computed from
+    sums        (N,) or (sum of T,) uint32: CRC-32 of the bytes of data[i] (mer.storage.spool.checksum)
+    extra/x     (N, ...) small per-clip values, such as the transform of a crop; written in the order of their names
     attributes: schema, kind, ragged, parameters (JSON), excluded (JSON: clip id -> reason, where `on_error` allowed it)
 
-No time stands in it, so equal work gives equal bytes. A finished HDF5 file that is reopened and appended to would not,
-and DVC deletes outputs before it runs a stage: so unfinished work lives in a *spool* (mer/storage/spool.py), a folder
-outside the graph, and the finished product is renamed into place. A hard link to it stays in the spool (no second
-copy on disk), so that a run after one corrected row computes one clip.
+The seal guards all bytes but the data, and is compared before HDF5 sees the file: HDF5 may never return from a damaged
+one. The sums guard the data and are compared whenever some are read; they are of single frames, so that reading one
+frame stays cheap.
+
+No time stands in the file, so equal work gives equal bytes. A finished HDF5 file that is reopened and appended to would
+not, and DVC deletes outputs before it runs a stage: so unfinished work lives in a *spool* (mer/storage/spool.py), a
+folder outside the graph, and the finished product is renamed into place. A hard link to it stays in the spool (no
+second copy on disk), so that a run after one corrected row computes one clip.
 """
 
-import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import h5py
 import numpy as np
 
-from mer.errors import MerError, listed, suggestion
+from mer.errors import MerError, explained, listed, suggestion
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.storage.spool import Part, Spool, checksum
 
-SCHEMA = 1
+SCHEMA = 2
+NUMBERS = "biuf"  # kinds of dtype that a product holds
+REPAIR = "python -m tools.repair"  # removes an output and its copy in DVC's cache
 
 
 def digest(*parts: Any) -> str:
@@ -52,6 +61,105 @@ def replace_file(path: str | Path, data: bytes) -> None:
     part.replace(path)
 
 
+def unreadable(path: str | Path, error: OSError) -> MerError:
+    """For a file that the system does not hand out. It may be sound: its remedy is never to delete it."""
+    if error.filename is None:
+        error.filename = os.fspath(path)
+    return MerError(explained(error) or f"{path}: cannot be read ({error.strerror}); check the path and the disk")
+
+
+def damaged(path: str | Path, what: str) -> MerError:
+    """For a file of this project whose content is not what was written.
+
+    Outputs are links into DVC's cache, so the copy there is damaged, too, and `dvc repro` alone would bring it back.
+    """
+    return MerError(f"{path}: is damaged: {what}; run {REPAIR} {shlex.quote(str(path))}, then dvc repro")
+
+
+# ------------------------------------------------------------------------------------------------ the seal
+
+SEALED = 512  # bytes of the user block, which HDF5 leaves alone
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The first line of a product. start, end: where its data stand, in bytes; size: of the file; sha256: of this line
+    without it, of what stands between this block and the data, and of what stands behind the data.
+    """
+
+    start: int
+    end: int
+    size: int
+    sha256: str = ""
+
+    def signed(self, parts: Iterable[bytes]) -> "Seal":
+        """With the digest of all that stands around the data."""
+        digest = hashlib.sha256(json.dumps(self._form()).encode())
+        for part in parts:
+            digest.update(part)
+        return replace(self, sha256=digest.hexdigest())
+
+    def block(self) -> bytes:
+        """The user block."""
+        return (json.dumps({**self._form(), "sha256": self.sha256}) + "\n").encode().ljust(SEALED, b"\0")
+
+    def _form(self) -> dict[str, Any]:
+        return {"product": "mer", "schema": SCHEMA, "data": [self.start, self.end], "size": self.size}
+
+
+def sealed(head: bytes, end: int, tail: bytes) -> bytes:
+    """`head`, what stands in front of the data, with its seal; end: of the data, in bytes; tail: what follows them."""
+    rest = head[SEALED:]
+    return Seal(len(head), end, end + len(tail)).signed([rest, tail]).block() + rest
+
+
+def read_seal(path: Path) -> Seal:
+    """The seal of a product, after it was compared with the file. Takes no longer than reading all but the data.
+
+    Raises MerError where the file cannot be read, is no product of this schema, or is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            size, block = os.fstat(file.fileno()).st_size, file.read(SEALED)
+            if block.startswith(b"\x89HDF"):
+                raise MerError(
+                    f"{path}: is no product of schema {SCHEMA}, but of an older version of this project or of another "
+                    f"program; run {REPAIR} {shlex.quote(str(path))}, then dvc repro"
+                )
+            seal = _parsed(block)
+            if seal is None:
+                raise damaged(path, "it does not begin as a product does" if size else "it is empty")
+            if seal.size != size:
+                raise damaged(path, f"it has {size} bytes, and {seal.size} were written")
+            around = (_pieces(file, *place) for place in ((SEALED, seal.start), (seal.end, size)))
+            found = seal.signed(itertools.chain.from_iterable(around))
+    except FileNotFoundError:
+        raise MerError(f"{path}: there is no such product; run dvc repro, or correct the path in params.yaml") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if found != seal:
+        raise damaged(path, "what describes its data has changed")
+    return seal
+
+
+def _parsed(block: bytes) -> Seal | None:
+    """The seal that a block holds, if it holds one."""
+    try:
+        found = json.loads(block.partition(b"\n")[0])
+        seal = Seal(*found["data"], found["size"], found["sha256"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    numbers = (seal.start, seal.end, seal.size)
+    fits = all(type(n) is int for n in numbers) and SEALED <= seal.start <= seal.end <= seal.size
+    return seal if fits and seal.block() == block else None
+
+
+def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    for place in range(start, end, 1 << 20):
+        yield file.read(min(1 << 20, end - place))
+
+
 # ------------------------------------------------------------------------------------------------ reading
 
 
@@ -59,30 +167,49 @@ class ClipCache:
     """A product file, read clip by clip: `len(cache)`, `cache.ids`, `cache[clip_id]`, `cache.load()`.
 
     `cache[clip_id]` is (T, ...) in a ragged product and the item itself otherwise. Safe to pickle: a worker opens the
-    file anew. Raises MerError when the file is missing, truncated, of another schema or of another kind than asked for.
+    file anew. Raises MerError when the file is missing, damaged, of another schema or of another kind than asked for,
+    and wherever a clip is read whose bytes are not those that were written.
     """
 
     def __init__(self, path: str | Path, kind: str | None = None):
         self.path = Path(path)
-        with self._open() as file:
-            try:
-                self.schema, self.kind = int(file.attrs["schema"]), str(file.attrs["kind"])
-                self.ragged, self.params = bool(file.attrs["ragged"]), json.loads(file.attrs["parameters"])
-                self.excluded: dict[str, str] = json.loads(file.attrs.get("excluded", "{}"))
-                self.ids = [i.decode() for i in file["ids"][:]]
-                self.keys = [k.decode() for k in file["keys"][:]]
-                self._sums = file["sums"][:]
-                self._offsets: np.ndarray = file["offsets"][:] if self.ragged else np.empty(0, np.int64)
-                self.shape, self.dtype = file["data"].shape, file["data"].dtype
-            except KeyError as error:
-                raise MerError(f"{self.path}: is not a product of this project ({error.args[0]})") from None
-            except (OSError, TypeError, ValueError) as error:  # what HDF5 makes of damaged tables
-                raise MerError(f"{self.path}: is damaged ({error}); delete it and run dvc repro") from None
-        if self.schema != SCHEMA:
-            raise MerError(f"{self.path}: has schema {self.schema}, this version reads {SCHEMA}; run dvc repro")
+        seal = read_seal(self.path)
+        try:
+            # Nobody writes into a finished product, and some network disks cannot lock.
+            with h5py.File(self.path, "r", locking=False) as file:
+                self._read_tables(file, seal)
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # sealed by another program
+            raise MerError(f"{self.path}: is not a product of this project ({error}); run dvc repro") from None
         if kind is not None and self.kind != kind:
             raise MerError(f"{self.path}: holds {self.kind!r}, needed is {kind!r}; correct the path in params.yaml")
         self._row = {clip_id: i for i, clip_id in enumerate(self.ids)}
+
+    def _read_tables(self, file: h5py.File, seal: Seal) -> None:
+        """Everything but the data. Raises ValueError, KeyError or TypeError for what the writer does not write."""
+        self.schema, self.kind = int(file.attrs["schema"]), str(file.attrs["kind"])
+        self.ragged, self.params = bool(file.attrs["ragged"]), dict(json.loads(file.attrs["parameters"]))
+        self.excluded: dict[str, str] = dict(json.loads(file.attrs["excluded"]))
+        data = _contiguous(file, "data", seal.size)
+        self.shape, self.dtype, self._start = data.shape, data.dtype, seal.start
+        if data.id.get_offset() != seal.start or seal.start + data.nbytes != seal.end:
+            raise ValueError("its data are not where they should be")
+        if not self.shape or self.dtype.kind not in NUMBERS:
+            raise ValueError(f"its data are {self.shape} {self.dtype}")
+        self.ids = [i.decode() for i in _contiguous(file, "ids", seal.size)[:]]
+        self.keys = [k.decode() for k in _contiguous(file, "keys", seal.size)[:]]
+        self._sums = _contiguous(file, "sums", seal.size)[:]
+        count = len(self.ids)
+        self._offsets = np.arange(count + 1)
+        if self.ragged:
+            self._offsets = _contiguous(file, "offsets", seal.size)[:].astype(np.int64)
+        names = sorted(_group(file, "extra")) if "extra" in file else []
+        self._extras = {name: _contiguous(file, f"extra/{name}", seal.size)[:] for name in names}
+        lengths = [len(self.keys), len(self._offsets) - 1, *map(len, self._extras.values())]
+        if not count or set(lengths) != {count} or len(set(self.ids)) != count:
+            raise ValueError("its tables do not fit together")
+        ends = self._offsets[0], self._offsets[-1], len(self._sums)
+        if ends != (0, self.shape[0], self.shape[0]) or (np.diff(self._offsets) < 1).any():
+            raise ValueError("its clips do not fit its data")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,8 +218,7 @@ class ClipCache:
         return clip_id in self._row
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
-        with self._open() as file:
-            return self._read(file, self._index(clip_id))
+        return self._clip(self._index(clip_id))
 
     def frame(self, clip_id: str, t: int) -> np.ndarray:
         """Item `t` of a ragged clip without reading the others."""
@@ -100,43 +226,64 @@ class ClipCache:
         length = int(self._offsets[i + 1] - self._offsets[i])
         if not 0 <= t < length:
             raise MerError(f"{self.path}: clip {clip_id} has {length} frames, frame {t} was asked for; run dvc repro")
-        with self._open() as file:
-            return file["data"][self._offsets[i] + t]
+        return self._rows(int(self._offsets[i]) + t, 1)[0]
 
     def extra(self, name: str, clip_id: str) -> np.ndarray:
         """A small value kept beside the clip (e.g. `transform`)."""
-        with self._open() as file:
-            return file["extra"][name][self._index(clip_id)]
+        if name not in self._extras:
+            raise MerError(f"{self.path}: has no {name!r} beside its clips; {suggestion(name, self._extras)}")
+        return self._extras[name][self._index(clip_id)]
 
     def extras(self, clip_id: str) -> dict[str, np.ndarray]:
-        """All small values kept beside the clip."""
-        with self._open() as file:
-            row = self._index(clip_id)
-            return {name: values[row] for name, values in file["extra"].items()} if "extra" in file else {}
+        """All small values kept beside the clip, in the order of their names."""
+        row = self._index(clip_id)
+        return {name: values[row] for name, values in self._extras.items()}
 
     def whole(self, clip_id: str) -> bool:
-        """Whether what is kept of a clip still has its sum."""
+        """Whether the data of a clip still have their sums."""
         try:
-            found = checksum(self[clip_id], *self.extras(clip_id).values())
-        except (OSError, MerError):
+            self[clip_id]
+        except MerError:
             return False
-        return found == int(self._sums[self._index(clip_id)])
+        return True
 
     def load(self, ids: Sequence[str] | None = None) -> np.ndarray | list[np.ndarray]:
         """The clips `ids` (default: all), in that order: (N, ...), or a list of (T, ...) when ragged."""
         rows = range(len(self)) if ids is None else [self._index(i) for i in ids]
-        with self._open() as file:
-            if self.ragged:
-                return [self._read(file, i) for i in rows]
-            data = np.empty((len(rows), *self.shape[1:]), self.dtype)
-            for place, i in enumerate(rows):
-                file["data"].read_direct(data, np.s_[i], np.s_[place])
-            return data
-
-    def _read(self, file: h5py.File, i: int) -> np.ndarray:
         if self.ragged:
-            return file["data"][self._offsets[i] : self._offsets[i + 1]]
-        return file["data"][i]
+            return [self._clip(i) for i in rows]
+        data = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, i in enumerate(rows):
+            data[place] = self._clip(i)
+        return data
+
+    def _clip(self, i: int) -> np.ndarray:
+        first, end = int(self._offsets[i]), int(self._offsets[i + 1])
+        rows = self._rows(first, end - first)
+        return rows if self.ragged else rows[0]
+
+    def _rows(self, first: int, count: int) -> np.ndarray:
+        """Rows of the data, compared with their sums. They lie in one piece, so HDF5 is not needed to read them."""
+        rows = np.empty((count, *self.shape[1:]), self.dtype)
+        left = memoryview(rows.reshape(-1).view(np.uint8))
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self._start + first * rows[0].nbytes)
+                while left:
+                    done = file.readinto(left)
+                    if not done:
+                        raise damaged(self.path, "it has become shorter while it was read")
+                    left = left[done:]
+        except FileNotFoundError:
+            raise MerError(f"{self.path}: has gone while it was read; run dvc repro") from None
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        for row, array in enumerate(rows, start=first):
+            if checksum(array) != self._sums[row]:
+                i = int(np.searchsorted(self._offsets, row, side="right")) - 1
+                what = f"frame {row - self._offsets[i]} of clip {self.ids[i]} has" if self.ragged else ""
+                raise damaged(self.path, f"{what or f'clip {self.ids[i]} has'} other bytes than were written")
+        return rows
 
     def _index(self, clip_id: str) -> int:
         try:
@@ -148,27 +295,33 @@ class ClipCache:
                 else f"{self.path}: has no clip {clip_id!r} among its {len(self)}; run dvc repro to make it again"
             ) from None
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        if not self.path.exists():
-            raise MerError(f"{self.path}: there is no such product; run dvc repro, or correct the path in params.yaml")
-        try:
-            with open(self.path, "rb"):  # what is wrong with the file itself, before HDF5 says it in its own way
-                pass
-        except OSError as error:
-            raise MerError(
-                f"{self.path}: cannot be opened ({error.strerror}); correct the path or its rights"
-            ) from None
-        try:
-            file = h5py.File(self.path, "r")
-        except BlockingIOError:
-            raise MerError(f"{self.path}: is being written by another process; wait for it") from None
-        except OSError as error:
-            raise MerError(
-                f"{self.path}: is truncated or not HDF5 ({error}); delete it and run dvc checkout or dvc repro"
-            ) from None
-        with file:
-            yield file
+
+def _group(file: h5py.File, name: str) -> h5py.Group:
+    """A group of the file's own. Raises ValueError for a link to another place."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Group):
+        raise ValueError(f"{name} is no group of its own")
+    return file[name]
+
+
+def _contiguous(file: h5py.File, name: str, size: int) -> h5py.Dataset:
+    """A dataset whose bytes lie in one piece in this file. Raises ValueError for any other.
+
+    A link, a virtual dataset or an external one may read other files, or zeros where they are gone; and one that says
+    more than it has would take all memory.
+    """
+    parent, _, _ = name.rpartition("/")
+    if parent:
+        _group(file, parent)
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link")
+    dataset = file[name]
+    layout = dataset.id.get_create_plist().get_layout() if isinstance(dataset, h5py.Dataset) else None
+    if layout != h5py.h5d.CONTIGUOUS or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} does not lie in one piece in the file")
+    place = dataset.id.get_offset()
+    if place is None or dataset.id.get_storage_size() != dataset.nbytes or place + dataset.nbytes > size:
+        raise ValueError(f"{name} is larger than the file")
+    return dataset
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -177,8 +330,8 @@ class ClipCache:
 class CacheWriter:
     """Writes one product in one pass, in the order of `append`; `close()` (or the end of `with`) renames it into place.
 
-    Every clip brings `data` ((T, ...) if ragged, else the item) and the same extras. Left by an exception, nothing
-    stands at `path`. Memory: one clip.
+    Every clip brings `data` ((T, ...) if ragged, else the item), finite, and the same extras, which may be anything.
+    Left by an exception, nothing stands at `path`. Memory: one clip.
 
     The data go to their place in the finished file at once; HDF5's own bytes before and after them are put there at the
     end. So what a killed run has written can be read by the next, if the file is a `part` of its spool.
@@ -203,6 +356,7 @@ class CacheWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = part or Part(self.path.with_name(self.path.name + ".tmp"))
         self._ids: list[str] = []
+        self._taken: set[str] = set()
         self._keys: list[str] = []
         self._sums: list[int] = []
         self._offsets = [0]
@@ -213,9 +367,14 @@ class CacheWriter:
         rows = np.asarray(data) if self.ragged else np.asarray(data)[None]
         if not rows.size:
             raise MerError(f"{self.path}: clip {clip_id} is empty ({rows.shape}); check what it is computed from")
+        if rows.dtype.kind not in NUMBERS:
+            raise MerError(f"{self.path}: clip {clip_id} is {rows.dtype}; a product holds numbers")
+        if clip_id in self._taken:
+            raise MerError(f"{self.path}: clip {clip_id} comes twice; a product holds a clip once")
+        check_finite(clip_id, rows, f"{self.path}: ")
         if self._form is None:
             self._form = rows.shape[1:], rows.dtype
-            self._extras = {name: [] for name in extras}
+            self._extras = {name: [] for name in sorted(extras)}  # one order, whoever computed or kept the clip
             self._start = self._frame(1, *self._form)
             self._part.begin(self._start)
         if (rows.shape[1:], rows.dtype) != self._form:
@@ -223,16 +382,23 @@ class CacheWriter:
                 f"{self.path}: clip {clip_id} is {rows.shape[1:]} {rows.dtype}, the clips before it "
                 f"{self._form[0]} {self._form[1]}; one product holds one shape"
             )
+        if extras.keys() != self._extras.keys():
+            raise MerError(
+                f"{self.path}: clip {clip_id} has {listed(sorted(extras)) or 'nothing'} beside its data, the clips "
+                f"before it {listed(self._extras) or 'nothing'}; one product holds the same for all"
+            )
         extras = {name: np.array(extras[name]) for name in self._extras}  # a view would keep a whole block in memory
         for name, value in extras.items():
             first = self._extras[name][0] if self._extras[name] else value
-            if (value.shape, value.dtype) != (first.shape, first.dtype) or value.dtype.kind not in "biuf":
+            if (value.shape, value.dtype) != (first.shape, first.dtype) or value.dtype.kind not in NUMBERS:
                 raise MerError(
                     f"{self.path}: {name} of clip {clip_id} is {value.shape} {value.dtype}; one product holds "
                     f"numbers of one form, here {first.shape} {first.dtype}"
                 )
-        self._sums.append(self._part.append(key, rows if self.ragged else rows[0], extras))
+        self._part.append(key, rows if self.ragged else rows[0], extras)
+        self._sums += [checksum(row) for row in rows]
         self._ids.append(clip_id)
+        self._taken.add(clip_id)
         self._keys.append(key)
         self._offsets.append(self._offsets[-1] + len(rows))
         for name, values in self._extras.items():
@@ -249,7 +415,8 @@ class CacheWriter:
         with open(self._skeleton, "rb") as skeleton:
             head = skeleton.read(start)
             skeleton.seek(self._part.end)
-            self._part.finish(head, skeleton.read())
+            tail = skeleton.read()
+        self._part.finish(sealed(head, self._part.end, tail), tail)
         self._skeleton.unlink()
         return self._part.path
 
@@ -259,14 +426,14 @@ class CacheWriter:
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        with h5py.File(self._skeleton, "w", libver="v110", track_order=False) as file:
+        with h5py.File(self._skeleton, "w", libver="v110", track_order=False, userblock_size=SEALED) as file:
             file.attrs.update(self._attributes)
             data = file.create_dataset("data", shape=(n_rows, *shape), dtype=dtype, dcpl=layout, **options)
             start = data.id.get_offset()
             file.attrs["excluded"] = json.dumps(self.excluded, sort_keys=True)
             file.create_dataset("ids", data=np.array([i.encode() for i in self._ids], dtype="S"), **options)
             file.create_dataset("keys", data=np.array([k.encode() for k in self._keys], dtype="S64"), **options)
-            file.create_dataset("sums", data=np.array(self._sums, dtype=np.uint64), **options)
+            file.create_dataset("sums", data=np.array(self._sums, dtype=np.uint32), **options)
             if self.ragged:
                 file.create_dataset("offsets", data=np.asarray(self._offsets, dtype=np.int64), **options)
             for name, values in self._extras.items():
@@ -296,6 +463,15 @@ class CacheWriter:
         """Leave nothing behind but, in a spool, what the next run can use."""
         self._skeleton.unlink(missing_ok=True)
         self._part.abandon()
+
+
+def check_finite(clip_id: str, data: np.ndarray, where: str = "") -> None:
+    """Raise MerError for data with values that are not finite: they would spread into whatever is made of them."""
+    if data.dtype.kind == "f" and not np.isfinite(data).all():
+        raise MerError(
+            f"{where}clip {clip_id}: {int((~np.isfinite(data)).sum())} of {data.size} values that were computed are "
+            "not finite; look at its frames, or exclude it (on_error)"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- building
@@ -387,7 +563,9 @@ def _one(
             return key, REUSED
         if previous is not None and key in kept and previous.whole(kept[key]):
             return key, KEPT
-        spool.put(key, compute(clip))
+        arrays = compute(clip)
+        check_finite(clip.id, np.asarray(arrays["data"]))
+        spool.put(key, arrays)
     except MerError as error:
         if on_error == "stop":
             raise
@@ -402,14 +580,10 @@ def report_reused(reused: int, total: int, label: str, engine: Engine) -> None:
 
 
 def _previous(spool: Spool) -> ClipCache | None:
-    """The product of the last finished run, if it can still be read; it is only a shortcut."""
-    path = spool.folder / "previous.h5"
-    if not path.exists():
-        return None
+    """The product of the last finished run, if it can still be read; it is only a shortcut, and replaced at the end."""
     try:
-        return ClipCache(path)
+        return ClipCache(spool.folder / "previous.h5")
     except MerError:
-        path.unlink()
         return None
 
 

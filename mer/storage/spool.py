@@ -1,12 +1,13 @@
 """Unfinished work: a locked folder outside the graph that holds whatever a killed run had finished.
 
-    <key>.block      the arrays of one finished item, from a worker; named by the item's key
+    <key>.block      the arrays of one finished item, from a worker: a line with key, types, shapes and sums, then bytes
     <n>.part         a product's data as they are appended, each clip already where it belongs in the finished file
-    <n>.rows         its journal: one JSON line a clip with its key, its place in the part and its small values
+    <n>.rows         its journal: one line a clip with its key, its place in the part and its small values
     lock             held by the process that writes
 
 A block goes as soon as its data stand in the part, so a product is on disk once, and most blocks never reach it.
-Everything carries checksums: a killed process cannot tear a file that is renamed into place, a machine that stops can.
+Arrays and lines carry checksums: a killed process cannot tear a file that is renamed into place, a machine that stops
+can. Whatever is damaged counts as absent: its item is computed again.
 """
 
 import base64
@@ -15,6 +16,7 @@ import json
 import mmap
 import os
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -38,7 +40,7 @@ class Spool:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+")  # held until __exit__
+        self._lock = open(self.folder / "lock", "a+", encoding="utf-8", errors="replace")  # held until __exit__
         deadline = time.monotonic() + self.patience
         while True:
             try:
@@ -47,7 +49,7 @@ class Spool:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     self._lock.seek(0)
-                    owner = self._lock.read().strip() or "another process"
+                    owner = self._lock.read(100).strip() or "another process"
                     self._lock.close()
                     raise MerError(
                         f"{self.folder}: is being written by {owner}; wait for it, or stop it and run dvc repro"
@@ -77,7 +79,8 @@ class Spool:
         half = self.folder / f"{key}.{os.getpid()}.tmp"
         try:
             with open(half, "wb") as file:
-                file.write(json.dumps({name: _form(array) for name, array in arrays.items()}).encode() + b"\n")
+                forms = {name: _form(array) for name, array in arrays.items()}
+                file.write(summed_line({"key": key, "arrays": forms}))
                 for array in arrays.values():
                     file.write(array.data)
         except BaseException:
@@ -110,18 +113,23 @@ class Spool:
         self._rows = {}
 
     def new_part(self) -> "Part":
-        taken = [int(path.stem) for path in self.folder.glob("*.part")]
+        taken = [int(path.stem) for path in self.folder.glob("*.part") if path.stem.isdecimal()]
         return Part(self.folder / f"{max(taken, default=0) + 1}.part", journal=True)
 
     def _read(self, key: str) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
-        """(name, (array, checksum)) of an item, from its block or from a part of an earlier run."""
+        """(name, (array, checksum)) of an item, from its block or from a part of an earlier run.
+
+        Raises FileNotFoundError where there is neither, ValueError for a line or a size that does not fit.
+        """
         try:
             with open(self.path(key), "rb") as file:
-                layout = json.loads(file.readline())
+                head = content_of(file.readline(LONGEST_LINE))
                 place = file.tell()
                 # Mapped, not read: the data go straight from there into the part.
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            for name, (kind, shape, expected) in layout.items():
+            if head["key"] != key:
+                raise ValueError(f"{self.path(key)} holds another item")
+            for name, (kind, shape, expected) in head["arrays"].items():
                 array = _array(content, place, kind, shape)
                 place += array.nbytes
                 yield name, (array, expected)
@@ -170,8 +178,7 @@ class Part:
         self._file.seek(start)
         self.end = start
 
-    def append(self, key: str, data: np.ndarray, extras: dict[str, np.ndarray]) -> int:
-        """Returns the sum over data and extras, see `checksum`."""
+    def append(self, key: str, data: np.ndarray, extras: dict[str, np.ndarray]) -> None:
         data = np.asarray(data, order="C")
         self._file.write(data.data)
         if self._journal:
@@ -180,11 +187,9 @@ class Part:
             for name, array in extras.items():
                 array = np.asarray(array, order="C")
                 small[name] = [*_form(array), base64.b64encode(array.tobytes()).decode()]
-            row = {"key": key, "at": self.end, "data": _form(data), "extras": small}
-            self._journal.write(json.dumps(row).encode() + b"\n")
+            self._journal.write(summed_line({"key": key, "at": self.end, "data": _form(data), "extras": small}))
             self._journal.flush()
         self.end += data.nbytes
-        return checksum(data, *extras.values())
 
     def finish(self, head: bytes, tail: bytes) -> None:
         """Put what stands after the data and before them; the file is complete then."""
@@ -210,14 +215,26 @@ def _form(array: np.ndarray) -> list:
     return [array.dtype.str, array.shape, checksum(array)]
 
 
-def checksum(*arrays: np.ndarray) -> int:
-    """The sum of their bytes as 64-bit words: finds pages that never reached a disk at a twentieth of a CRC's cost."""
-    total = 0
-    for array in arrays:
-        raw = np.asarray(array, order="C").reshape(-1).view(np.uint8)
-        words = len(raw) // 8 * 8
-        total += int(raw[:words].view(np.uint64).sum(dtype=np.uint64)) + int(raw[words:].sum(dtype=np.uint64))
-    return total % 2**64
+def checksum(array: np.ndarray) -> int:
+    """CRC-32 of an array's bytes: it finds changed bits, bytes that never reached a disk, and pages that changed places."""
+    return zlib.crc32(np.asarray(array, order="C").reshape(-1).view(np.uint8))
+
+
+LONGEST_LINE = 1 << 20  # bytes; a head or a row has some hundred
+
+
+def summed_line(content: Any) -> bytes:
+    """One line of JSON that begins with its CRC-32."""
+    text = json.dumps(content).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def content_of(line: bytes) -> Any:
+    """What `summed_line` was made of. Raises ValueError where a byte of it is another, or its end is missing."""
+    found, _, text = line.partition(b" ")
+    if not text.endswith(b"\n") or found != b"%08x" % zlib.crc32(text[:-1]):
+        raise ValueError("a line whose sum does not fit")
+    return json.loads(text)
 
 
 def _array(content: bytes | mmap.mmap, place: int, kind: str, shape: list[int]) -> np.ndarray:
@@ -227,12 +244,16 @@ def _array(content: bytes | mmap.mmap, place: int, kind: str, shape: list[int]) 
 
 
 def _read_journal(path: Path) -> dict[str, dict]:
-    """The rows of a journal by key; the last line of a killed run may be torn."""
+    """The rows of a journal by key. Lines that are damaged, as the last of a killed run may be, are left out."""
     rows = {}
     try:
-        for line in path.read_bytes().splitlines():
-            row = json.loads(line)
-            rows[row["key"]] = row
-    except (FileNotFoundError, ValueError, KeyError):
-        pass
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return {}
+    for line in lines:
+        try:
+            row = content_of(line)
+        except ValueError:
+            continue
+        rows[row["key"]] = row
     return rows

@@ -106,7 +106,8 @@ class Motion:
 
     def drift(self, seconds: float) -> np.ndarray:
         """The head's rigid movement since the onset, (2, 3)."""
-        return rigid(*self.head.at(seconds), centre=CENTRE_FRAME)
+        dx, dy, angle, zoom = self.head.at(seconds)
+        return rigid(dx, dy, angle, zoom, CENTRE_FRAME)
 
 
 def draw_motion(rng: np.random.Generator, person: Identity, aus: str, peak: float, how: dict) -> Motion:

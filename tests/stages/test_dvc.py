@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from tests.helpers.processes import living, wait
 from tests.helpers.project import edit, make_project
 
 pytestmark = pytest.mark.slow
@@ -82,25 +81,6 @@ def test_a_changed_seed_reruns_training_and_evaluation_and_setting_it_back_resto
     assert content(project) == before
 
 
-def processes(folder: Path) -> list[psutil.Process]:
-    """Every stage process that works in this project, with its workers."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue  # gone meanwhile, or somebody else's
-    return found
-
-
-def wait(condition, what: str, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.005)
-
-
 def finished(folder: Path, stage: str) -> int:
     """Clips or folds that a run of the stage has finished: as blocks of their own, or already in the product's part."""
     spool = folder / "data/.partial" / stage
@@ -162,7 +142,7 @@ def test_kill_9_loses_at_most_the_clip_at_hand_and_ends_with_the_same_bytes(proj
         cwd=project, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait(lambda: finished(project, stage) >= 1, f"the first finished item of {stage}")
-    workers = [p for p in processes(project) if any(a.startswith("stages.") for a in p.cmdline())]
+    workers = [p for p in living(project) if any(a.startswith("stages.") for a in p.cmdline())]
     assert workers
     targets = {
         "dvc": [running.pid],
@@ -172,7 +152,7 @@ def test_kill_9_loses_at_most_the_clip_at_hand_and_ends_with_the_same_bytes(proj
     for pid in targets[victims]:
         os.kill(pid, signal.SIGKILL)
     running.wait()
-    wait(lambda: not processes(project), "every process of the run to end", 15)
+    wait(lambda: not living(project), "every process of the run to end", 15)
     kept = finished(project, stage)
     assert kept >= 1
     assert not (project / out).exists()

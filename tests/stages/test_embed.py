@@ -18,7 +18,17 @@ from tests.helpers.declared import reading
 from tests.helpers.in_process import command
 from tests.helpers.project import edit
 from tests.helpers.sequences import (
-    DRAWN, EMBED, EMBEDDING, EXPERIMENT, MAGNET, MAGNIFIED, WEIGHTS, drawn, protocol, train, write_magnified,
+    DRAWN,
+    EMBED,
+    EMBEDDING,
+    EXPERIMENT,
+    MAGNET,
+    MAGNIFIED,
+    WEIGHTS,
+    drawn,
+    protocol,
+    train,
+    write_magnified,
 )  # fmt: skip
 from tests.helpers.stages import refused
 

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mer import parallel
@@ -19,6 +18,7 @@ from mer.parallel import Engine, map_clips
 from mer.project import check_folders, check_git
 from stages import _run
 from tests.helpers.graph import GRAPH, ROOT
+from tests.helpers.processes import living, wait
 from tests.helpers.project import edit, make_project
 from tests.helpers.stages import refused, stage
 from tools import mend
@@ -37,27 +37,6 @@ def project(root, tmp_path_factory):
 
 def environment(folder: Path, **more) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder), **more}
-
-
-def living(folder: Path) -> list[psutil.Process]:
-    """Every process that works in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue  # gone meanwhile, or somebody else's
-    return found
-
-
-def wait(condition, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 # ---- kills ----------------------------------------------------------------------------------------------------------
@@ -84,11 +63,11 @@ def test_workers_of_a_stage_that_is_killed_while_they_start_end_too_and_leave_no
         [sys.executable, "-m", "stages.align", "synthetic-box224"], cwd=project, env=environment(project),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    assert wait(lambda: len(living(project)) > 1, 30), "no worker was started"
+    wait(lambda: len(living(project)) > 1, "a worker to start", 30)
     time.sleep(delay)
     running.kill()
     running.wait()
-    assert wait(lambda: not living(project), 15), [p.cmdline() for p in living(project)]
+    wait(lambda: not living(project), "every process to end", 15)
     parallel.remove_leftovers()
     places = [*Path("/tmp").glob(f"mer-{running.pid}-*"), *Path("/dev/shm").glob(f"*{running.pid}*")]
     assert not places
@@ -277,7 +256,7 @@ def test_a_damaged_lock_stays_while_dvc_runs_here(tmp_path):
     program.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
     running = subprocess.Popen([sys.executable, str(program)], cwd=tmp_path)
     try:
-        assert wait(lambda: mend.dvc_processes(tmp_path), 10)
+        wait(lambda: mend.dvc_processes(tmp_path), "the process to start", 10)
         with pytest.raises(MerError, match=rf"DVC runs here \(process {running.pid}\)"):
             mend.mend(tmp_path)
     finally:

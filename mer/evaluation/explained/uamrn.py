@@ -6,10 +6,12 @@ undefined one is None.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mer.errors import MerError
 from mer.evaluation.canvas import blank, heading, save
@@ -19,6 +21,9 @@ from mer.storage.cache import ClipCache
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 NOT_KEPT = "#fbdcb4"  # pairs in no common bucket: a tint, distinct from every grey of the scale
 TEST, TRAINED = "#0072b2", "#d55e00"  # distinct for the colour-blind, too
@@ -31,7 +36,8 @@ def draw(found: ClipCache, predictions: "pd.DataFrame", run_info: dict, folder: 
     of the class (its section 3.3); gamma.json: the numbers in it. Arguments: see mer.evaluation.explained.
     """
     names = run_info["class_names"]
-    mean, kept = 0.0, 0.0
+    mean: np.ndarray | float = 0.0
+    kept: np.ndarray | float = 0.0
     for clip_id in found.ids:
         matrices = found[clip_id].astype(np.float64)
         mean, kept = mean + matrices / len(found), kept + (matrices != 0) / len(found)
@@ -56,7 +62,7 @@ def draw(found: ClipCache, predictions: "pd.DataFrame", run_info: dict, folder: 
 # ---- attention ----------------------------------------------------------------------------------------------------
 
 
-def share_kept(matrix) -> float:
+def share_kept(matrix: ArrayLike) -> float:
     """Share of the pairs (q, k) of a matrix (n, n) that attention is paid to at all: entries that are not exactly 0.
 
     0 is what a pair without a common bucket has; a weight too small for its type of float looks the same.
@@ -64,7 +70,7 @@ def share_kept(matrix) -> float:
     return float(np.mean(np.asarray(matrix) != 0))
 
 
-def diagonal_mass(matrix, reach: int = 0) -> float | None:
+def diagonal_mass(matrix: ArrayLike, reach: int = 0) -> float | None:
     """Share of all attention that stays within `reach` positions of the diagonal; None where nothing is attended to.
 
     A query without partner pays none: its row of zeros counts neither here nor in the whole.
@@ -74,7 +80,7 @@ def diagonal_mass(matrix, reach: int = 0) -> float | None:
     return _share(matrix, np.abs(place[:, None] - place) <= reach)
 
 
-def lower_right_mass(matrix) -> float | None:
+def lower_right_mass(matrix: ArrayLike) -> float | None:
     """Share of all attention that the last n // 2 queries pay to the last n // 2 keys; None as in `diagonal_mass`."""
     matrix = np.asarray(matrix)
     late = np.arange(len(matrix)) >= len(matrix) - len(matrix) // 2
@@ -86,7 +92,17 @@ def _share(matrix: np.ndarray, part: np.ndarray) -> float | None:
     return float(matrix[part].sum(dtype=float) / total) if total > 0 else None
 
 
-def attention_figure(matrices, mean, path, title: str, name: str, *, factors, clips: int, kept=None) -> None:
+def attention_figure(
+    matrices: ArrayLike,
+    mean: ArrayLike,
+    path: str | Path,
+    title: str,
+    name: str,
+    *,
+    factors: ArrayLike,
+    clips: int,
+    kept: ArrayLike | None = None,
+) -> None:
     """UAMRN figure 4: sparse attention in one clip and, beside it, the mean of many; a row a block, a column a head.
 
     Each panel has its own scale of greys: a query with one partner gives it 1, one with twenty 0.05 each, and a mean is
@@ -115,10 +131,10 @@ def attention_figure(matrices, mean, path, title: str, name: str, *, factors, cl
             raise MerError(f"attention is {shape}, but {what} {other.shape}; both must be alike")
     blocks, heads, places = shape[:3]
     first, late = places - length, places - length // 2  # the first frame, and the first of the later half
-    figure = blank(max(2 * (2.35 * heads + 0.65), 8.8), 3.0 * blocks + 2.1, band=1.05)
-    figure.get_layout_engine().set(h_pad=0.08)
+    figure = blank(max(2 * (2.35 * heads + 0.65), 8.8), 3.0 * blocks + 2.1, band=1.05, h_pad=0.08)
     sides = figure.subfigures(1, 2, squeeze=False)[0]
     whole = f"mean of {clips} clips"
+    halves: list[tuple[str, np.ndarray, str, np.ndarray, Callable[[np.ndarray], float]]]
     halves = [(name, matrices, "kept", matrices, share_kept)]
     if kept is None:
         halves.append((f"{whole} (ever kept: in a clip at least)", mean, "ever kept", mean, share_kept))
@@ -158,7 +174,7 @@ def attention_figure(matrices, mean, path, title: str, name: str, *, factors, cl
     save(figure, path)
 
 
-def _draw(a, matrix: np.ndarray) -> str:
+def _draw(a: "Axes", matrix: np.ndarray) -> str:
     """The matrix on the axes `a`; from which value on it is black."""
     from matplotlib import colormaps
 
@@ -169,7 +185,7 @@ def _draw(a, matrix: np.ndarray) -> str:
     return f"{largest:.2g}" if len(positive) else "none"
 
 
-def _against_even(what: str, frames: np.ndarray, mass) -> str:
+def _against_even(what: str, frames: np.ndarray, mass: Callable[[np.ndarray], float | None]) -> str:
     return f"{what} {_percent(mass(frames))} (even {_percent(mass(np.ones_like(frames)))})"
 
 
@@ -178,7 +194,7 @@ def _ticks(length: int) -> list[int]:
     return sorted({0, *(max(0, round(length * quarter / 4) - 1) for quarter in (1, 2, 3, 4))})
 
 
-def _attention_legend(figure, first: int) -> None:
+def _attention_legend(figure: "Figure", first: int) -> None:
     from matplotlib.patches import Patch
 
     handles = [
@@ -199,7 +215,7 @@ def _attention_legend(figure, first: int) -> None:
 # ---- uncertainty --------------------------------------------------------------------------------------------------
 
 
-def gamma_summary(gamma, labels, n_classes: int, correct=None) -> dict:
+def gamma_summary(gamma: ArrayLike, labels: ArrayLike, n_classes: int, correct: ArrayLike | None = None) -> dict:
     """Whether rare classes, and clips classified wrong, have the larger gamma (UAMRN 3.3).
 
     Args:
@@ -248,7 +264,15 @@ def gamma_summary(gamma, labels, n_classes: int, correct=None) -> dict:
     return found | {"undefined": undefined}
 
 
-def gamma_figure(gamma, trained, labels, names, path, title: str, correct=None) -> None:
+def gamma_figure(
+    gamma: ArrayLike,
+    trained: ArrayLike | None,
+    labels: ArrayLike,
+    names: Sequence[str],
+    path: str | Path,
+    title: str,
+    correct: ArrayLike | None = None,
+) -> None:
     """Gamma by class, test clips and training clips, against class size, and of clips classified right and wrong.
 
     Args:
@@ -300,7 +324,9 @@ def gamma_figure(gamma, trained, labels, names, path, title: str, correct=None) 
     save(figure, path)
 
 
-def _checked(gamma, labels, n_classes: int, correct=None):
+def _checked(
+    gamma: ArrayLike, labels: ArrayLike, n_classes: int, correct: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     gamma, labels = np.asarray(gamma, dtype=float), np.asarray(labels)
     correct = None if correct is None else np.asarray(correct, dtype=bool)
     shapes = [x.shape for x in (gamma, labels, correct) if x is not None]
@@ -313,7 +339,7 @@ def _checked(gamma, labels, n_classes: int, correct=None):
     return gamma, labels, correct
 
 
-def _constant_gamma_figure(gamma: np.ndarray, values: list[float], path, title: str) -> None:
+def _constant_gamma_figure(gamma: np.ndarray, values: list[float], path: str | Path, title: str) -> None:
     """One line of text: boxes of a single value show nothing."""
     numbers = " and ".join(dict.fromkeys(f"{v:.3g}" for v in values))
     figure = blank(9.8, 1.9, band=0.5)
@@ -325,7 +351,7 @@ def _constant_gamma_figure(gamma: np.ndarray, values: list[float], path, title: 
     save(figure, path)
 
 
-def _boxes(a, groups: list[tuple[str, np.ndarray]], colour: str) -> None:
+def _boxes(a: "Axes", groups: list[tuple[str, np.ndarray]], colour: str) -> None:
     """A box (quartiles, median, whiskers of the 5th and 95th percentile) and all points for each (name, values)."""
     places = [i for i, (_, values) in enumerate(groups) if len(values)]
     black = {"color": "black", "linewidth": 1}
@@ -343,7 +369,7 @@ def _boxes(a, groups: list[tuple[str, np.ndarray]], colour: str) -> None:
     _scale(a, np.concatenate([values for _, values in groups]))
 
 
-def _against_size(a, kinds: list, summaries: list[dict], names) -> None:
+def _against_size(a: "Axes", kinds: list, summaries: list[dict], names: Sequence[str]) -> None:
     """Class medians against class sizes, and their rank correlation; each kind by its own median: they differ much."""
     sizes = np.array(summaries[0]["sizes"])
     order = [c for c in np.argsort(sizes, kind="stable") if sizes[c]]
@@ -394,14 +420,14 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
     return moved
 
 
-def _scale(a, values: np.ndarray) -> None:
+def _scale(a: "Axes", values: np.ndarray) -> None:
     """Logarithmic where the largest is more than ten times the smallest."""
     if values.min() > 0 and values.max() > 10 * values.min():
         a.set_yscale("log")
         _plain(a.yaxis)
 
 
-def _plain(axis) -> None:
+def _plain(axis: "Axis") -> None:
     """Numbers of a logarithmic axis as 0.5, 1, 2, 5, 10 …"""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -1,0 +1,176 @@
+"""What the docs name exists: links, files, targets of make, parameters and stages."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from mer import models
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = ("mer", "stages", "tests", "docs", "conf", "tools", "examples")
+HISTORY = ("CHANGELOG.md",)  # names what is gone
+PAGES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for p in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data/raw").glob("*/README.md")]
+)
+YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def test_there_are_pages():
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/README.md", "docs/uamrn.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(file), f"{page} links to {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_of_make_exists(page):
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    # In code only: prose may use the verb.
+    named = [m for code in code_of(read(page)) for m in re.findall(r"\bmake ([a-z][a-z-]*)\b", code)]
+    assert set(named) <= targets, f"{page} names make {sorted(set(named) - targets)}, which the Makefile lacks"
+
+
+def test_targets_of_make_are_found_in_the_readme():
+    named = [m for code in code_of(read("README.md")) for m in re.findall(r"\bmake ([a-z][a-z-]*)\b", code)]
+    assert {"repro", "test", "plan", "preset", "manifest", "publish"} <= set(named)
+
+
+def code_of(text: str) -> list[str]:
+    """Code spans and blocks."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [*blocks, *re.findall(r"`([^`]+)`", rest)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY])
+def test_every_path_in_code_exists(page):
+    for code in code_of(read(page)):
+        for path in re.findall(rf"(?<![\w./-])(?:{'|'.join(TOP)})/[^\s`,;:'\")]*", code):
+            if not re.search(r"[<>{}*…]", path):  # no pattern
+                assert (ROOT / path).exists(), f"{page} names {path}, which is not there"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY])
+def test_every_module_in_code_exists(page):
+    """`mer.loso.run` may be a module, or what a module holds: mer.corpora.select."""
+    for code in code_of(read(page)):
+        for command in re.findall(r"python -m ((?:tools|stages|benchmarks)(?:\.\w+)+)(?![\w.<])", code):
+            place = ROOT / command.replace(".", "/")
+            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), f"{page}: python -m {command}"
+        for name in re.findall(r"(?<![\w./])mer(?:\.\w+)+", code):
+            assert found(name.split(".")), f"{page} names {name}, which is not there"
+
+
+def found(parts: list[str]) -> bool:
+    """Whether a dotted name is a module, or its last one or two parts are said in one."""
+    for end in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:end])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            return len(parts) - end <= 2 and all(re.search(rf"\b{name}\b", text) for name in parts[end:])
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_parameter_of_exp_run_exists(page):
+    """dvc exp run -S refuses a key that params.yaml lacks."""
+    params = YAML(typ="safe").load(read("params.yaml"))
+    for key in re.findall(r"-S '?([\w.-]+)=", read(page)):
+        value = params
+        for name in key.split("."):
+            assert isinstance(value, dict), f"{page} names {key}: nothing stands below"
+            assert name in value, f"{page} names {key}, which params.yaml lacks"
+            value = value[name]
+
+
+def test_parameters_are_found_in_the_readme():
+    assert {"train.seed", "flow.lambda_", "train.seeds"} <= set(re.findall(r"-S '?([\w.-]+)=", read("README.md")))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY])
+def test_every_parameter_in_code_exists(page):
+    """`spot.missing`: a section of params.yaml or of a model, and a name in it."""
+    params = YAML(typ="safe").load(read("conf/base.yaml"))
+    sections = {section: value for section, value in params.items() if isinstance(value, dict) and value}
+    for code in code_of(read(page)):
+        match = re.fullmatch(rf"({'|'.join(sections)})\.([\w.]+)(: .*)?", code)
+        if match and not match[2].endswith("h5"):  # explain.h5 is a file
+            value = sections[match[1]]
+            for name in match[2].split("."):
+                assert name in value, f"{page} names {code}, which conf/base.yaml lacks"
+                value = value[name]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY])
+def test_every_stage_in_code_exists(page):
+    stages = set(YAML(typ="safe").load(read("dvc.yaml"))["stages"])
+    for code in code_of(read(page)):
+        for stage in re.findall(r"(?<![\w.-])([a-z_]+)@[\w<]", code):
+            assert stage in stages, f"{page} names {code}: dvc.yaml has no stage {stage}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY])
+def test_every_example_of_an_experiment_names_a_model_and_knobs_that_exist(page):
+    for block in YAML_BLOCK.findall(read(page)):
+        content = YAML(typ="safe").load(block)
+        for name, entry in (content.get("experiments") or {}).items():
+            models.check_knobs(entry["model"], entry.get("knobs", {}), f"{page}: {name}")
+
+
+def test_the_readmes_table_of_the_demo_is_the_published_one():
+    published = {p.stem: json.loads(p.read_text()) for p in (ROOT / "results/demo").glob("synthetic-*.json")}
+    rows = re.findall(r"^(synthetic-\S+) +(\S+) \[.*?\] (\S+) \[.*?\] (\S+) ", read("README.md"), re.MULTILINE)
+    found = {name: tuple(values) for name, *values in rows}
+    assert found == {n: tuple(f"{metric[m]:.4f}" for m in ("uf1", "uar", "acc")) for n, metric in published.items()}
+
+
+def test_the_index_of_the_docs_lists_every_page():
+    listed = set(re.findall(r"^\| \[([\w.]+)\]", read("docs/README.md"), re.MULTILINE))
+    assert listed == {Path(page).name for page in PAGES if page.startswith("docs/")} - {"README.md"}
+
+
+def test_the_citation_file_has_what_its_format_requires():
+    """cff-version 1.2.0 requires these four; the version is the package's."""
+    cff = YAML(typ="safe").load(read("CITATION.cff"))
+    assert cff["cff-version"] == "1.2.0"
+    assert cff["message"]
+    assert cff["title"]
+    assert all(set(author) <= {"name", "family-names", "given-names", "orcid"} for author in cff["authors"])
+    assert cff["authors"]
+    assert cff["version"] == re.search(r'^version = "(.*)"$', read("pyproject.toml"), re.MULTILINE)[1]
+    assert cff["license"] == re.search(r'^license = "(.*)"$', read("pyproject.toml"), re.MULTILINE)[1]
+
+
+def test_the_workflow_calls_the_script_of_ci():
+    workflow = YAML(typ="safe", pure=True).load(read(".github/workflows/ci.yml"))
+    steps = workflow["jobs"]["ci"]["steps"]
+    assert {"run": "bash .ci/run"} in steps
+    assert set(workflow["on"]) == {"push", "pull_request"}
+    assert (ROOT / ".ci/run").is_file()
