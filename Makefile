@@ -31,9 +31,10 @@ test: $(BIN)/.installed lint  ## lint and the fast tests
 test-slow: $(BIN)/.installed  ## the tests that take minutes
 	@python -m pytest -m slow
 
-lint: $(BIN)/.installed  ## ruff: rules and format, nothing is rewritten
+lint: $(BIN)/.installed  ## ruff: rules and format, mypy: types of mer/; nothing is rewritten
 	@ruff check .
 	@ruff format --check .
+	@mypy
 
 format: $(BIN)/.installed  ## let ruff rewrite what `make lint` complains about
 	@ruff check --fix .

@@ -8,6 +8,9 @@ corpora never collide.
 import bisect
 import hashlib
 import itertools
+import os
+import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mer.errors import MerError, listed
-from mer.storage.cache import replace_file
+from mer.storage.cache import damaged, read_table, write_table
 
 if TYPE_CHECKING:  # a worker reads frames, not tables, and starts a third sooner without pandas
     import pandas as pd
@@ -25,6 +28,11 @@ COLUMNS = (
     *("id", "corpus", "subject", "clip", "emotion", "aus"),
     *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "digest"),
 )
+LONGEST = 1_000_000  # frames of a clip: 83 minutes at 200 fps
+MAX_PIXELS = 2**26  # of a frame, twice those of 8K film; SAMM's, the largest of a corpus, have 2**21
+MAX_BYTES = 4 * MAX_PIXELS + 2**20  # of a frame's file: four bytes a pixel, and the rest
+MAX_SCANS = 200  # of a progressive JPEG, which usually has ten
+LOST_BLOCK = bytes(4096)  # the smallest part of a file that a disk loses
 
 
 @dataclass(frozen=True)
@@ -95,30 +103,45 @@ def check_counts(found: dict[str, int], wanted: dict[str, int | None], where: st
 
 
 def write_index(path: Path, table: "pd.DataFrame") -> None:
-    """Write the index in the order of `id`, replacing `path` in one step. Raises MerError on a repeated id."""
-    repeated = table["id"][table["id"].duplicated()]
+    """Write the index in the order of `id`, replacing `path` in one step.
+
+    Raises MerError on ids that occur twice, or differ in the case of letters alone (some disks have one folder for
+    both), and on frame numbers that cannot be those of a clip.
+    """
+    same = table["id"].map(lambda clip_id: unicodedata.normalize("NFC", str(clip_id)).casefold())
+    repeated = table["id"][same.duplicated()]
     if len(repeated):
         raise MerError(f"{path}: clip ids occur twice: {listed(repeated)}; a label sheet must name every clip once")
-    text = table.sort_values("id")[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
-    replace_file(path, text.encode())
+    for row in table.itertuples():
+        check_numbers(f"{path}: clip {row.id}", row.onset, row.offset)
+    write_table(path, table.sort_values("id")[list(COLUMNS)])
+
+
+def check_numbers(where: str, onset: int, offset: int) -> None:
+    """Raise MerError for a clip that ends before it begins, or whose numbers would fill the memory."""
+    if not 0 <= offset - onset < LONGEST:
+        raise MerError(f"{where}: has frames {onset} to {offset}, needed are 1 to {LONGEST} of them; correct the row")
 
 
 def read_index(path: Path) -> "pd.DataFrame":
-    """The index table, ids and subjects as text."""
+    """The index table: numbers in onset, apex, offset and fps, text elsewhere, also where a subject is named 007 or NA.
+
+    Raises MerError where it is missing, or another than `write_index` has written.
+    """
     import pandas as pd
 
-    try:
-        text = dict.fromkeys(
-            ("id", "corpus", "subject", "clip", "emotion", "aus", "apex_source", "frame", "absent", "digest"), str
-        )
-        table = pd.read_csv(path, dtype=text, keep_default_na=False)
-    except FileNotFoundError:
-        raise MerError(f"{path}: there is no such index; run dvc repro, or correct the path in params.yaml") from None
-    except ValueError as error:  # pandas' parser and decoding errors are ValueErrors
-        raise MerError(f"{path}: cannot be read as an index ({error}); delete it and run dvc repro") from None
-    missing = [c for c in COLUMNS if c not in table]
-    if missing:
-        raise MerError(f"{path}: columns {listed(missing)} are missing; run dvc repro to make the index again")
+    if not Path(path).exists():
+        raise MerError(f"{path}: there is no such index; run dvc repro, or correct the path in params.yaml")
+    table = pd.DataFrame(read_table(path, COLUMNS), columns=list(COLUMNS), dtype=str)
+    if table.empty:
+        raise damaged(path, "it has no clip")
+    for column, kind in (*dict.fromkeys(("onset", "apex", "offset"), np.int64).items(), ("fps", np.float64)):
+        try:
+            table[column] = table[column].astype(kind)
+        except (ValueError, OverflowError) as error:
+            raise damaged(path, f"{column} holds no number ({error})") from None
+    for row in table.itertuples():
+        check_numbers(f"{path}: clip {row.id}", row.onset, row.offset)
     return table
 
 
@@ -126,19 +149,12 @@ def write_excluded(path: str | Path, excluded: list[tuple[str, str]]) -> None:
     """List the clips that an index leaves out: id and reason, a row each."""
     import pandas as pd
 
-    table = pd.DataFrame(sorted(excluded), columns=["id", "reason"])
-    replace_file(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_table(path, pd.DataFrame(sorted(excluded), columns=["id", "reason"]))
 
 
 def read_excluded(path: str | Path) -> dict[str, str]:
-    """Clip id -> reason."""
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return dict(zip(table["id"], table["reason"], strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        raise MerError(f"{path}: cannot be read as a list of exclusions ({error}); run dvc repro") from None
+    """Clip id -> reason. Raises MerError where the list is missing, or another than `write_excluded` has written."""
+    return {row[0]: row[1] for row in read_table(path, ("id", "reason"))}
 
 
 def clips(table: "pd.DataFrame") -> list[Clip]:
@@ -149,15 +165,113 @@ def clips(table: "pd.DataFrame") -> list[Clip]:
     ]
 
 
-def read_frame(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 RGB; grey images are repeated over the channels."""
+def read_frame(path: str | Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 RGB; grey images are repeated over the channels.
+
+    Read are JPEG, PNG and BMP with at most 8 bits a channel and MAX_PIXELS pixels.
+
+    Raises:
+        MerError: no such file, or a pipe or folder; another kind of image, too large, more than 8 bits a channel, or
+            damaged. Decoders fill in what a file has lost and say nothing, so the file is checked first: a JPEG by
+            libjpeg's own warnings, a BMP for a disk block of zeros; a PNG has checksums. docs/corpora.md says what
+            damage stays unseen.
+    """
     import cv2
 
-    raw = np.frombuffer(_read_bytes(path), dtype=np.uint8)
-    image = cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB) if raw.size else None
+    data = _read_bytes(path)
+    size = _check_image(path, data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if size else None
+    except cv2.error:
+        image = None
     if image is None:
-        raise MerError(f"{path}: cannot be read as an image ({raw.size} bytes); replace the file")
+        raise MerError(f"{path}: cannot be read as an image ({len(data)} bytes); replace the file")
     return image
+
+
+# Other kinds that OpenCV reads; a damaged file of these is read as far as it goes.
+_OTHER_KINDS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"RIFF": "WebP", b"\0\0\0\x0c": "JPEG 2000"}
+
+
+def _check_image(path: str | Path, data: bytes) -> tuple[int, int] | None:
+    """(width, height) by the file's header; None where it has none. Raises MerError as `read_frame`."""
+    number = int.from_bytes
+    bits, size = 8, None
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
+        bits, size = data[24], (number(data[16:20], "big"), number(data[20:24], "big"))
+    elif data.startswith(b"\xff\xd8"):
+        bits, size = _jpeg_header(data)
+    elif data.startswith(b"BM") and len(data) >= 34:
+        size = number(data[18:22], "little"), abs(number(data[22:26], "little", signed=True))
+    elif data[:4] in _OTHER_KINDS:
+        raise MerError(f"{path}: is a {_OTHER_KINDS[data[:4]]} file; frames are read as JPEG, PNG or BMP: convert it")
+    if size is None:
+        return None
+    if size[0] * size[1] > MAX_PIXELS:
+        raise MerError(
+            f"{path}: is {size[0]}x{size[1]}, a frame has at most {MAX_PIXELS} pixels; scale the corpus down"
+        )
+    if bits > 8:
+        _check_depth(path, data, bits)
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(path, data)
+    elif data.startswith(b"BM") and data.find(LOST_BLOCK, 54) >= 0:
+        raise MerError(
+            f"{path}: is a damaged BMP ({len(LOST_BLOCK)} or more zero bytes in a row, as of a copy that was not "
+            "finished); replace the file, or, where the picture is that black, save it as PNG"
+        )
+    return size
+
+
+def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int] | None]:
+    """(bits a channel, (width, height)) of a JPEG; (8, None) where its header ends before them."""
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame header, not tables
+            height, width = (int.from_bytes(data[place + n : place + n + 2], "big") for n in (5, 7))
+            return data[place + 4], (width, height)
+        # A marker may be preceded by any number of 0xFF.
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return 8, None
+
+
+def _check_jpeg(path: str | Path, data: bytes) -> None:
+    """Raise MerError where libjpeg has something to warn of: it warns, fills in grey, and goes on."""
+    import simplejpeg
+
+    try:
+        if data.count(b"\xff\xda") > MAX_SCANS:
+            raise ValueError(f"more than {MAX_SCANS} scans")
+        # An eighth of the size: every code is read, few pixels are computed.
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as error:
+        raise MerError(f"{path}: is a damaged JPEG ({error}); replace the file") from None
+
+
+def _check_depth(path: str | Path, data: bytes, bits: int) -> None:
+    """Raise MerError for an image of more than 8 bits a channel, unless 8 of them say all: v * 257 or v * 256."""
+    import cv2
+
+    remedy = "convert all frames of the corpus in one way, by"
+    if data.startswith(b"\xff\xd8"):
+        raise MerError(f"{path}: has {bits} bits a channel, frames have 8; {remedy} dividing by {2 ** (bits - 8)}")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise MerError(f"{path}: cannot be read as an image ({len(data)} bytes); replace the file")
+    levels: np.ndarray = np.asarray(image, np.uint16)
+    if levels.ndim == 3 and levels.shape[2] == 4:
+        levels = levels[:, :, :3]  # without the transparency, which uses all bits
+    if not (levels & 255).any() or (levels >> 8 == levels & 255).all():
+        return
+    used = int(np.bitwise_or.reduce(levels, axis=None))
+    top = used.bit_length()
+    low = (used & -used).bit_length()
+    raise MerError(
+        f"{path}: has {bits} bits a channel, of which {top - low + 1} are used (bits {low} to {top}, the largest value "
+        f"is {int(levels.max())}); frames have 8, the upper 8 of these would keep {2 ** max(0, top - 8)} grey levels; "
+        f"{remedy} dividing by {2 ** max(0, top - 8)}, and save them as 8-bit PNG"
+    )
 
 
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:
@@ -165,7 +279,7 @@ def read_frames(clip: Clip) -> Iterator[np.ndarray]:
     return read_paths(clip.paths())
 
 
-def read_paths(paths: Iterable[Path]) -> Iterator[np.ndarray]:
+def read_paths(paths: Iterable[str | Path]) -> Iterator[np.ndarray]:
     """The frames of one clip, as `read_frames`."""
     first = None
     for path in paths:
@@ -184,7 +298,7 @@ def read_clip(clip: Clip) -> np.ndarray:
     return np.stack(list(read_frames(clip)))
 
 
-def files_digest(paths: Iterable[Path]) -> str:
+def files_digest(paths: Iterable[str | Path]) -> str:
     """SHA-256 over the bytes of the files, in order."""
     digest = hashlib.sha256()
     for path in paths:
@@ -196,7 +310,14 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        # Not blocking: opening a pipe waits for its other end, which may never come.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise MerError(f"{path}: is no file, but a pipe or a device; put the frame itself there")
+            if found.st_size > MAX_BYTES:
+                raise MerError(f"{path}: has {found.st_size} bytes, a frame at most {MAX_BYTES}; replace the file")
+            return file.read()
     except FileNotFoundError:
         raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
     except OSError as error:

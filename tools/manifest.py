@@ -8,8 +8,9 @@ was added, removed, replaced or touched still shows. Run it again after every ch
 - `path` is below the corpus folder, with `/`, in the order of its characters; `size` in bytes.
 - `mtime` is in whole seconds: archives, FAT disks and many copying tools keep no more, so a corpus that was copied with
   its times intact has the same manifest.
-- Left out: hidden files and folders (.DS_Store), Thumbs.db.
-- The corpus folder may be a link to another disk. A link below it must stay inside it.
+- Left out: hidden files and folders (.DS_Store, ._img1.jpg), Thumbs.db, __MACOSX.
+- The corpus folder may be a link to another disk. A link below it must stay inside it. A folder is listed through
+  MOST_LINKS links at most: folders that link to each other have more paths than can be walked.
 
 Rows are written while the folders are walked: held are the names of one folder at a time (and of those above it).
 """
@@ -19,6 +20,7 @@ import csv
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +30,7 @@ from tools._errors import one_line
 
 COLUMNS = ("path", "size", "mtime")
 RAW = Path("data/raw")
+MOST_LINKS = 16
 _NANOSECONDS = 10**9  # a second's
 
 
@@ -41,14 +44,22 @@ def files(root: Path) -> Iterator[File]:
     """The files below a folder, by path, one at a time.
 
     Raises:
-        MerError: a link that leaves `root`, leads nowhere or in a circle; what is neither file nor folder.
+        MerError: a link that leaves `root`, leads nowhere or in a circle; a folder that more than MOST_LINKS links lead
+            to; what is neither file nor folder.
     """
     root = Path(root)
-    yield from _walk(root, "", root.resolve(), (root.resolve(),))
+    yield from _walk(root, "", root.resolve(), (root.resolve(),), Counter())
 
 
-def _walk(folder: Path, prefix: str, root: Path, above: tuple[Path, ...]) -> Iterator[File]:
-    """`above`: the real paths of the folders that lead here; a link to one of them would be followed for ever."""
+def _walk(folder: Path, prefix: str, root: Path, above: tuple[Path, ...], linked: Counter[Path]) -> Iterator[File]:
+    """Walk a folder.
+
+    Args:
+        folder, prefix: as it is reached, and its part of the paths.
+        root: the corpus's real path.
+        above: real paths of the folders that lead here; a link to one of them would be followed for ever.
+        linked: how often each folder was reached by a link so far, of the whole walk.
+    """
     for name in _names(folder):
         path = folder / name.rstrip("/")
         if path.is_symlink():
@@ -57,7 +68,12 @@ def _walk(folder: Path, prefix: str, root: Path, above: tuple[Path, ...]) -> Ite
             real = path.resolve()
             if real in above:
                 raise MerError(f"{path}: is a link to a folder it lies in; remove it")
-            yield from _walk(path, f"{prefix}{name}", root, (*above, real))
+            if path.is_symlink():
+                linked[real] += 1
+                if linked[real] > MOST_LINKS:
+                    raise MerError(f"{path}: is one of more than {MOST_LINKS} ways by links to {real}; remove the "
+                                   "links between the corpus's own folders")  # fmt: skip
+            yield from _walk(path, f"{prefix}{name}", root, (*above, real), linked)
             continue
         try:
             found = path.stat()
@@ -85,7 +101,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() == "thumbs.db"
+    return name.startswith(".") or name.lower() in ("thumbs.db", "__macosx")
 
 
 def _check_link(path: Path, root: Path) -> None:

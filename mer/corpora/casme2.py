@@ -43,6 +43,8 @@ SHEET_FORMAT = SheetFormat(
     },
     emotions=frozenset({"happiness", "disgust", "repression", "surprise", "others", "sadness", "fear"}),
     subject=_subject,
+    editions={"f9416d09a354": "20140508 with apex 300 filled in for sub04/EP12_01f", "315137adec7c": "20140508"},
+    rows=255,
 )
 LAYOUT = Layout(
     fps=FPS,

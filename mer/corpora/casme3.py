@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mer.corpora.layout import Layout, read_with_sheet
-from mer.corpora.sheets import ANNOTATIONS, SheetFormat, numbered, read_sheet
+from mer.corpora.sheets import ANNOTATIONS, NUMBER, SheetFormat, numbered, read_sheet
 
 FPS = 30.0  # of its colour camera
 _NEGATIVE = {"anger", "disgust", "fear", "sad"}
@@ -20,7 +20,7 @@ CLASSES = {
     4: {"negative": _NEGATIVE, "positive": {"happy"}, "surprise": {"surprise"}, "others": {"others"}},
     7: {name: {name} for name in ("happy", "surprise", "anger", "disgust", "fear", "sad", "others")},
 }
-# Counted from the part A label sheet (fidelity 0.1).
+# Counted from the label sheet of part A, v2 (fidelity 0.1).
 FACTS = {
     "clips": 860,
     "subjects": 94,
@@ -44,6 +44,11 @@ FACTS = {
 _subject = numbered(r"(?:spno\.?)?", "spNO.{}")
 
 
+def _clip(name: str, onset: str) -> str:
+    number = NUMBER.fullmatch(onset)  # spreadsheets write 355 as 355.0
+    return f"{name}_{int(number[1]) if number else onset}"
+
+
 def _folders(subject: str, video: str, clip: str) -> list[tuple[str, ...]]:
     cut = f"{subject}_{clip}"
     return [(subject, video, "color"), (subject, video), (cut, "color"), (cut,)]
@@ -62,7 +67,10 @@ SHEET_FORMAT = SheetFormat(
     },
     emotions=frozenset(CLASSES[7]),
     subject=_subject,
-    clip=lambda name, onset: f"{name}_{onset.removesuffix('.0')}",  # spreadsheets write 355 as 355.0
+    clip=_clip,
+    editions={"9059118af697": "part A, v2"},
+    other_editions={921: "v1, the owners' older edition"},
+    rows=860,
 )
 LAYOUT = Layout(
     fps=FPS,
@@ -71,6 +79,11 @@ LAYOUT = Layout(
     prefer="",
     example="<number>.jpg",
     skip=frozenset({"depth", "video"}),  # the depth maps and films beside the colour frames
+    # Its owners: about a tenth of the clips lack frames; recordings often lack their first 7 or 8, and a few later on.
+    gaps=8,
+    share=1 / 3,
+    ends=True,
+    shared=True,  # a video holds several clips
 )
 
 
@@ -82,7 +95,8 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
 
     Returns:
         DataFrame[subject ("spNO.1"), clip ("a_355": video and onset), onset, apex, offset (frame numbers), emotion
-        (lower case), aus, apex_source]. Offsets that the sheet leaves at 0 are corrected, see corrections/casme3.csv.
+        (lower case), aus, apex_source]. Impossible onsets, apexes and offsets are corrected, see
+        corrections/casme3.csv; `.attrs["edition"]` names the edition.
 
     Raises:
         MerError: as in `casme2.read_annotations`.
@@ -98,6 +112,12 @@ def read_corpus(root: str | Path, corpus: str = "casme3", on_error: str = "stop"
             in up to three folders.
         corpus, on_error: as in `casme2.read_corpus`.
 
-    Returns, Raises: as in `casme2.read_corpus`.
+    Returns:
+        As `casme2.read_corpus`; `absent` names the frames that a clip lacks: 8 at most, and a third of the clip (its
+        owners say that about a tenth of the clips lack frames). An onset, apex or offset among them moves to the
+        nearest frame inside the clip, which is listed in `.attrs["corrected"]`.
+
+    Raises:
+        MerError: as in `casme2.read_corpus`; more frames lack, or none is left to tell the apex from the onset.
     """
     return read_with_sheet(root, corpus, SHEET_FORMAT, LAYOUT, on_error)

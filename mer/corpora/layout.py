@@ -3,8 +3,10 @@
 The wrapping folders differ from download to download, so a reader says only how a clip's own folders are called
 (`sub01/EP02_01f`), and they are looked for up to three levels down. Frames are recognised by the number at the end of
 their name (`img46.jpg`, `reg_img46.jpg`, `006_05562.jpg`, `image061250.jpg`, `175.jpg`), as jpg, jpeg, png or bmp.
+Names are compared without letter case and in Unicode's composed form: on some disks `Müller` has two spellings.
 """
 
+import bisect
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -13,15 +15,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from mer.corpora.sheets import ENDINGS, RowErrors, SheetFormat, corrections, fits, read_sheet
+from mer.corpora.sheets import (
+    ENDINGS,
+    RowErrors,
+    SheetFormat,
+    composed,
+    corrections,
+    fits,
+    former_names,
+    read_sheet,
+)
 from mer.errors import MerError, listed
 
 DEPTH = 3  # levels of wrapping folders: CAS(ME)3 ships part_A/data/part_A/spNO.1, the deepest of all
 FRAME = re.compile(r"^(.*?)(\d+)\.(jpe?g|png|bmp)$", re.IGNORECASE | re.ASCII)
 COLUMNS = [
     *("id", "corpus", "subject", "clip", "emotion", "aus"),
-    *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent"),
+    *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "edition"),
 ]
+DIGITS = 15  # of a frame's number: more fit into no column of integers
+JUNK = frozenset({"__macosx"})  # what Macs put into archives: a copy of the tree that holds no picture
 
 
 # ---- finding ----------------------------------------------------------------------------------------------------
@@ -30,7 +43,7 @@ COLUMNS = [
 def corpus_folder(root: str | Path, corpus: str) -> Path:
     """`root` as a path. Raises MerError when it is no folder."""
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path's, False also for a path that is too long
         raise MerError(f"{root}: there is no such folder; unpack the corpus there or correct corpora.{corpus}.raw")
     return root
 
@@ -42,7 +55,13 @@ def find_sheet(root: Path, headings: dict[str, str]) -> Path:
     Raises MerError when there is none, or when several have the columns.
     """
     for below in ("", "*/", "*/*/"):
-        found = [p for p in root.glob(f"{below}*") if p.suffix.lower() in ENDINGS and p.name[0] not in "~."]
+        found = [
+            p
+            for p in root.glob(f"{below}*")
+            if p.suffix.lower() in ENDINGS
+            and p.name[0] not in "~."
+            and not JUNK & {part.lower() for part in p.relative_to(root).parts}
+        ]
         if found:
             break
     if len(found) > 1:
@@ -53,17 +72,33 @@ def find_sheet(root: Path, headings: dict[str, str]) -> Path:
             f"{root}: needs exactly one label sheet (*.xlsx), found {names}; *.xls and *.csv are read too: "
             "put the corpus's own sheet there and no other"
         )
+    check_inside(found[0], root, "label sheet")
     return found[0]
 
 
-class Tree:
-    """Folders below a root, each listed once; names are compared as `normalise` leaves them.
+def check_inside(path: str | Path, root: Path, what: str) -> None:
+    """Raise MerError for a link out of the corpus folder; `root` itself may be one."""
+    if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+        raise MerError(f"{path}: is a link out of {root}; copy the {what} there, or make the whole folder a link")
 
-    `skip` are folders never entered, in lower case.
+
+def _is(kind: str, entry: os.DirEntry) -> bool:
+    """Whether an entry is a `dir` or a `file`, or a link to one; a link to itself is neither."""
+    try:
+        return entry.is_dir() if kind == "dir" else entry.is_file()
+    except OSError:
+        return False
+
+
+class Tree:
+    """Folders below a root, each listed once; names are compared as `normalise` leaves them, in composed form.
+
+    `skip` are folders never entered, in lower case, besides JUNK.
     """
 
     def __init__(self, root: Path, normalise: Callable[[str], str] = str.lower, skip: Iterable[str] = ()):
-        self.root, self.normalise, self.skip = root, normalise, frozenset(skip)
+        self.root, self.skip = root, JUNK | frozenset(skip)
+        self.normalise = lambda name: composed(normalise(composed(name)))
         self._listed: dict[Path, dict[str, Path]] = {}
 
     def children(self, folder: Path) -> dict[str, Path]:
@@ -71,7 +106,7 @@ class Tree:
         if folder not in self._listed:
             found: dict[str, Path] = {}
             with os.scandir(folder) as entries:
-                names = sorted(e.name for e in entries if e.is_dir() and e.name.lower() not in self.skip)
+                names = sorted(e.name for e in entries if _is("dir", e) and e.name.lower() not in self.skip)
             for name in names:
                 if name.startswith("."):
                     continue
@@ -126,23 +161,32 @@ class Frames:
         return self.pattern.format(number)
 
 
-def read_frames(folder: Path, prefer: str, example: str) -> Frames:
+def read_frames(folder: Path, root: Path, prefer: str, example: str) -> Frames:
     """What frames a folder holds.
 
     Args:
         folder: the clip's.
+        root: the corpus's, which no frame may lead out of.
         prefer: regular expression of the names' part before the number, which decides when there are several kinds.
         example: how they are called, for messages.
 
     Raises:
-        MerError: no frame, or names that fit no one pattern.
+        MerError: no frame, names that fit no one pattern, a frame that is no file (a pipe, a folder, a dead link) or a
+            link out of `root`.
     """
     kinds: dict[tuple[str, str], list[str]] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             found = None if entry.name.startswith(".") else FRAME.match(entry.name)
-            if found:
-                kinds.setdefault((found[1], found[3]), []).append(found[2])
+            if not found:
+                continue
+            if len(found[2]) > DIGITS:
+                raise MerError(f"{entry.path}: a frame's number has {DIGITS} digits at most; rename the frames")
+            if not _is("file", entry):
+                raise MerError(f"{entry.path}: is no file, but a folder, a pipe or a dead link; put the frame there")
+            if entry.is_symlink():
+                check_inside(entry.path, root, "frame")
+            kinds.setdefault((found[1], found[3]), []).append(found[2])
     if not kinds:
         raise MerError(f"{folder}: has no frame named {example}; unpack the clip again")
     if len(kinds) > 1:
@@ -175,6 +219,10 @@ class Layout:
         normalise_folder: folder names are equal when this makes them so.
         prefer, example: see `read_frames`.
         skip: folders never entered, in lower case.
+        gaps: how many frames of a clip may lack, where the owners' own copy lacks some.
+        share: what share of the clip they may be at most.
+        ends: whether onset and offset may be among them; they move to the next frame inside the clip.
+        shared: whether several clips lie in one folder.
     """
 
     fps: float
@@ -183,6 +231,10 @@ class Layout:
     prefer: str
     example: str
     skip: frozenset[str] = frozenset()
+    gaps: int = 0
+    share: float = 1.0
+    ends: bool = False
+    shared: bool = False
 
 
 def read_with_sheet(
@@ -197,15 +249,24 @@ def read_with_sheet(
     sheet = find_sheet(root, sheet_format.headings)
     table = read_sheet(sheet, sheet_format, errors)
     tree = Tree(root, layout.normalise_folder, layout.skip)
-    places = [layout.folders(r.subject, r.video, r.clip) for r in table.itertuples()]
+    names = former_names(sheet_format)
+    places = [
+        [
+            place
+            for clip in (r.clip, *names.get((r.subject, r.clip), ()))
+            for place in layout.folders(r.subject, r.video, clip)
+        ]
+        for r in table.itertuples()
+    ]
     base = tree.base({place[0] for options in places for place in options})
     found = [next((f for p in options if (f := tree.find(base, p))), None) for options in places]
-    return index_table(table, found, sheet.name, root, corpus, sheet_format.corpus, layout, errors)
+    too_many = sheet_format.too_many(len(table) + len(errors.excluded))
+    return index_table(table, found, f"{sheet.name}{too_many}", root, corpus, sheet_format.corpus, layout, errors)
 
 
 def index_table(
     table: pd.DataFrame, folders: list[Path | None], source: str, root: Path, corpus: str, reader: str, layout: Layout,
-    errors: RowErrors, gaps: int = 0,
+    errors: RowErrors,
 ) -> pd.DataFrame:  # fmt: skip
     """The index of annotated clips whose folders are known.
 
@@ -214,19 +275,23 @@ def index_table(
         folders: of every row, None where there is none.
         source: what named the clips, for messages.
         reader: whose corrections for cropped frames apply.
-        gaps: how many frames strictly between onset and offset may lack; an apex among them moves to the nearest.
 
     Returns:
-        DataFrame with the columns of mer.clips.COLUMNS but `digest`, and `absent`: the numbers of lacking frames,
-        separated by spaces. `.attrs["excluded"]`: (clip id, reason); `.attrs["corrected"]` as in `read_sheet`.
+        DataFrame with the columns of mer.clips.COLUMNS but `digest`, and with `edition` (see `sheets.edition`).
+        `absent`: the numbers of frames that lack between onset and offset, separated by spaces; an onset, apex or
+        offset that lacks moves to the nearest frame. `.attrs["excluded"]`: (clip id, reason); `.attrs["corrected"]` as
+        in `read_sheet`, with what moved; `.attrs["edition"]`.
 
     Raises:
-        MerError: absent folders (the first five and the count), a folder that is a link out of `root`, an annotation
-            outside the clip, a missing frame.
+        MerError: absent folders (the first five and the count), two clips in one folder, a folder or frame that is a
+            link out of `root`, an annotation outside the clip, a missing frame.
     """
     lost = [f"{r.subject}/{r.clip}" for r, f in zip(table.itertuples(), folders, strict=True) if f is None]
     if lost and errors.on_error == "stop":
         raise MerError(f"{root}: {len(lost)} clips of {source} have no folder: {listed(lost)}; unpack them")
+    if not layout.shared:
+        _check_apart(table, folders, source, root)
+    edition = table.attrs.get("edition", "")
     shortened = corrections(reader)
     shortened = shortened[shortened["when"] == "cropped"]
     cache: dict[Path, Frames] = {}
@@ -236,12 +301,9 @@ def index_table(
         try:
             if folder is None:
                 raise MerError(f"{root}: clip {'/'.join(key)} of {source} has no folder; unpack it")
-            if not folder.resolve().is_relative_to(root.resolve()):
-                raise MerError(
-                    f"{folder}: is a link out of {root}; copy the clip there, or make the whole folder a link"
-                )
             if folder not in cache:
-                cache[folder] = read_frames(folder, layout.prefer, layout.example)
+                check_inside(folder, root, "clip")
+                cache[folder] = read_frames(folder, root, layout.prefer, layout.example)
             frames = cache[folder]
             if frames.prefix.lower().startswith("reg_"):
                 mine = shortened[(shortened["subject"] == key[0]) & (shortened["clip"] == key[1])]
@@ -249,11 +311,10 @@ def index_table(
                     if row[item["column"]] == int(item["old"]):
                         row[item["column"]] = int(item["new"])
                         corrected.append(("/".join(key), *(item[c] for c in ("column", "old", "new", "reason"))))
-            absent = _check_frames(folder, frames, row, gaps)
-            if row["apex"] in absent:
-                apex = min(frames.numbers, key=lambda n: abs(n - row["apex"]))  # of two as near, the earlier
-                corrected.append(("/".join(key), "apex", str(row["apex"]), str(apex), "no such frame, the nearest one"))
-                row["apex"] = apex
+            present = _present(folder, frames, row, layout)
+            moved = _move(row, present, folder)
+            corrected += [("/".join(key), *change, "no such frame, the nearest one") for change in moved]
+            absent = sorted(set(range(row["onset"], row["offset"] + 1)).difference(present))
         except MerError as error:
             errors.add(*key, error)
             continue
@@ -265,29 +326,59 @@ def index_table(
                 "fps": layout.fps,
                 "frame": frames.pattern,
                 "absent": " ".join(map(str, absent)),
+                "edition": edition,
             }
         )
     if not rows:
         raise MerError(f"{root}: every clip was left out, the first because: {errors.excluded[0][1]}")
     index = pd.DataFrame(rows, columns=COLUMNS)
-    index.attrs |= {"excluded": errors.excluded, "corrected": corrected}
+    index.attrs |= {"excluded": errors.excluded, "corrected": corrected, "edition": edition}
     return index
 
 
-def _check_frames(folder: Path, frames: Frames, row: dict, gaps: int) -> list[int]:
-    """Numbers between onset and offset without a frame, at most `gaps`. Raises MerError."""
+def _check_apart(table: pd.DataFrame, folders: list[Path | None], source: str, root: Path) -> None:
+    """Raise MerError when two clips have one folder, as `1` and `01` do where both mean the same."""
+    taken: dict[Path, str] = {}
+    for row, folder in zip(table.itertuples(), folders, strict=True):
+        clip = f"{row.subject}/{row.clip}"
+        if folder is not None and taken.setdefault(folder, clip) != clip:
+            raise MerError(f"{root}: clips {taken[folder]} and {clip} of {source} have one folder, {folder}; delete "
+                           "one of the rows, or correct its name")  # fmt: skip
+
+
+def _present(folder: Path, frames: Frames, row: dict, layout: Layout) -> list[int]:
+    """The frames from onset to offset that there are, ascending. Raises MerError when too many lack."""
     onset, offset = row["onset"], row["offset"]
     first, last = frames.numbers[0], frames.numbers[-1]
+    # Counted, not listed: a sheet can say 0 to 999999999.
+    start, end = bisect.bisect_left(frames.numbers, onset), bisect.bisect_right(frames.numbers, offset)
+    present, length = list(frames.numbers[start:end]), offset - onset + 1
+    lack = length - len(present)
+    ends = {onset, offset} <= set(present)
+    if lack <= min(layout.gaps, layout.share * length) and (ends or layout.ends):
+        return present
     if onset < first or offset > last:
         raise MerError(
             f"{folder}: the label sheet says frames {onset} to {offset}, on disk are {first} to {last}; "
             "the annotation points outside the clip: correct the row or unpack the whole clip"
         )
-    present = set(frames.numbers)
-    absent = [n for n in range(onset, offset + 1) if n not in present]
-    if len(absent) > gaps or {onset, offset} & set(absent):
+    absent = next(n for n, there in enumerate([*present, None], start=onset) if n != there)
+    allowed = f" (this corpus is known to lack up to {layout.gaps})" if layout.gaps else ""
+    raise MerError(f"{frames.path(absent)}: frame is missing ({lack} of {length} are){allowed}; unpack the clip again")
+
+
+def _move(row: dict, present: list[int], folder: Path) -> list[tuple[str, str, str]]:
+    """Move, in place, onset, apex and offset to frames that there are: (column, old, new) of each that moved."""
+    moved = []
+    before = dict(row)
+    for column in ("onset", "apex", "offset"):
+        nearest = min(present, key=lambda n: abs(n - before[column]))  # of two as near, the earlier
+        if nearest != row[column]:
+            moved.append((column, str(row[column]), str(nearest)))
+            row[column] = nearest
+    if row["apex"] == row["onset"] and before["apex"] != before["onset"]:
         raise MerError(
-            f"{frames.path(absent[0])}: frame is missing ({len(absent)} of {offset - onset + 1} are); "
-            "unpack the clip again"
+            f"{folder}: the frames from onset {before['onset']} to apex {before['apex']} are missing; unpack the clip "
+            "again"
         )
-    return absent
+    return moved

@@ -52,8 +52,8 @@ def read_labels(root: str | Path) -> pd.DataFrame:
         raise MerError(f"{root / LABELS}: is missing; bring it with: {how(root)[1]}")
     folder = image_folder(root)
     try:
-        released = pd.read_csv(root / LABELS, dtype={"sub": str, "filename_o": str})
-        released = released[["dataset", "sub", "filename_o", "label"]]
+        released = pd.read_csv(root / LABELS, dtype=str, keep_default_na=False)
+        released = released[["dataset", "sub", "filename_o", "label"]].astype({"label": int})
     except (ValueError, KeyError) as error:  # pandas' parser and decoding errors are ValueErrors
         raise MerError(f"{root / LABELS}: is not the release's csv ({error}); bring it anew: {how(root)[1]}") from None
     images = released["sub"] + "_" + released["filename_o"] + " .png"
@@ -77,6 +77,7 @@ def read_labels(root: str | Path) -> pd.DataFrame:
             "fps": released["dataset"].map({"casme2": 200.0, "samm": 200.0, "smic": 100.0}),
             "frame": "",
             "absent": "",
+            "edition": f"HTNet {REVISION[:8]}",
             "digest": "",
             "image": [str(folder / name) for name in images],
         }

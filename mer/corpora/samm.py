@@ -44,6 +44,8 @@ SHEET_FORMAT = SheetFormat(
     emotions=frozenset({"anger", "contempt", "disgust", "fear", "happiness", "other", "sadness", "surprise"}),
     subject=_subject,
     emotion=lambda text: {"others": "other"}.get(text.lower(), text.lower()),  # as in its long-video sheet
+    editions={"166aa264c1d3": "Micro_FACS_Codes_v2, a public copy"},
+    rows=159,
 )
 LAYOUT = Layout(
     fps=FPS,

@@ -489,22 +489,22 @@ def read_sheet(path: str | Path, sheet_format: SheetFormat, errors: RowErrors | 
     return table
 
 
-def edition(table: pd.DataFrame, sheet_format: SheetFormat, name: str, corrected: int) -> str:
-    """Which edition of a corpus's sheet was read, as a short text.
+def edition(table: pd.DataFrame, sheet_format: SheetFormat, name: str, corrected: int = 0) -> str:
+    """Which edition of a corpus's annotations was read, as a short text.
 
-    Known by the SHA-256 of what the rows say when they are corrected: subject, clip, onset, apex, offset, emotion and
-    apex_source, in any order of the rows; so a sheet that was saved as csv is the same edition, and one that a
-    correction makes equal differs in the number of corrected cells only. A sheet that is not known is named by its
-    file, its rows and that digest.
+    Known by the first 12 hexadecimal digits of a SHA-256: of what the rows say when they are corrected (subject, clip,
+    onset, apex, offset, emotion and apex_source), in any order of the rows. So a sheet that was saved as csv is the
+    same edition, and one that the corrections make equal differs in the number of corrected cells only. Annotations
+    that are not known are called by the name of their source, their rows and that digest.
     """
     columns = ["subject", "clip", "onset", "apex", "offset", "emotion", "apex_source"]
     rows = sorted("\t".join(map(str, row)) for row in table[columns].itertuples(index=False))
     digest = hashlib.sha256("\n".join(rows).encode(errors="surrogatepass")).hexdigest()[:12]
-    known = sheet_format.editions.get(digest)
-    if known:
+    if digest in sheet_format.editions:
+        known = sheet_format.editions[digest]
         return f"{known}, {corrected} cells corrected" if corrected else known
-    other = sheet_format.other_editions.get(len(table))
-    return f"{f'{other}: ' if other else 'not a known edition: '}{name}, {len(table)} rows, {digest}"
+    other = sheet_format.other_editions.get(len(table), "not a known edition")
+    return f"{name}, {len(table)} rows, {digest} ({other})"
 
 
 def _row(path: Path, sheet_format: SheetFormat, line: dict) -> dict:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mer.corpora.layout import Layout, corpus_folder, index_table, read_frames
-from mer.corpora.sheets import ANNOTATIONS, ENDINGS, RowErrors, SheetFormat, numbered, read_sheet
+from mer.corpora.layout import JUNK, Layout, corpus_folder, index_table, read_frames
+from mer.corpora.sheets import ANNOTATIONS, ENDINGS, RowErrors, SheetFormat, edition, numbered, read_sheet
 from mer.errors import MerError, listed
 
 FPS = 100.0
@@ -23,8 +23,6 @@ FACTS = {
     "subjects": 16,
     "selections": {3: {"subjects": 16, "counts": {"negative": 70, "positive": 51, "surprise": 43}}},
 }
-# The owners' cropped frames are known to lack one frame in three clips and two in s3_po_08; more is a damaged copy.
-GAPS = 2
 CODES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 _CLIP = re.compile(r"s(\d+)_(ne|po|sur)_(\d+)", re.IGNORECASE)
 _SKIP = {"non_micro", "vis", "nir"}  # clips without expression, and the corpus's two slower cameras
@@ -42,6 +40,8 @@ SHEET_FORMAT = SheetFormat(
     emotions=frozenset(CLASSES[3]),
     subject=_subject,
     emotion=lambda text: {"0": "negative", "1": "positive", "2": "surprise"}.get(text, text.lower()),
+    editions={"009ffe3e3699": "the public sheet of apexes"},
+    rows=164,
 )
 LAYOUT = Layout(
     fps=FPS,
@@ -49,6 +49,7 @@ LAYOUT = Layout(
     normalise_folder=str.lower,
     prefer="(?:reg_)?image",
     example="image<number>.jpg",
+    gaps=2,  # the owners' cropped frames lack one frame in three clips and two in s3_po_08; more is a damaged copy
 )
 
 
@@ -100,12 +101,11 @@ def read_corpus(root: str | Path, corpus: str = "smic", on_error: str = "stop") 
         if unknown:
             raise MerError(f"{sheets[0]}: lacks {len(unknown)} clips that lie there: {listed(unknown)}; complete it")
     else:
-        table = _from_folders(clips, errors)
+        table = _from_folders(clips, root, errors)
     folders = [clips.get(clip.lower()) for clip in table["clip"]]
     if sheets:
-        _real_offsets(table, folders)
-    return index_table(table, folders, sheets[0].name if sheets else "the corpus", root, corpus, "smic", LAYOUT,
-                       errors, GAPS)  # fmt: skip
+        _real_offsets(table, folders, root)
+    return index_table(table, folders, sheets[0].name if sheets else "the corpus", root, corpus, "smic", LAYOUT, errors)
 
 
 def _find_clips(root: Path) -> dict[str, Path]:
@@ -128,7 +128,8 @@ def _find_clips(root: Path) -> dict[str, Path]:
                     "frames there, and make the other a corpus of its own"
                 )
             found[name.lower()] = path
-        names[:] = sorted(n for n in names if not _CLIP.fullmatch(n) and n.lower() not in _SKIP and n[0] != ".")
+        skip = _SKIP | JUNK
+        names[:] = sorted(n for n in names if not _CLIP.fullmatch(n) and n.lower() not in skip and n[0] != ".")
     if not found:
         raise MerError(
             f"{root}: has no clip folder named as s1_ne_01; unpack SMIC's HS folder there (HS/s1/micro/negative/...)"
@@ -136,7 +137,7 @@ def _find_clips(root: Path) -> dict[str, Path]:
     return found
 
 
-def _from_folders(clips: dict[str, Path], errors: RowErrors) -> pd.DataFrame:
+def _from_folders(clips: dict[str, Path], root: Path, errors: RowErrors) -> pd.DataFrame:
     """Annotations from the names of the folders."""
     long = [path.name for path in clips.values() if path.parent.name.lower() not in CLASSES[3]]
     if long:
@@ -149,7 +150,7 @@ def _from_folders(clips: dict[str, Path], errors: RowErrors) -> pd.DataFrame:
         number, code, _ = path.name.split("_")  # `_find_clips` takes no other names
         subject = _subject(number[1:])
         try:
-            numbers = read_frames(path, LAYOUT.prefer, LAYOUT.example).numbers
+            numbers = read_frames(path, root, LAYOUT.prefer, LAYOUT.example).numbers
         except MerError as error:
             errors.add(subject, path.name, error)
             continue
@@ -165,13 +166,15 @@ def _from_folders(clips: dict[str, Path], errors: RowErrors) -> pd.DataFrame:
                 "apex_source": "middle",
             }
         )
-    return pd.DataFrame(rows, columns=ANNOTATIONS)
+    table = pd.DataFrame(rows, columns=ANNOTATIONS)
+    table.attrs["edition"] = edition(table, SHEET_FORMAT, "names of folders")
+    return table
 
 
-def _real_offsets(table: pd.DataFrame, folders: list[Path | None]) -> None:
+def _real_offsets(table: pd.DataFrame, folders: list[Path | None], root: Path) -> None:
     """Where the sheet had no offset, the last frame on disk, in place of the corrections' estimate."""
     filled = {clip for clip, column, *_ in table.attrs["corrected"] if column == "offset"}
     for place, (row, folder) in enumerate(zip(table.itertuples(), folders, strict=True)):
         if folder is not None and f"{row.subject}/{row.clip}" in filled:
-            numbers = read_frames(folder, LAYOUT.prefer, LAYOUT.example).numbers
+            numbers = read_frames(folder, root, LAYOUT.prefer, LAYOUT.example).numbers
             table.loc[table.index[place], "offset"] = max(row.apex, numbers[-1])

@@ -3,11 +3,15 @@
 predictions.csv   a row a seed and clip, as mer.loso.run returns it
 audit.csv         with an audit: the same for the epoch that is best on the test subject
 explain.h5        a product: what the model's explanations are, of the first seed; where it has any
-run.json          how the predictions came about, see `describe_run`
+run.json          how the predictions came about, see `describe_run`; which of these files there are, with the number of
+                  rows and the SHA-256 of each list; and its own SHA-256
 """
 
+import hashlib
 import json
+import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,22 +19,93 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mer.errors import MerError
-from mer.storage.cache import CacheWriter
+from mer.errors import MerError, listed
+from mer.storage.cache import CacheWriter, damaged, digest, read_cells, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+TEXT = ("selection", "id", "corpus", "subject", "fold")  # also where a subject is named NA or 007
+COLUMNS = ("seed", "selection", "epoch", "id", "corpus", "subject", "fold", "label")  # then p0, p1, … a class
+RUN = "run.json"
+
 
 def read_predictions(folder: Path, name: str = "predictions.csv") -> tuple["pd.DataFrame", dict[str, Any]]:
-    """Predictions (or audit.csv) and run.json of an experiment. Raises MerError where one cannot be read."""
+    """Predictions (or audit.csv) and run.json of an experiment.
+
+    Raises MerError where one is missing, or another than `write_predictions` has written: the line, and what to do.
+    """
+    folder = Path(folder)
+    run_info = _read_run(folder / RUN)
+    files = run_info.pop("files")
+    gone = [other for other in files if not (folder / other).exists()]
+    if gone:
+        raise damaged(folder, f"{listed(gone)} of {listed(files)} are missing")
+    if name not in files:
+        raise MerError(f"{folder / name}: is not among the files of this run ({listed(files)}); run dvc repro")
+    table = _read_list(folder / name, files[name]["rows"], len(run_info["class_names"]))
+    if _sha256(folder / name) != files[name]["sha256"]:
+        raise damaged(folder / name, f"its bytes are not those that {RUN} has the SHA-256 of")
+    return table, run_info
+
+
+def _read_list(path: Path, count: int, classes: int) -> "pd.DataFrame":
+    """A list of predictions, its numbers as such. Raises MerError with the line of what cannot be."""
     import pandas as pd
 
+    heading, *rows = read_cells(path)
+    expected = [*COLUMNS, *(f"p{c}" for c in range(classes))]
+    missing = [column for column in expected if column not in heading]
+    if missing or heading != expected:
+        raise damaged(path, f"columns {listed(missing)} are missing" if missing else f"has columns {listed(heading)}")
+    if len(rows) != count:
+        raise damaged(path, f"it has {len(rows)} rows, {count} were written")
+    seen: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(rows, start=2):
+        cells = dict(zip(heading, row, strict=True))
+        clip = f"line {number} (clip {cells['id'][:80]})"
+        first = seen.setdefault((cells["seed"], cells["id"]), number)
+        if first != number:
+            raise damaged(path, f"{clip} has the clip of line {first} again")
+        for column, cell in cells.items():
+            form = _PROBABILITY if column in expected[len(COLUMNS) :] else _INTEGER
+            if column not in TEXT and not form.fullmatch(cell):
+                raise damaged(path, f"{clip}: {column} is {cell[:40]!r}")
+        if not 0 <= int(cells["label"]) < classes:
+            raise damaged(path, f"{clip}: label is {cells['label']}, there are {classes} classes")
+    table = pd.DataFrame(rows, columns=heading, dtype=str)
+    for column in heading:
+        if column not in TEXT:
+            kind = np.int64 if column in COLUMNS else np.float64
+            table[column] = np.array([kind(cell) for cell in table[column]], dtype=kind)
+    return table
+
+
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_PROBABILITY = re.compile(r"[01](\.\d{1,20})?|\d(\.\d{1,20})?e-\d{1,3}", re.ASCII)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    """run.json without its digest. Raises MerError for anything but what `run_text` has made."""
     try:
-        predictions = pd.read_csv(folder / name, dtype={"id": str, "corpus": str, "subject": str})
-        return predictions, json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise MerError(f"{folder}: predictions cannot be read ({error}); run dvc repro") from None
+        content = json.loads(path.read_bytes())
+        found = content.pop("sha256")
+        sound = found == digest(content)
+    except FileNotFoundError:
+        raise MerError(f"{path}: there is no such file; run dvc repro, or correct the experiment's name") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise damaged(path, "it is not what describes a run") from None
+    if not sound:
+        raise damaged(path, "its content is not what its SHA-256 was made of")
+    return content
+
+
+def run_text(run_info: dict[str, Any]) -> str:
+    """The text of run.json, with the digest of its content."""
+    content = {name: value for name, value in run_info.items() if name != "sha256"}
+    return json.dumps({**content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n"
 
 
 def write_predictions(
@@ -41,30 +116,62 @@ def write_predictions(
     run_info: dict[str, Any],
     explanations: Mapping[str, dict[str, np.ndarray]],
 ) -> None:
-    """Write all files in one rename, so that the folder is there whole or not at all.
+    """Write all files, then put the folder into place: it is there whole or not at all.
+
+    They are gathered beside the folder, so on its disk. An earlier folder stays until the new one is complete; killed
+    between the two renames, it lies beside its place as `.<experiment>.old`, and the new one as `.<experiment>.new`.
 
     Args:
         folder: data/predictions/<experiment>; an earlier one is replaced.
-        scratch: where the files are gathered, on the same disk; what is there is removed.
+        scratch: not used; goes when stages/train.py no longer names one.
         predictions, audit: rows of mer.loso.run; without rows of `audit` there is no audit.csv.
         run_info: as `describe_run` returns it.
         explanations: clip id -> arrays by name, one of them `data`; without any there is no explain.h5.
+
+    Raises:
+        MerError: an explanation that a product cannot hold, such as one that is not finite.
     """
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for name, rows in (("predictions", predictions), ("audit", audit)):
+    fresh, old = (folder.with_name(f".{folder.name}.{name}") for name in ("new", "old"))
+    _remove(fresh)
+    fresh.mkdir(parents=True)
+    files: dict[str, dict[str, Any]] = {}
+    for name, rows in (("predictions.csv", predictions), ("audit.csv", audit)):
         if len(rows):
-            rows.to_csv(scratch / f"{name}.csv", index=False, lineterminator="\n", float_format="%.9g")
+            rows.to_csv(fresh / name, index=False, lineterminator="\n", float_format="%.9g", encoding="utf-8")
+            files[name] = {"rows": len(rows), "sha256": _sha256(fresh / name)}
     if explanations:
         params = {"model": run_info["model"]}
-        with CacheWriter(scratch / "explain.h5", kind="explain", ragged=False, params=params) as file:
+        with CacheWriter(fresh / "explain.h5", kind="explain", ragged=False, params=params) as file:
             for clip_id, found in explanations.items():
                 arrays: dict[str, Any] = found  # the engine refuses the names `key` and `clip_id`
                 file.append(clip_id, **arrays)
-    (scratch / "run.json").write_text(json.dumps(run_info, indent=1, sort_keys=True) + "\n")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+        files["explain.h5"] = {"rows": len(explanations)}
+    (fresh / RUN).write_text(run_text({**run_info, "files": files}), encoding="utf-8")
+    _exchange(fresh, folder, old)
+
+
+def _exchange(fresh: Path, folder: Path, old: Path) -> None:
+    """Put `fresh` in the place of `folder`; what was there is removed at the end."""
+    if folder.exists():
+        _remove(old)  # left by a killed run; with a folder in place nobody needs it
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    if os.path.lexists(folder):
+        shutil.rmtree(folder)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_run(

@@ -108,6 +108,8 @@ class NetworkTraining(Training):
         path, names, of_training = models.load(self.model).path, outcome.explained, outcome.explained_training
         if twice := sorted(names.keys() & of_training.keys()):
             raise MerError(f"{path}: explain and explain_training both return {listed(twice)}; rename one of them")
+        if taken := sorted({"clip_id", "key"} & (names.keys() | of_training.keys())):
+            raise MerError(f"{path}: explain returns {listed(taken)}, which explain.h5 uses itself; rename it")
         if (names or of_training) and "data" not in names:
             raise MerError(f"{path}: explain returns {listed(names) or 'nothing'}; one array must be named data")
 

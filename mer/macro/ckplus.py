@@ -39,7 +39,7 @@ def read_macro(root: str | Path, last: int = 1) -> pd.DataFrame:
 
     Returns:
         DataFrame with the columns of mer.macro.tables.COLUMNS; sequences without a label are counted in
-        `.attrs["excluded"]`.
+        `.attrs["excluded"]`, `.attrs["edition"]` names the edition.
 
     Raises:
         MerError: no edition or several, a label without its frames, an unknown code, fewer than `last` frames.
@@ -50,10 +50,13 @@ def read_macro(root: str | Path, last: int = 1) -> pd.DataFrame:
     if edition == _CSV:
         if last > 1:
             raise MerError(f"{root / _CSV}: has one frame a sequence, last is {last}; set it to 1")
-        return tables.make_table(root, tables.pixel_rows(root, root / _CSV, "ckplus", CSV_CODES))
-    if edition == _CROPPED:
-        return tables.make_table(root, _read_cropped(root, last))
-    return _read_release(root, last)
+        table = tables.make_table(root, tables.pixel_rows(root, root / _CSV, "ckplus", CSV_CODES))
+    elif edition == _CROPPED:
+        table = tables.make_table(root, _read_cropped(root, last))
+    else:
+        table = _read_release(root, last)
+    table.attrs["edition"] = edition
+    return table
 
 
 def _read_release(root: Path, last: int) -> pd.DataFrame:
@@ -131,6 +134,7 @@ def _row(path: Path, subject: str, emotion: str) -> dict:
 
 
 def _text(path: Path) -> str:
+    tables.check_file(path)
     try:
         return path.read_text(encoding="ascii").strip()
     except UnicodeDecodeError:

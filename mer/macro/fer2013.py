@@ -31,7 +31,7 @@ CLASSES = {3: tables.THREE, 7: tables.one_each(*CODES.values()), 8: tables.one_e
 LABELS = ("fer", "ferplus")
 MAJORITIES = ("half", "most")
 _FERPLUS = "fer2013new.csv"
-_NAME = re.compile(r"fer(\d+)\.png")
+_NAME = re.compile(r"fer(\d{1,9})\.png")
 
 
 def read_macro(root: str | Path, labels: str = "fer", majority: str = "half") -> pd.DataFrame:
@@ -45,7 +45,8 @@ def read_macro(root: str | Path, labels: str = "fer", majority: str = "half") ->
     Returns:
         DataFrame with the columns of mer.macro.tables.COLUMNS; the subjects are unknown. With `ferplus` also
         `vote_<emotion>` for its eight emotions: shares of the votes that name one of them, sum 1. Images without a
-        majority, or whose majority is unknown or NF, are counted in `.attrs["excluded"]`.
+        majority, or whose majority is unknown or NF, are counted in `.attrs["excluded"]`; `.attrs["edition"]` names
+        the edition.
 
     Raises:
         MerError: no edition or several, a damaged row, an unknown code, or votes that belong to other rows.
@@ -59,11 +60,12 @@ def read_macro(root: str | Path, labels: str = "fer", majority: str = "half") ->
     if edition == "folders":
         if labels == "ferplus":
             raise MerError(f"{root}: FER+ belongs to the rows of fer2013.csv; put that there instead of the folders")
-        return tables.make_table(root, _read_folders(root))
-    rows = tables.pixel_rows(root, root / edition, "fer2013", CODES)
-    if labels == "fer":
-        return tables.make_table(root, rows)
-    return _with_votes(root, list(rows), majority)
+        table = tables.make_table(root, _read_folders(root))
+    else:
+        rows = tables.pixel_rows(root, root / edition, "fer2013", CODES)
+        table = tables.make_table(root, rows) if labels == "fer" else _with_votes(root, list(rows), majority)
+    table.attrs["edition"] = edition if labels == "fer" else f"{edition} with {_FERPLUS}, majority {majority}"
+    return table
 
 
 def _read_folders(root: Path) -> Iterator[dict]:
@@ -105,7 +107,7 @@ def _with_votes(root: Path, rows: list[dict], majority: str) -> pd.DataFrame:
         usage = record.cells["usage"].strip()
         if tables.SPLITS.get(usage.lower()) != row["split"]:
             raise MerError(
-                f"{record.where}: Usage is {usage!r}, in {row['image']} it is the one of {row['split']}; "
+                f"{record.where}: Usage is {usage[:60]!r}, in {row['image']} it is the one of {row['split']}; "
                 "FER+ is matched row by row: use both files as they were published"
             )
         name = record.cells["image name"].strip()
@@ -114,7 +116,7 @@ def _with_votes(root: Path, rows: list[dict], majority: str) -> pd.DataFrame:
             number = int(found[1]) if found else -1
             if not last_name < number <= record.row:
                 raise MerError(
-                    f"{record.where}: Image name {name!r} is out of order; use {_FERPLUS} as it was published"
+                    f"{record.where}: Image name {name[:60]!r} is out of order; use {_FERPLUS} as it was published"
                 )
             last_name = number
         votes = _votes(record)
@@ -139,5 +141,5 @@ def _votes(record: tables.Record) -> np.ndarray:
     words = [record.cells[column].strip() for column in _COLUMNS]
     # Ten people voted; three digits leave room and keep every sum small.
     if not all(re.fullmatch(r"[0-9]{1,3}", w) for w in words) or not any(int(w) for w in words):
-        raise MerError(f"{record.where}: votes are {' '.join(words)!r}, needed are ten counts; replace the file")
+        raise MerError(f"{record.where}: votes are {' '.join(words)[:60]!r}, needed are ten counts; replace the file")
     return np.array([int(w) for w in words])

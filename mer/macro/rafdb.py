@@ -31,7 +31,7 @@ def read_macro(root: str | Path, images: str = "aligned") -> pd.DataFrame:
 
     Returns:
         DataFrame with the columns of mer.macro.tables.COLUMNS; the subjects are unknown. Images on disk that the
-        list does not name are counted in `.attrs["excluded"]`.
+        list does not name are counted in `.attrs["excluded"]`, `.attrs["edition"]` names the edition.
 
     Raises:
         MerError: no edition or several, a line of the sheet that cannot be read, an unknown code, images missing.
@@ -41,13 +41,17 @@ def read_macro(root: str | Path, images: str = "aligned") -> pd.DataFrame:
     layouts = {f"basic/{_SHEET}": "basic", _SHEET: ".", "DATASET/train": "DATASET", "train": "folders"}
     root, edition = tables.open_root(root, layouts)
     if edition in ("basic", "."):
-        return _read_release(root, root / edition, images)
+        table = _read_release(root, root / edition, images)
+        table.attrs["edition"] = f"{Path(_SHEET).name}, {images}"
+        return table
     if images != "aligned":
         raise MerError(f"{root}: this edition has aligned faces only, images is {images!r}; use the release or aligned")
     base = root / "DATASET" if edition == "DATASET" else root
     emotions = {str(code): name for code, name in CODES.items()}
     rows = tables.folder_rows(root, base, "rafdb", emotions, {"train": "train", "test": "test"})
-    return tables.make_table(root, rows)
+    table = tables.make_table(root, rows)
+    table.attrs["edition"] = "folders"
+    return table
 
 
 def _read_release(root: Path, base: Path, images: str) -> pd.DataFrame:
@@ -85,6 +89,7 @@ def _read_release(root: Path, base: Path, images: str) -> pd.DataFrame:
 
 
 def _text(path: Path) -> str:
+    tables.check_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

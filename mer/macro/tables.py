@@ -46,6 +46,8 @@ THREE = {
 SIDE = 48  # pixels; fer2013.csv and ckextended.csv both hold 48x48 grey faces as text
 SPLITS = {"training": "train", "publictest": "val", "privatetest": "test"}  # column Usage of both, in lower case
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp"}
+MAX_LINE = 2**20  # bytes of one line of a csv; a face of 48x48 numbers has 9,215 at most
+JUNK = {"__macosx"}  # what Macs put into archives: a copy of the tree that holds no picture
 _IN_CSV = re.compile(r"(?P<path>.+\.csv)#(?P<row>\d+)")
 
 
@@ -76,9 +78,9 @@ def index_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
         corpus: the first part of the ids.
 
     Returns:
-        DataFrame with the columns of mer.clips.COLUMNS but `digest`; `clip` is the image's name in the set, `subject`
-        is empty where the set does not tell. What `read_macro` left out has no name of its own and is not listed; its
-        counts are in the attributes of `table`.
+        DataFrame with the columns of mer.clips.COLUMNS but `digest`, and with `edition`, which files the labels are
+        from; `clip` is the image's name in the set, `subject` is empty where the set does not tell. What `read_macro`
+        left out has no name of its own and is not listed; its counts are in the attributes of `table`.
 
     Raises:
         MerError: the set holds pixels as text, not image files.
@@ -95,8 +97,9 @@ def index_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
     rows["onset"] = rows["apex"] = rows["offset"] = 0
     rows["apex_source"], rows["fps"], rows["absent"] = "annotated", 0.0, ""
     rows["frame"] = [image.replace("{", "{{").replace("}", "}}") for image in table["image"]]
-    rows.attrs |= {"excluded": [], "corrected": []}
-    return rows[[c for c in INDEX_COLUMNS if c != "digest"]]
+    rows["edition"] = edition = table.attrs.get("edition", "")
+    rows.attrs |= {"excluded": [], "corrected": [], "edition": edition}
+    return rows[list(dict.fromkeys(c for c in (*INDEX_COLUMNS, "edition") if c != "digest"))]
 
 
 def summary(table: pd.DataFrame) -> dict:
@@ -125,6 +128,7 @@ def load_image(row: Any) -> np.ndarray:
     if inside_csv is None:
         return read_frame(Path(image))
     path, number = Path(inside_csv["path"]), int(inside_csv["row"])
+    check_file(path)
     try:
         stat = path.stat()
     except OSError:
@@ -134,7 +138,7 @@ def load_image(row: Any) -> np.ndarray:
         raise MerError(f"{path}: has no row {number}, only {len(offsets)} rows; put the whole file there again")
     with path.open("rb") as file:
         file.seek(int(offsets[number]))
-        record = _record(path, columns, number, int(lines[number]), file.readline())
+        record = _record(path, columns, number, int(lines[number]), file.readline(MAX_LINE))
     grey = parse_pixels(record.cells.get("pixels", ""), record.where)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
@@ -153,7 +157,7 @@ def open_root(root: str | Path, layouts: Mapping[str, str]) -> tuple[Path, str]:
         MerError: no such folder, none of the layouts, or several.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path's, False also for a path that is too long
         raise MerError(f"{root}: there is no such folder; unpack the set there as docs/macro.md shows")
     found = [path for path in layouts if (root / path).exists()]
     if not found:
@@ -174,12 +178,20 @@ def check_inside(path: Path, root: Path) -> None:
         raise MerError(f"{path}: leads out of {root}, to {target}; put the files themselves there instead of the link")
 
 
+def check_file(path: Path) -> None:
+    """Raise MerError for what is there and no file: a pipe would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise MerError(f"{path}: is no file, but a folder or a pipe; put the set's file there")
+
+
 def entries(folder: Path, root: Path) -> list[Path]:
-    """What lies in a folder, in the order of the names, without hidden files. A link must stay inside `root`."""
+    """What lies in a folder, in the order of the names, without hidden files and JUNK. A link must stay in `root`."""
     check_inside(folder, root)
     try:
         with os.scandir(folder) as found:
-            shown = sorted((e.name, e.is_symlink()) for e in found if not e.name.startswith("."))
+            shown = sorted(
+                (e.name, e.is_symlink()) for e in found if not e.name.startswith(".") and e.name.lower() not in JUNK
+            )
     except FileNotFoundError:
         raise MerError(f"{folder}: there is no such folder; unpack the set there as docs/macro.md shows") from None
     except NotADirectoryError:
@@ -242,7 +254,7 @@ def emotion_of(text: str, codes: Mapping[int, str], where: str) -> str:
         value = float("nan")
     if not value.is_integer() or int(value) not in codes:
         known = listed((f"{code} {name}" for code, name in codes.items()), len(codes))
-        raise MerError(f"{where}: emotion is {text.strip()!r}, which is no code of this set ({known}); correct it")
+        raise MerError(f"{where}: emotion is {text.strip()[:60]!r}, which is no code of this set ({known}); correct it")
     return codes[int(value)]
 
 
@@ -263,7 +275,8 @@ def read_csv(path: Path, columns: Iterable[str]) -> Iterator[Record]:
     Column names lose case and outer blanks (an edition writes ` pixels`); blank lines are no rows.
 
     Raises:
-        MerError: no such file, columns missing (with those found), a row of another length, no text.
+        MerError: no such file, columns missing (with those found) or there twice, a row of another length, no text, a
+            line of more than MAX_LINE bytes.
     """
     header = None
     row = 0
@@ -272,7 +285,11 @@ def read_csv(path: Path, columns: Iterable[str]) -> Iterator[Record]:
             header = _header(path, line)
             missing = [c for c in columns if c not in header]
             if missing:
-                raise MerError(f"{path}: columns {listed(missing)} are missing; found {listed(header, 12)}")
+                found = listed((name[:60] for name in header), 12)
+                raise MerError(f"{path}: columns {listed(missing)} are missing; found {found}")
+            twice = [c for c in columns if header.count(c) > 1]
+            if twice:
+                raise MerError(f"{path}: columns {listed(twice)} stand there twice; keep the one that counts")
             continue
         yield _record(path, header, row, number, line)
         row += 1
@@ -290,7 +307,7 @@ def pixel_rows(root: Path, path: Path, corpus: str, codes: Mapping[int, str]) ->
     for record in read_csv(path, ("emotion", "pixels", "usage")):
         usage = record.cells["usage"].strip()
         if usage.lower() not in SPLITS:
-            raise MerError(f"{record.where}: Usage is {usage!r}; {suggestion(usage.lower(), SPLITS)}")
+            raise MerError(f"{record.where}: Usage is {usage[:60]!r}; {suggestion(usage.lower()[:60], SPLITS)}")
         _count_pixels(record.cells["pixels"], record.where)
         yield {
             "id": f"{corpus}/row{record.row:06d}",  # six digits keep the order of numbers up to a million rows
@@ -328,9 +345,12 @@ def _count_pixels(text: str, where: str) -> list[str]:
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(number from 1, offset in bytes, line) of every line that is not blank."""
     offset = 0
+    check_file(path)
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+                if len(line) > MAX_LINE:
+                    raise MerError(f"{path}: line {number} has over {MAX_LINE} bytes; put the set's file there again")
                 if line.strip():
                     yield number, offset, line
                 offset += len(line)

@@ -1,7 +1,8 @@
-"""RankSVM on all pairs of frames in time (MSMMT eq. 4): an exact interior-point solver.
+"""RankSVM on all pairs of frames in time (MSMMT eq. 4), exact: to a proven distance from the minimum.
 
 The minimiser d of c/2 |d|^2 + the mean over all pairs of max(0, 1 - <d, phi_l> + <d, phi_t>). Only the inner products
-of the phi_t are needed.
+of the phi_t are needed. Clips of up to SHORT frames are solved here, by an interior-point method; longer ones by
+mer.motion.rank_svm_long.
 
 T frames, P = T (T - 1) / 2 pairs (t, l) with l > t, r rank of phi. phi (T, D), z = phi_l - phi_t of a pair.
 """
@@ -12,6 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mer.errors import MerError
+from mer.motion import rank_svm_long
+
+# The longest clip of CASME II has 141. The other method is faster from some 100 frames on. It stops at another point
+# within the tolerance, though, which differs by a grey level in some pixels of the picture.
+SHORT = 150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +33,11 @@ class RankSvm:
 def solve_rank_svm(gram: np.ndarray, c: float = 1.0, *, tol: float = 1e-6, max_iter: int = 200) -> RankSvm:
     """RankSVM on all pairs (MSMMT eq. 4), from the inner products of the running means alone.
 
-    An interior-point method (Mehrotra's predictor and corrector). The pairs enter its Newton step as sums over
-    intervals of time, so one step takes O(T^3) however large P and D are. Besides d it keeps a point a of the dual
-    problem, max sum_p a_p - |sum_p a_p z_p|^2 / (2c) over 0 <= a_p <= 1/P, whose value is a lower bound of the minimum:
-    the gap between eq. 4 at d and that bound is what it stops on.
+    Up to SHORT frames it is an interior-point method (Mehrotra's predictor and corrector). The pairs enter its Newton
+    step as sums over intervals of time, so one step takes O(T^3) however large P and D are. Besides d it keeps a point
+    a of the dual problem, max sum_p a_p - |sum_p a_p z_p|^2 / (2c) over 0 <= a_p <= 1/P, whose value is a lower bound of
+    the minimum: the gap between eq. 4 at d and that bound is what it stops on. Longer clips have another method with
+    the same bound; it takes four (T, T) matrices of memory, that of `gram` included.
 
     Args:
         gram: (T, T) float, inner products of phi_1..phi_T; a shift of all phi changes nothing.
@@ -52,13 +59,18 @@ def solve_rank_svm(gram: np.ndarray, c: float = 1.0, *, tol: float = 1e-6, max_i
     # The problem in steps of the running mean, phi_{t+1} - phi_t: a pair is the sum of the steps between its two. With
     # c inside the Gram matrix no constant is left.
     steps = np.diff(np.diff(gram, axis=0), axis=1)  # (T-1, T-1)
+    frames = len(gram)
+    del gram  # memory, where the caller has let go of it, too
     if np.abs(steps).max(initial=0.0) > 1e20 * c:
         raise MerError(f"solve_rank_svm: c is {c}, too small for features of this size; give a larger one")
     steps /= c
     if not steps.any():
-        return RankSvm(np.zeros(len(gram)), float(len(gram) > 1), 0.0, 0)
-    pairs = _Pairs(len(gram))
-    best = _solve(steps, pairs, tol, max_iter)
+        return RankSvm(np.zeros(frames), float(frames > 1), 0.0, 0)
+    if frames > SHORT:
+        rises, objective, gap, iterations = rank_svm_long.solve(steps, tol, max_iter)
+        best = RankSvm(-np.diff(rises, prepend=0.0, append=0.0), objective, gap, iterations)
+    else:
+        best = _solve(steps, _Pairs(frames), tol, max_iter)
     if best.gap > tol:
         raise MerError(
             f"solve_rank_svm: relative gap {best.gap:.1e} after {best.iterations} steps, tol is {tol:.1e}; "

@@ -167,9 +167,7 @@ def _divergence(p_x: torch.Tensor, p_y: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _dual(
-    p_x: torch.Tensor, p_y: torch.Tensor, u: torch.Tensor, dual_step: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _dual(p_x: torch.Tensor, p_y: torch.Tensor, u: torch.Tensor, dual_step: float) -> tuple[torch.Tensor, torch.Tensor]:
     u_x = F.pad(u[..., 1:] - u[..., :-1], (0, 1))
     u_y = F.pad(u[..., 1:, :] - u[..., :-1, :], (0, 0, 0, 1))
     scale = 1 / (1 + dual_step * torch.sqrt(u_x * u_x + u_y * u_y))

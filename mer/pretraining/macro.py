@@ -399,9 +399,7 @@ def draw(count: int, *, batch_size: int, seed: int, step: int, mirror: bool = Tr
     return Batch(orders[places - epochs[0] * count], squares, int(rng.integers(2**63)))
 
 
-def cut(
-    faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device: str | torch.device = "cpu"
-) -> Tensor:
+def cut(faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device: str | torch.device = "cpu") -> Tensor:
     """Squares out of faces, enlarged to `size` px with linear interpolation, (B, size, size, 3) float32 on `device`.
 
     Args:
@@ -429,9 +427,7 @@ def cut(
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
-def _check(
-    *, steps: int, batch_size: int, every: int, size: int, lr: float, weight_decay: float, crop: float
-) -> None:
+def _check(*, steps: int, batch_size: int, every: int, size: int, lr: float, weight_decay: float, crop: float) -> None:
     for name, value, least in (("steps", steps, 0), ("batch_size", batch_size, 2), ("every", every, 1)):
         if value < least:
             raise MerError(f"macro: {name} is {value}; needed is {least} at least")

@@ -216,8 +216,8 @@ def _form(array: np.ndarray) -> list:
 
 
 def checksum(array: np.ndarray) -> int:
-    """CRC-32 of an array's bytes: it finds changed bits, bytes that never reached a disk, and pages that changed places."""
-    return zlib.crc32(np.asarray(array, order="C").reshape(-1).view(np.uint8))
+    """CRC-32 of an array's bytes: finds changed bits, pages that never reached a disk, pages that changed places."""
+    return zlib.crc32(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
 
 
 LONGEST_LINE = 1 << 20  # bytes; a head or a row has some hundred

@@ -119,9 +119,7 @@ def _new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return new + 0.25 * rng.standard_normal(new.shape)
 
 
-def _warp_portrait(
-    portrait: np.ndarray, source: np.ndarray, centre: np.ndarray, landmarks: np.ndarray
-) -> np.ndarray:
+def _warp_portrait(portrait: np.ndarray, source: np.ndarray, centre: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Thin-plate warp of the portrait that takes `source` to `landmarks`, as a canvas (C, C, 3) float32."""
     low, high = -MARGIN - 40.0, SIZE - 1 + MARGIN + 40.0
     edge = np.linspace(low, high, 6)

@@ -85,9 +85,7 @@ def expression(
     down = np.array([-right[1], right[0]])
     centres, vectors, widths = [], [], []
 
-    def add(
-        index: Iterable[int], direction: tuple[float, float], size: float, strength: float, side: int
-    ) -> None:
+    def add(index: Iterable[int], direction: tuple[float, float], size: float, strength: float, side: int) -> None:
         centres.append(landmarks[list(index)].mean(0))
         vectors.append(strength * (side * direction[0] * right + direction[1] * down))
         widths.append(size * width)

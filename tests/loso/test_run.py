@@ -570,6 +570,7 @@ def test_every_name_of_explain_training_is_averaged_by_itself(monkeypatch):
     ("changes", "message"),
     [
         ({"explain_training": lambda network, x, y: {"gamma": y}}, "explain and explain_training both return gamma"),
+        ({"explain": lambda network, x: {"data": x, "key": x}}, "explain returns key, which explain.h5 uses itself"),
         ({"explain": None}, "explain returns nothing; one array must be named data"),
         ({"explain": lambda network, x: {"map": x}}, "explain returns map; one array must be named data"),
     ],

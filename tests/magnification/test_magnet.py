@@ -408,6 +408,9 @@ def test_a_file_tells_whom_its_training_saw(tmp_path, untrained):
     path = tmp_path / "weights.safetensors"
     save_weights(untrained, path, {"weights": "9 steps on clips", "subjects": ["casme2/sub01", "samm/006"]})
     assert provenance(path) == "9 steps on clips"
+    save_weights(untrained, path, {"weights": ["two", "words"]})  # an alien note: stamps are texts all the same
+    assert provenance(path) == "['two', 'words']"
+    save_weights(untrained, path, {"weights": "9 steps on clips", "subjects": ["casme2/sub01", "samm/006"]})
     assert subjects_seen(path) == {"casme2/sub01", "samm/006"}
     for wrong in ("casme2/sub01", ["casme2/sub01", 6]):
         save_weights(untrained, path, {"subjects": wrong})
