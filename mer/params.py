@@ -73,7 +73,7 @@ class Corpus(Section):
     labels: Name | None = None
     classes: Classes
     expect: Expected = Expected()
-    parts: list[Name] | None = Field(default=None, min_length=2, max_length=5)
+    parts: list[Key] | None = Field(default=None, min_length=2, max_length=5)
 
     @model_validator(mode="after")
     def _composite(self) -> Self:
@@ -211,7 +211,7 @@ class DynamicImage(Section):
 class Experiment(Section):
     """A cell of a table: a model on a corpus. What is not said is the corpus's, the model's and `train`'s."""
 
-    corpus: Name
+    corpus: Key
     model: Name
     labels: Name | None = None
     classes: Classes | None = None
@@ -261,7 +261,7 @@ class Runtime(Section):
 
 class Params(Section):
     preset: Key
-    corpora: dict[Name, Corpus]
+    corpora: dict[Key, Corpus]
     experiments: dict[ExperimentKey, Experiment]
     synthesize: Synthesize
     index: Index

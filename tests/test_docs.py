@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mer import models
+from tools.preset import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("mer", "stages", "tests", "docs", "conf", "tools", "examples")
@@ -59,6 +60,14 @@ def test_every_target_of_make_exists(page):
 def test_targets_of_make_are_found_in_the_readme():
     named = [m for code in code_of(read("README.md")) for m in re.findall(r"\bmake ([a-z][a-z-]*)\b", code)]
     assert {"repro", "test", "plan", "preset", "manifest", "publish"} <= set(named)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY])
+def test_every_preset_can_be_made(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for code in code_of(read(page)):
+        for name, corpora in re.findall(r"make preset P=(\w+)(?: C=([\w,]+))?", code):
+            compose(name, corpora)
 
 
 def code_of(text: str) -> list[str]:

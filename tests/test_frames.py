@@ -185,11 +185,12 @@ def bmp_header(width, height):
     ("data", "size"),
     [
         (png_header(30_000, 30_000), "30000x30000"),
-        (png_header(2**31 - 1, 2**31 - 1), "2147483647x2147483647"),  # OpenCV's own limit, 2**30 pixels, is an exception
+        (png_header(2**31 - 1, 2**31 - 1), "2147483647x2147483647"),  # beyond 2**30 pixels OpenCV throws
         (png_header(8193, 8192), "8193x8192"),
         (jpeg_header(65_500, 65_500), "65500x65500"),
         (bmp_header(30_000, -30_000), "30000x30000"),
     ],
+    ids=["png", "png of 2**62", "png by one row", "jpg", "bmp"],
 )
 def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, data, size):
     assert len(data) < 200_000
@@ -198,7 +199,8 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path, data, siz
 
 
 def test_a_picture_at_the_limit_is_not(tmp_path):
-    refused("cannot be read as an image", read_frame, written(tmp_path, png_header(8192, 8192)))  # its rows are not there
+    """Its header passes; its rows are not there."""
+    refused("cannot be read as an image", read_frame, written(tmp_path, png_header(8192, 8192)))
 
 
 def test_a_jpeg_of_endless_scans_is_refused(tmp_path):

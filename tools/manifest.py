@@ -17,6 +17,7 @@ Rows are written while the folders are walked: held are the names of one folder 
 
 import argparse
 import csv
+import errno
 import os
 import re
 import stat
@@ -114,7 +115,9 @@ def _check_link(path: Path, root: Path) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> MerError:
-    return MerError(f"{path}: cannot be read ({error.strerror}); correct its permissions or unpack the corpus again")
+    links = error.errno == errno.ELOOP
+    remedy = "remove the links" if links else "correct its permissions or unpack the corpus again"
+    return MerError(f"{path}: cannot be read ({error.strerror}); {remedy}")
 
 
 def write(corpus: str, raw: Path = RAW) -> tuple[Path, int, int]:

@@ -84,13 +84,18 @@ def _expand(overlay, corpora: list[str]) -> None:
     experiments = {}
     for corpus in corpora:
         for key, entry in overlay["experiments"].items():
-            experiments[key.replace("{corpus}", corpus)] = {"corpus": corpus, **entry} if "{corpus}" in key else entry
+            experiments[_named(key, corpus)] = {"corpus": corpus, **entry} if "{corpus}" in key else entry
     overlay["experiments"] = _yaml().load(_flow(experiments))
     drawn = (overlay.get("explain") or {}).get("drawn")
     if drawn:
-        every = {k.replace("{corpus}", c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}
+        every = {_named(k, c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}
         own = {key: clip for key, clip in drawn.items() if key in every}
         overlay["explain"]["drawn"] = {**every, **own}
+
+
+def _named(key: str, corpus: str) -> str:
+    """Names of experiments have no underscore."""
+    return key.replace("{corpus}", corpus.replace("_", "-"))
 
 
 def _flow(entries: dict) -> str:

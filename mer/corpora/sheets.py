@@ -18,11 +18,11 @@ import re
 import unicodedata
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -134,6 +134,8 @@ def grids(path: str | Path) -> dict[str, pd.DataFrame]:
     """Every worksheet as a table of stripped text, empty cells "", nothing taken for a heading.
 
     A csv does not name the separator of its cells: it gives one table for each separator; one of them has the headings.
+    A separator that the file does not use can cut a note into very many cells; such a table ends there, and its
+    `.attrs["error"]` says why.
 
     Raises MerError when the file is missing, damaged, too large, or neither xlsx, xls nor csv.
     """
@@ -147,10 +149,10 @@ def grids(path: str | Path) -> dict[str, pd.DataFrame]:
         if path.stat().st_size > MAX_BYTES:
             raise MerError(f"{path}: has {path.stat().st_size} bytes, a label sheet at most {MAX_BYTES}; "
                            "save its cells alone, without pictures")  # fmt: skip
-        read = {".csv": _csv_rows, ".xls": _xls_rows, ".xlsx": _xlsx_rows}[kind]
+        read = {".csv": _csv_tables, ".xls": _xls_tables, ".xlsx": _xlsx_tables}[kind]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl's, about styles and extensions that hold no cell
-            raw = {name: _table(rows) for name, rows in read(path, path.read_bytes()).items()}
+            raw = read(path, path.read_bytes())
     except MerError:
         raise
     except FileNotFoundError:
@@ -164,25 +166,27 @@ def grids(path: str | Path) -> dict[str, pd.DataFrame]:
     return raw
 
 
-def _table(rows: list[list[str]]) -> pd.DataFrame:
+def _table(rows: Iterable[list[str]]) -> pd.DataFrame:
     """Rows of stripped text, padded to one length."""
+    rows = list(rows)
     width = max(map(len, rows), default=0)
     return pd.DataFrame([[*row, *[""] * (width - len(row))] for row in rows], dtype=str)
 
 
-def _bounded(path: Path, part: str, rows: Iterator[list[str]]) -> list[list[str]]:
-    """Rows without the blank cells and rows behind the last one. Raises MerError for a cell beyond the limits."""
-    kept: list[list[str]] = []
+def _bounded(path: Path, part: str, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Rows, stripped, without the blank cells and rows at the end. Raises MerError at a cell beyond the limits."""
+    blank = 0
     for number, row in enumerate(rows, start=1):
         cells = [cell.strip() for cell in row]
         while cells and not cells[-1]:
             cells.pop()
         if not cells:
+            blank += 1
             continue
         _check_place(path, part, number, len(cells), cells[-1])
-        kept += [[] for _ in range(number - 1 - len(kept))]
-        kept.append(cells)
-    return kept
+        yield from ([] for _ in range(blank))
+        blank = 0
+        yield cells
 
 
 def _check_place(path: Path, part: str, row: int, column: int, cell: str) -> None:
@@ -193,16 +197,20 @@ def _check_place(path: Path, part: str, row: int, column: int, cell: str) -> Non
         )
 
 
-def _csv_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
-    found, refused = {}, None
+def _csv_tables(path: Path, data: bytes) -> dict[str, pd.DataFrame]:
+    found = {}
     for separator in ",;\t":
+        part, rows, error = f"separator {separator!r}", list[list[str]](), ""
         lines = csv.reader(io.StringIO(_csv_text(data), newline=""), delimiter=separator)
         try:
-            found[f"separator {separator!r}"] = _bounded(path, f"separator {separator!r}", lines)
-        except MerError as error:  # a separator that the file does not use can cut its notes into many cells
-            refused = refused or error
-    if refused and not found:
-        raise refused
+            for row in _bounded(path, part, lines):
+                rows.append(row)
+        except csv.Error as damage:
+            error = f"{path}: {part}: cannot be read as csv ({damage}); get the label sheet again"
+        except MerError as beyond:
+            error = str(beyond)
+        found[part] = _table(rows)
+        found[part].attrs["error"] = error
     return found
 
 
@@ -215,7 +223,7 @@ def _csv_text(data: bytes) -> str:
         return data.decode("latin-1")  # older spreadsheets; what is read here is ASCII, notes may look odd
 
 
-def _xlsx_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
+def _xlsx_tables(path: Path, data: bytes) -> dict[str, pd.DataFrame]:
     import openpyxl
 
     with zipfile.ZipFile(io.BytesIO(data)) as parts:
@@ -233,10 +241,9 @@ def _xlsx_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
     found = {}
     for sheet in book.worksheets:
         sheet.reset_dimensions()  # what a sheet says of its own size can be wrong
-        cells = sheet.iter_rows(max_row=rows, max_col=columns)
-        found[sheet.title] = _bounded(
-            path, f"worksheet {sheet.title}", ([_cell(c.value, c.data_type == "e") for c in row] for row in cells)
-        )
+        lines = sheet.iter_rows(max_row=rows, max_col=columns)
+        cells = ([_cell(c.value, c.data_type == "e") for c in line] for line in lines)
+        found[sheet.title] = _table(_bounded(path, f"worksheet {sheet.title}", cells))
     return found
 
 
@@ -265,7 +272,7 @@ def _places(path: Path, part: str, xml: IO[bytes]) -> Iterator[tuple[int, int]]:
             every.clear()  # rows of formats alone can be many
 
 
-def _xls_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
+def _xls_tables(path: Path, data: bytes) -> dict[str, pd.DataFrame]:
     import xlrd
 
     book = xlrd.open_workbook(file_contents=data, ragged_rows=True, logfile=io.StringIO())
@@ -275,17 +282,11 @@ def _xls_rows(path: Path, data: bytes) -> dict[str, list[list[str]]]:
             return _cell(xlrd.xldate.xldate_as_datetime(value, book.datemode))
         return _cell(bool(value) if kind == xlrd.XL_CELL_BOOLEAN else value, kind == xlrd.XL_CELL_ERROR)
 
-    return {
-        sheet.name: _bounded(
-            path,
-            f"worksheet {sheet.name}",
-            (
-                [cell(v, t) for v, t in zip(sheet.row_values(r), sheet.row_types(r), strict=True)]
-                for r in range(sheet.nrows)
-            ),
-        )
-        for sheet in book.sheets()
-    }
+    def rows(sheet: Any) -> Iterator[list[str]]:
+        for row in range(sheet.nrows):
+            yield [cell(*both) for both in zip(sheet.row_values(row), sheet.row_types(row), strict=True)]
+
+    return {s.name: _table(_bounded(path, f"worksheet {s.name}", rows(s))) for s in book.sheets()}
 
 
 def _cell(value: object, is_error: bool = False) -> str:
@@ -322,16 +323,22 @@ def read_cells(path: str | Path, headings: dict[str, str]) -> pd.DataFrame:
         MerError: unreadable file, missing columns (with those found), a heading twice, two worksheets that fit.
     """
     path = Path(path)
-    sheets = {name: grid for name, grid in grids(path).items() if (grid != "").any(axis=None)}
+    every = grids(path)
+    sheets = {name: grid for name, grid in every.items() if (grid != "").any(axis=None)}
+    headers = {name: _header(grid, headings) for name, grid in sheets.items()}
+    most = max((hits for _, hits in headers.values()), default=0)
+    refused = [grid.attrs["error"] for grid in every.values() if grid.attrs.get("error")]
+    if refused and not most:
+        raise MerError(refused[0])
     if not sheets:
         raise MerError(f"{path}: holds no cell; get the label sheet again")
-    headers = {name: _header(grid, headings) for name, grid in sheets.items()}
-    most = max(hits for _, hits in headers.values())
     fitting = [name for name, (_, hits) in headers.items() if hits == most]
     if most == len(headings) and len(fitting) > 1:
         raise MerError(f"{path}: worksheets {listed(fitting)} all hold the columns; keep the one that counts")
     grid, row = sheets[fitting[0]], headers[fitting[0]][0]
-    found = [c for c in grid.iloc[row] if c]
+    if grid.attrs.get("error"):
+        raise MerError(grid.attrs["error"])
+    found = [c[:60] for c in grid.iloc[row] if c]
     place: dict[str, list[int]] = {}
     for column, cell in enumerate(grid.iloc[row]):
         place.setdefault(normal(cell), []).append(column)

@@ -9,7 +9,6 @@ run.json          how the predictions came about, see `describe_run`; which of t
 
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mer.errors import MerError, listed
-from mer.storage.cache import CacheWriter, damaged, digest, read_cells, unreadable
+from mer.storage.cache import CacheWriter, damaged, digest, printable, read_cells, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,21 +57,21 @@ def _read_list(path: Path, count: int, classes: int) -> "pd.DataFrame":
     missing = [column for column in expected if column not in heading]
     if missing or heading != expected:
         raise damaged(path, f"columns {listed(missing)} are missing" if missing else f"has columns {listed(heading)}")
-    if len(rows) != count:
-        raise damaged(path, f"it has {len(rows)} rows, {count} were written")
     seen: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows, start=2):
         cells = dict(zip(heading, row, strict=True))
-        clip = f"line {number} (clip {cells['id'][:80]})"
+        clip = f"line {number} (clip {printable(cells['id'])})"
         first = seen.setdefault((cells["seed"], cells["id"]), number)
         if first != number:
             raise damaged(path, f"{clip} has the clip of line {first} again")
         for column, cell in cells.items():
-            form = _PROBABILITY if column in expected[len(COLUMNS) :] else _INTEGER
+            form = _INTEGER if column in COLUMNS else _FLOAT
             if column not in TEXT and not form.fullmatch(cell):
                 raise damaged(path, f"{clip}: {column} is {cell[:40]!r}")
         if not 0 <= int(cells["label"]) < classes:
             raise damaged(path, f"{clip}: label is {cells['label']}, there are {classes} classes")
+    if len(rows) != count:
+        raise damaged(path, f"it has {len(rows)} rows, {count} were written")
     table = pd.DataFrame(rows, columns=heading, dtype=str)
     for column in heading:
         if column not in TEXT:
@@ -82,29 +81,30 @@ def _read_list(path: Path, count: int, classes: int) -> "pd.DataFrame":
 
 
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
-_PROBABILITY = re.compile(r"[01](\.\d{1,20})?|\d(\.\d{1,20})?e-\d{1,3}", re.ASCII)
+_FLOAT = re.compile(r"-?\d{1,18}(\.\d{1,18})?(e[-+]\d{1,3})?", re.ASCII)
 
 
 def _read_run(path: Path) -> dict[str, Any]:
     """run.json without its digest. Raises MerError for anything but what `run_text` has made."""
     try:
         content = json.loads(path.read_bytes())
-        found = content.pop("sha256")
-        sound = found == digest(content)
+        sound = content.pop("sha256") == digest(content)
+        names = content["class_names"], content["files"]
     except FileNotFoundError:
         raise MerError(f"{path}: there is no such file; run dvc repro, or correct the experiment's name") from None
     except OSError as error:
         raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise damaged(path, "it is not what describes a run") from None
-    if not sound:
-        raise damaged(path, "its content is not what its SHA-256 was made of")
+        raise damaged(path, "it does not describe a run") from None
+    if not sound or not isinstance(names[0], list) or not isinstance(names[1], dict):
+        raise damaged(path, "its content is not that of its SHA-256")
     return content
 
 
 def run_text(run_info: dict[str, Any]) -> str:
     """The text of run.json, with the digest of its content."""
-    content = {name: value for name, value in run_info.items() if name != "sha256"}
+    # As it will be read: JSON knows neither tuples nor numbers as keys.
+    content = json.loads(json.dumps({name: value for name, value in run_info.items() if name != "sha256"}))
     return json.dumps({**content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n"
 
 
@@ -165,8 +165,10 @@ def _exchange(fresh: Path, folder: Path, old: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    if os.path.lexists(folder):
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

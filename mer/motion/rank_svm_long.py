@@ -44,10 +44,10 @@ def solve(steps: np.ndarray, tol: float, max_iter: int) -> tuple[np.ndarray, flo
     # Where all pairs violate, y is the share of the pairs that span a step. It is scaled down to a mean margin of 1.
     t = np.arange(1, frames)
     y = t * (frames - t) * (2 / (frames * (frames - 1)))
-    y /= max(1.0, y @ steps @ y)
+    y /= max(1.0, y @ system.rises(y))
     mu, taken, best, best_y, bound = FIRST, 0, np.inf, y, -np.inf
     for iteration in range(max_iter + 1):
-        rises = steps @ y
+        rises = system.rises(y)
         scores = _sums(rises)
         loss, smooth, slopes = _loss(scores, mu, system.begin())
         square = y @ rises / 2
@@ -60,11 +60,11 @@ def solve(steps: np.ndarray, tol: float, max_iter: int) -> tuple[np.ndarray, flo
             break
         d_slopes, dual_sum, dual_slopes = _changed(scores, np.append(0.0, d_scores), mu)
         dual = _over_steps(dual_slopes)
-        bound = max(bound, dual_sum - dual @ steps @ dual / 2)
+        bound = max(bound, dual_sum - dual @ system.rises(dual) / 2)
         if best - bound <= tol * best or iteration == max_iter:
             break
         d_y = residual + _over_steps(d_slopes)
-        d_rises = steps @ d_y
+        d_rises = system.rises(d_y)
         decrease, length = residual @ d_rises, 1.0  # per unit of length, at the start of the step
         while length > SHORTEST:
             moved = _smooth_loss(_sums(rises + length * d_rises), mu)
@@ -105,14 +105,15 @@ def _system(steps: np.ndarray) -> "_FullRank | _AnyRank":
     order = order - 1
     pivots = np.diag(factor)[:rank]
     if rank == len(steps) and pivots.min() ** 2 > SINGULAR:
-        return _FullRank(factor, order, size)
+        return _FullRank(steps, factor, order, size)
     return _AnyRank(factor, order, rank, size)
 
 
 class _FullRank:
     """The inverse of the Gram matrix of phi_t - phi_1, t = 2..T, plus the second derivative of the loss."""
 
-    def __init__(self, factor: np.ndarray, order: np.ndarray, size: np.ndarray):
+    def __init__(self, steps: np.ndarray, factor: np.ndarray, order: np.ndarray, size: np.ndarray):
+        self.steps = steps
         inverse = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0].T
         for t in range(len(inverse)):
             inverse[t + 1 :, t] = inverse[t, t + 1 :]
@@ -124,6 +125,10 @@ class _FullRank:
         inverse[:-1] -= inverse[1:]
         inverse[:, :-1] -= inverse[:, 1:]
         self.constant, self.matrix = inverse, np.empty_like(inverse)
+
+    def rises(self, y: np.ndarray) -> np.ndarray:
+        """What d = sum_t y_t (phi_{t+1} - phi_t) scores at the steps, (T-1,)."""
+        return self.steps @ y
 
     def begin(self) -> np.ndarray:
         """(T-1, T-1), to whose upper triangle the second derivative of the loss is to be added."""
@@ -140,11 +145,15 @@ class _AnyRank:
     """The same for steps that depend on each other, as those of repeated frames do; two matrix products more."""
 
     def __init__(self, factor: np.ndarray, order: np.ndarray, rank: int, size: np.ndarray):
-        self.rises = np.zeros((len(size), rank))  # steps = rises rises^T
-        self.rises[order] = np.tril(factor)[:, :rank]
-        self.rises *= size[:, None]
-        self.scores = np.cumsum(self.rises, axis=0)
+        # The steps are factor factor^T: rounding has given their products negative eigenvalues, which this has not.
+        self.factor = np.zeros((len(size), rank))
+        self.factor[order] = np.tril(factor)[:, :rank]
+        self.factor *= size[:, None]
+        self.scores = np.cumsum(self.factor, axis=0)
         self.matrix = np.empty((len(size), len(size)))
+
+    def rises(self, y: np.ndarray) -> np.ndarray:
+        return self.factor @ (self.factor.T @ y)
 
     def begin(self) -> np.ndarray:
         self.matrix[...] = 0
@@ -155,7 +164,7 @@ class _AnyRank:
         # A multiple of the machine epsilon keeps it positive definite under rounding.
         matrix[np.diag_indices_from(matrix)] += 1 + np.finfo(float).eps * np.trace(matrix)
         factor = scipy.linalg.cho_factor(matrix, check_finite=False)
-        return self.scores @ scipy.linalg.cho_solve(factor, self.rises.T @ residual, check_finite=False)
+        return self.scores @ scipy.linalg.cho_solve(factor, self.factor.T @ residual, check_finite=False)
 
 
 # ---- pairs ----------------------------------------------------------------------------------------------------

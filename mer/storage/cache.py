@@ -126,9 +126,14 @@ def write_table(path: str | Path, table: "pd.DataFrame") -> None:
     try:
         content = out.getvalue().encode("utf-8")
     except UnicodeEncodeError as error:
-        name = ascii(error.object[max(0, error.start - 40) : error.start + 20])
-        raise MerError(f"{path}: {name} has a character that is no text; rename what it comes from") from None
+        line = ascii(error.object[: error.start + 1].rpartition("\n")[2])
+        raise MerError(f"{path}: {line} ends with a character that is no text; rename what it comes from") from None
     replace_file(path, content)
+
+
+def printable(text: str, most: int = 80) -> str:
+    """A cell for a message: a damaged one may hold what steers a terminal."""
+    return text[:most] if text[:most].isprintable() else ascii(text[:most])
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> list[list[str]]:
@@ -143,7 +148,9 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[list[str]]:
         raise damaged(path, "its rows are missing")
     for number, (row, following) in enumerate(itertools.pairwise([*rows, [""]])):
         if row[-1] != _seal(number, row[:-1], following[-1]):
-            raise damaged(path, f"line {number + 2} ({row[0][:80]}) is another than was written, or one behind it is")
+            raise damaged(
+                path, f"line {number + 2} ({printable(row[0])}) is another than was written, or one behind it is"
+            )
     return [row[:-1] for row in rows]
 
 

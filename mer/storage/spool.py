@@ -1,8 +1,8 @@
 """Unfinished work: a locked folder outside the graph that holds whatever a killed run had finished.
 
-    <key>.block      the arrays of one finished item, from a worker: a line with key, types, shapes and sums, then bytes
+    <key>.block      the arrays of one finished item, from a worker: a JSON line (key, types, shapes, sums), then bytes
     <n>.part         a product's data as they are appended, each clip already where it belongs in the finished file
-    <n>.rows         its journal: one line a clip with its key, its place in the part and its small values
+    <n>.rows         its journal: one JSON line a clip with its key, its place in the part and its small values
     lock             held by the process that writes
 
 A block goes as soon as its data stand in the part, so a product is on disk once, and most blocks never reach it.
@@ -223,18 +223,22 @@ def checksum(array: np.ndarray) -> int:
 LONGEST_LINE = 1 << 20  # bytes; a head or a row has some hundred
 
 
-def summed_line(content: Any) -> bytes:
-    """One line of JSON that begins with its CRC-32."""
-    text = json.dumps(content).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+def summed_line(content: dict[str, Any]) -> bytes:
+    """One line of JSON; the last entry, `sum`, is the CRC-32 of the text before it."""
+    text = json.dumps(content).encode()[:-1]
+    return text + _ending(text)
 
 
-def content_of(line: bytes) -> Any:
-    """What `summed_line` was made of. Raises ValueError where a byte of it is another, or its end is missing."""
-    found, _, text = line.partition(b" ")
-    if not text.endswith(b"\n") or found != b"%08x" % zlib.crc32(text[:-1]):
+def content_of(line: bytes) -> dict[str, Any]:
+    """What `summed_line` was made of, and its sum. Raises ValueError where a byte is another, or the end is missing."""
+    text = line[: -len(_ending(b""))]
+    if line != text + _ending(text):
         raise ValueError("a line whose sum does not fit")
-    return json.loads(text)
+    return json.loads(line)
+
+
+def _ending(text: bytes) -> bytes:
+    return b', "sum": "%08x"}\n' % zlib.crc32(text)
 
 
 def _array(content: bytes | mmap.mmap, place: int, kind: str, shape: list[int]) -> np.ndarray:

@@ -1,12 +1,15 @@
 """Files of network weights: what they hold, where they come from, and whether they fit a network.
 
-Ours are safetensors, float32, with a note: where the weights come from and which subjects they have seen. Files of
-others may be torch's, or those of a model of transformers.
+Ours are safetensors, float32, with a note: where the weights come from, which subjects they have seen, and the SHA-256
+of tensors and note, which is compared whenever the file is read. Files of others may be torch's, whose own sums are
+compared, or those of a model of transformers.
 """
 
 import contextlib
 import hashlib
 import json
+import shlex
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mer.errors import MerError, listed
-from mer.storage.cache import replace_file
+from mer.storage.cache import REPAIR, replace_file, unreadable
 
 
 def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | list[str]] | None = None) -> None:
@@ -38,27 +41,33 @@ def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | li
     for name, value in network.state_dict().items():
         value = value.detach().cpu()
         state[name] = (value.float() if value.is_floating_point() else value).contiguous()
+    note = {**(about or {}), SUM: _sum_of(state, about or {})}
     # One entry: safetensors writes several in an order that changes from run to run.
-    metadata = {"about": json.dumps(about, sort_keys=True)} if about else None
-    replace_file(path, safetensors.torch.save(state, metadata))
+    replace_file(path, safetensors.torch.save(state, {"about": json.dumps(note, sort_keys=True)}))
+
+
+SUM = "sha256_of_content"  # in the note, which `weights_about` gives back without it
+
+
+def _sum_of(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}".encode())
+        digest.update(state[name].contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def weights_about(path: str | Path) -> dict[str, str | list[str]]:
     """The note that `save_weights` put into the file; {} for a torch file, and where there is none.
 
-    Raises MerError where there is no such file, or it ends in `.safetensors` and is none.
+    Raises MerError where there is no such file, or it ends in `.safetensors` and is none, or is damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise MerError(f"{path}: no such file of weights; run dvc repro")
     if path.suffix != ".safetensors":
         return {}
-    _, metadata = _read_safetensors(path, "make it again: run dvc repro")
-    try:
-        about = json.loads(metadata.get("about", "{}"))
-    except ValueError:  # an entry of another writer
-        about = metadata["about"]
-    return about if isinstance(about, dict) else {"about": str(about)}
+    return _read_safetensors(path)[1]
 
 
 def provenance(path: str | Path) -> str:
@@ -118,10 +127,14 @@ def read_weights(
         raise MerError(f"{path}: no such file of {network} weights; {source}: put them there")
     content: Any  # a torch file may hold anything
     if path.suffix == ".safetensors":
-        content, _ = _read_safetensors(path, f"make it again: run dvc repro, if the pipeline made it; {source}")
+        content, _ = _read_safetensors(path, source)
     else:
+        _check_readable(path)
         try:
+            _check_zip(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+        except MerError:
+            raise
         except Exception as error:  # a file of another kind makes the reader fail in any way
             reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
             raise MerError(f"{path}: is not a torch file of weights ({reason}); {source}") from None
@@ -215,13 +228,54 @@ def _faults(state: dict, expected: Mapping[str, Tensor], more: bool) -> list[str
     ]
 
 
-def _read_safetensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata."""
+def _read_safetensors(path: Path, source: str = "") -> tuple[dict[str, Tensor], dict[str, str | list[str]]]:
+    """Tensors and note; source: for messages, where right weights come from. Raises MerError for a damaged file."""
     import safetensors
 
+    remedy = f"make it again: run {REPAIR} {shlex.quote(str(path))}, then dvc repro, if the pipeline made it"
+    remedy += f"; {source}" if source else ""
+    _check_readable(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise MerError(f"{path}: is not a safetensors file of weights ({reason}); {remedy}") from None
+    notes = {name: _note(text) for name, text in metadata.items()}
+    about = notes.get("about", {})
+    if not isinstance(about, dict):  # of another writer
+        return state, {"about": str(about)}
+    # A note under another name than ours was ours: a letter of the name has changed.
+    strayed = [name for name, note in notes.items() if name != "about" and isinstance(note, dict) and SUM in note]
+    if strayed or (SUM in about and about.pop(SUM) != _sum_of(state, about)):
+        raise MerError(f"{path}: is damaged: its tensors or its note are not those that were written; {remedy}")
+    return state, about
+
+
+def _note(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # of another writer
+        return text
+
+
+def _check_readable(path: Path) -> None:
+    """Raise MerError where the system does not hand out the file: nothing is wrong with its content then."""
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _check_zip(path: Path) -> None:
+    """Raise MerError where a torch file's own sums do not fit; torch does not compare them. Old ones have none."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        try:
+            broken = file.testzip()
+        except zipfile.BadZipFile as error:
+            broken = str(error)
+    if broken is not None:
+        raise MerError(f"{path}: is damaged ({broken} has another sum than was written); copy or fetch it again")

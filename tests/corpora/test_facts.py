@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from mer import clips
@@ -56,3 +57,62 @@ def test_every_count_is_held(reference):
     refused("has 25 subjects, the whole casme2 has 26", check_facts, merged, "casme2")
     check_facts(table.iloc[2:], "casme2", excluded=2)
     refused("has 255 clips", check_facts, table, "samm")
+
+
+def test_the_cause_of_other_counts(reference):
+    """Fewer clips: incomplete. As many with other labels, or more: another edition, and nothing to complete."""
+    table = casme2.read_annotations(reference / "annotations/CASME2-coding-20140508.xlsx")
+    fewer = refused("has 254 clips", check_facts, table.iloc[1:], "casme2")
+    assert "complete the corpus" in fewer
+    labels = table.assign(emotion=table["emotion"].replace("disgust", "others"))
+    more = pd.concat([table, table.iloc[:1]])
+    for other, count in ((labels, "has .* clips of"), (more, "has 256 clips")):
+        text = refused(count, check_facts, other, "casme2")
+        assert "this is another edition or a changed sheet" in text
+        assert "complete" not in text
+
+
+# ---- editions -----------------------------------------------------------------------------------------------------
+
+
+def test_an_edition_is_known_whatever_file_it_is_in(reference, tmp_path):
+    """Saved as csv, with its rows in another order; and with the "/" of the sheet as it ships."""
+    cells = pd.read_excel(reference / "annotations/CASME2-coding-20140508.xlsx", dtype=str, keep_default_na=False)
+    filled = "20140508 with apex 300 filled in for sub04/EP12_01f"
+    cells.iloc[::-1].to_csv(tmp_path / "a.csv", index=False, sep=";")
+    assert casme2.read_annotations(tmp_path / "a.csv").attrs["edition"] == filled
+    row = (cells["Filename"] == "EP12_01f") & (cells["Subject"] == "04")
+    cells.loc[row, "ApexFrame"] = "/"
+    cells.to_csv(tmp_path / "b.csv", index=False)
+    assert casme2.read_annotations(tmp_path / "b.csv").attrs["edition"] == "20140508"
+    cells.loc[row, "Estimated Emotion"] = "fear"
+    cells.to_csv(tmp_path / "c.csv", index=False)
+    edition = casme2.read_annotations(tmp_path / "c.csv").attrs["edition"]
+    assert edition.startswith("c.csv, 255 rows, ")
+    assert edition.endswith(" (not a known edition)")
+
+
+@pytest.mark.parametrize(
+    ("reader", "sheet", "edition"),
+    [
+        ("samm", "SAMM.xlsx", "Micro_FACS_Codes_v2, a public copy"),
+        ("smic", "smic_apex.xlsx", "the public sheet of apexes, 7 cells corrected"),
+    ],
+)
+def test_the_editions_of_the_other_corpora(reference, reader, sheet, edition):
+    assert load(reader).read_annotations(reference / "annotations" / sheet).attrs["edition"] == edition
+
+
+@pytest.mark.parametrize("reader", ["casme2", "samm", "smic", "casme3"])
+def test_the_known_edition_is_the_one_of_the_facts(reader):
+    module = load(reader)
+    assert module.SHEET_FORMAT.rows == module.FACTS["clips"]
+
+
+def test_every_clip_of_an_index_tells_its_edition(tmp_path):
+    table = casme2.read_corpus(mini.casme2(tmp_path / "a"))
+    assert table["edition"].unique().tolist() == [table.attrs["edition"]]
+    assert table.attrs["edition"].startswith("CASME2-coding-20140508.xlsx, 6 rows, ")
+    folders = load("smic").read_corpus(mini.smic(tmp_path / "b"))
+    assert folders["edition"].unique().tolist() == [folders.attrs["edition"]]
+    assert folders.attrs["edition"].startswith("names of folders, 4 rows, ")

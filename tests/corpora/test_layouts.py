@@ -1,6 +1,8 @@
 """Mini-corpora in every layout that circulates, and everything that can be wrong with a folder of frames."""
 
+import os
 import shutil
+import unicodedata
 
 import cv2
 import numpy as np
@@ -193,6 +195,187 @@ def test_a_clip_that_is_a_link_out_of_the_corpus(root, tmp_path):
     refused("EP01_01: is a link out of .*; copy the clip there", casme2.read_corpus, root)
     (tmp_path / "whole").symlink_to(root)  # the corpus on another disk is fine
     assert len(casme2.read_corpus(tmp_path / "whole", on_error="exclude")) == 5
+
+
+def test_a_frame_that_is_a_link_out_of_the_corpus(root, tmp_path):
+    frame = clip(root) / "img48.jpg"
+    frame.rename(tmp_path / "elsewhere.jpg")
+    frame.symlink_to(tmp_path / "elsewhere.jpg")
+    refused("EP01_01/img48.jpg: is a link out of .*casme2; copy the frame there", casme2.read_corpus, root)
+    excluded = casme2.read_corpus(root, on_error="exclude").attrs["excluded"]
+    assert [name for name, _ in excluded] == ["casme2/sub01/EP01_01"]
+    frame.unlink()
+    frame.symlink_to("img47.jpg")  # inside, it is as good as a file
+    assert len(casme2.read_corpus(root)) == 6
+
+
+def test_a_sheet_that_is_a_link_out_of_the_corpus(root, tmp_path):
+    (root / "CASME2-coding-20140508.xlsx").rename(tmp_path / "sheet.xlsx")
+    (root / "CASME2-coding-20140508.xlsx").symlink_to(tmp_path / "sheet.xlsx")
+    refused("20140508.xlsx: is a link out of .*; copy the label sheet there", casme2.read_corpus, root)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dead link", "link to itself"])
+def test_a_frame_that_is_no_file(root, kind):
+    frame = clip(root) / "img48.jpg"
+    frame.unlink()
+    {"pipe": lambda: os.mkfifo(frame), "folder": frame.mkdir, "dead link": lambda: frame.symlink_to("none.jpg"),
+     "link to itself": lambda: frame.symlink_to("img48.jpg")}[kind]()  # fmt: skip
+    refused("EP01_01/img48.jpg: is no file, but a folder, a pipe or a dead link; put the frame there",
+            casme2.read_corpus, root)  # fmt: skip
+
+
+def test_numbers_that_no_frame_has(root):
+    (clip(root) / "img48.jpg").rename(clip(root) / f"img{'4' * 16}.jpg")
+    refused("a frame's number has 15 digits at most; rename the frames", casme2.read_corpus, root)
+
+
+def test_a_clip_of_a_billion_frames_is_refused_at_once(root):
+    """Its numbers are counted, not listed."""
+    sheet = root / "CASME2-coding-20140508.xlsx"
+    cells = pd.read_excel(sheet, dtype=str, keep_default_na=False)
+    cells.loc[0, ["OnsetFrame", "ApexFrame", "OffsetFrame"]] = ["44", "45", "999999999999999"]
+    cells.to_excel(sheet, index=False)
+    mini.draw(clip(root) / "img999999999999999.jpg", mini.tiny(1, 1))
+    refused("img55.jpg: frame is missing .999999999999944 of 999999999999956 are.", casme2.read_corpus, root)
+
+
+def test_a_path_of_thousands_of_characters(tmp_path):
+    refused("there is no such folder; unpack the corpus there", casme2.read_corpus, tmp_path / ("x" * 5000))
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("in_sheet", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_the_same_in_both_forms_of_unicode(tmp_path, in_sheet, on_disk):
+    name, subject = "Jürgen_é1", "Müller"
+    root = mini.casme2(tmp_path, "bare")
+    (root / "sub03").rename(root / unicodedata.normalize(on_disk, subject))
+    folder = root / unicodedata.normalize(on_disk, subject)
+    (folder / "EP03_01").rename(folder / unicodedata.normalize(on_disk, name))
+    sheet = root / "CASME2-coding-20140508.xlsx"
+    cells = pd.read_excel(sheet, dtype=str, keep_default_na=False)
+    cells["Subject"] = cells["Subject"].replace("3", unicodedata.normalize(in_sheet, subject))
+    cells["Filename"] = cells["Filename"].replace("EP03_01", unicodedata.normalize(in_sheet, name))
+    cells.to_excel(sheet, index=False)
+    table = casme2.read_corpus(root, "mine")
+    assert f"mine/{subject}/{name}" in set(table["id"])  # composed, whatever the sheet has
+    row = table[table["clip"] == name].iloc[0]
+    assert read_frame(row["frame"].format(row["onset"])).shape == (4, 6, 3)
+
+
+def test_two_folders_that_are_one_name_in_composed_form(tmp_path):
+    root = mini.casme2(tmp_path, "bare")
+    for form in ("NFC", "NFD"):
+        shutil.copytree(root / "sub03", root / unicodedata.normalize(form, "Müller"))
+    refused("are one name; keep one of them", casme2.read_corpus, root)
+
+
+def test_rows_of_one_folder_are_refused(tmp_path):
+    """`1` and `01` mean the same folder, although they are two names."""
+    takes = (mini.Take(1, "1", 3, 4, 5, "happiness"), mini.Take(1, "01", 3, 4, 5, "disgust"))
+    root = mini.casme2(tmp_path, "bare", takes=takes)
+    shutil.rmtree(root / "sub01/01")
+    for on_error in ("stop", "exclude"):
+        refused("clips sub01/1 and sub01/01 of CASME2-coding-20140508.xlsx have one folder, .*sub01/1; delete one",
+                casme2.read_corpus, root, on_error=on_error)  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "read"), [(mini.casme2, casme2), (mini.samm, samm), (mini.casme3, casme3),
+                                            (mini.smic, smic)])  # fmt: skip
+def test_what_archives_of_macs_and_windows_leave_behind(tmp_path, make, read):
+    """`__MACOSX` beside the corpus, with `._` files in a copy of its tree, and such files beside every frame."""
+    root = make(tmp_path)
+    expected = read.read_corpus(root)
+    for path in [p for p in root.rglob("*") if p.is_file()]:
+        below = path.relative_to(root)
+        for ghost in (path.with_name(f"._{path.name}"), root / "__MACOSX" / below.parent / f"._{path.name}",
+                      path.with_name("Thumbs.db"), path.with_name("desktop.ini"), path.with_name(".DS_Store"),
+                      root / below.parent / "__MACOSX" / path.name):  # fmt: skip
+            ghost.parent.mkdir(parents=True, exist_ok=True)
+            ghost.write_bytes(b"\x00\x05\x16\x07")
+    pd.testing.assert_frame_equal(read.read_corpus(root), expected)
+
+
+# ---- frames that the owners' own recordings lack ------------------------------------------------------------------
+
+LONG = mini.Take(7, "c", 5, 12, 40, "happy")
+
+
+@pytest.fixture(params=["videos", "clips"])
+def lossy(tmp_path, request):
+    root = mini.casme3(tmp_path, request.param, takes=(LONG, *mini.CASME3))
+
+    def lose(*numbers, **kwargs):
+        folder = next(p for p in root.glob("**/*7*c*") if p.is_dir() and "depth" not in str(p)) if (
+            request.param == "clips") else root / "part_A/data/part_A/spNO.7/c/color"  # fmt: skip
+        for number in numbers:
+            (folder / f"{number}.jpg").unlink(missing_ok=True)
+        table = casme3.read_corpus(root, **kwargs)
+        return table.attrs, table.set_index("id").loc["casme3/spNO.7/c_5"] if len(table) == 7 else None
+
+    return lose
+
+
+def test_a_few_lacking_frames_are_known_of_casme3(lossy):
+    attrs, row = lossy(8, 9, 20, 30, 31)
+    assert row["absent"] == "8 9 20 30 31"
+    assert (row["onset"], row["apex"], row["offset"]) == (5, 12, 40)
+    assert not [c for c in attrs["corrected"] if c[0] == "spNO.7/c_5"]
+
+
+def test_an_onset_that_the_recording_lacks_moves_and_is_listed(lossy):
+    attrs, row = lossy(*range(9))  # the recording begins at 9
+    assert (row["onset"], row["apex"], row["offset"], row["absent"]) == (9, 12, 40, "")
+    assert [c for c in attrs["corrected"] if c[0] == "spNO.7/c_5"] == [
+        ("spNO.7/c_5", "onset", "5", "9", "no such frame, the nearest one")
+    ]
+
+
+def test_apex_and_offset_move_as_well(lossy):
+    attrs, row = lossy(12, 39, 40, 41, 42)
+    assert (row["onset"], row["apex"], row["offset"], row["absent"]) == (5, 11, 38, "12")
+    assert [c[1:4] for c in attrs["corrected"] if c[0] == "spNO.7/c_5"] == [
+        ("apex", "12", "11"), ("offset", "40", "38"),
+    ]  # fmt: skip
+
+
+def test_more_is_refused(lossy):
+    refused(r"frame is missing \(9 of 36 are\) \(this corpus is known to lack up to 8\); unpack the clip again",
+            lossy, *range(20, 29))  # fmt: skip
+    attrs, _ = lossy(on_error="exclude")
+    assert [clip_id for clip_id, _ in attrs["excluded"]] == ["casme3/spNO.7/c_5"]
+
+
+def test_a_third_of_a_clip_is_too_much(tmp_path):
+    root = mini.casme3(tmp_path, takes=(mini.Take(7, "c", 5, 8, 10, "happy"),))
+    folder = root / "part_A/data/part_A/spNO.7/c/color"
+    for number in (6, 7):
+        (folder / f"{number}.jpg").unlink()
+    assert casme3.read_corpus(root).loc[0, "absent"] == "6 7"  # two of six
+    (folder / "9.jpg").unlink()
+    refused(r"6.jpg: frame is missing \(3 of 6 are\)", casme3.read_corpus, root)
+
+
+def test_an_onset_must_not_reach_its_apex(tmp_path):
+    """Between them would be no motion."""
+    root = mini.casme3(tmp_path, takes=(mini.Take(7, "c", 5, 8, 30, "happy"), mini.Take(7, "d", 5, 5, 30, "happy")))
+    for video in "cd":
+        for number in range(9):
+            (root / f"part_A/data/part_A/spNO.7/{video}/color/{number}.jpg").unlink(missing_ok=True)
+    refused("spNO.7/c/color: the frames from onset 5 to apex 8 are missing; unpack the clip again",
+            casme3.read_corpus, root)  # fmt: skip
+    table = casme3.read_corpus(root, on_error="exclude")
+    assert table[["clip", "onset", "apex"]].to_numpy().tolist() == [["d_5", 9, 9]]  # there the sheet has them equal
+
+
+@pytest.mark.parametrize(("make", "read", "name"), [(mini.casme2, casme2, "EP01_01"), (mini.samm, samm, "006_1_2")])
+def test_other_corpora_lack_none(tmp_path, make, read, name):
+    root = make(tmp_path)
+    frames = sorted(next(root.glob(f"**/{name}")).iterdir())
+    frames[4].unlink()
+    refused(r"frame is missing \(1 of \d are\); unpack the clip again", read.read_corpus, root)
 
 
 # ---- the owners' cropped frames of CASME II -------------------------------------------------------------------------

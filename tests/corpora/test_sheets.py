@@ -1,8 +1,12 @@
 """Label sheets with the oddities of spreadsheet programs: what changes nothing, and what is refused."""
 
+import datetime
+import os
 import tempfile
+import zipfile
 from pathlib import Path
 
+import openpyxl
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -155,10 +159,41 @@ def changed(row, column, value):
         ("Subject", "/etc", "leads out of the corpus folder"),
         ("Filename", "../../x", "row 2: file name '../../x' leads out of the corpus folder"),
         ("Filename", "a\\b", "leads out of the corpus folder"),
+        ("Filename", "x" * 5000, "row 2: file name 'x{57}...' is longer than a folder's name can be .255 bytes."),
+        ("Filename", "\u00fc" * 200, "is longer than a folder's name can be"),
+        ("Subject", "x" * 5000, "row 2: subject 'x{57}...' is longer"),
+        ("OnsetFrame", "4" * 5000, "OnsetFrame is '4{57}...', needed is a frame number"),  # int() refuses 4,300 digits
+        ("OnsetFrame", "4" * 16, "OnsetFrame is '4{16}', needed is a frame number"),
+        ("Estimated Emotion", "x" * 5000, "Estimated Emotion 'x{57}...' is unknown"),
     ],
 )
 def test_a_wrong_cell_is_refused_with_its_clip(tmp_path, column, value, message):
     refused(message, casme2.read_annotations, sheet(tmp_path, changed(0, column, value)))
+
+
+def test_a_subject_of_thousands_of_digits_is_no_number(tmp_path):
+    """int() refuses more than 4,300 digits; 200 of them are a name like any other."""
+    table = casme2.read_annotations(sheet(tmp_path, changed(0, "Subject", "1" * 200)))
+    assert table.loc[0, "subject"] == "1" * 200
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["1", "ep01_01", 46, 49, 52, "12", "happiness"],
+         "subject sub01 clip ep01_01 stands in rows 2 and 6 .there as subject sub01 clip EP01_01: letter case makes"),
+        (["1", "EP01_02F", 11, "/", 16, "4", "disgust"], "clip EP01_02F stands in rows 3 and 6 .there as"),
+    ],
+)  # fmt: skip
+def test_rows_that_differ_in_letter_case_are_one_clip(tmp_path, row, message):
+    refused(message, casme2.read_annotations, sheet(tmp_path, [HEADINGS, *ROWS, row]))
+
+
+def test_subjects_that_differ_in_letter_case_or_unicode_form_are_one(tmp_path):
+    for one, other in (("Ann", "ann"), ("M\u00fcller", "mu\u0308ller")):
+        rows = [[name, "EP01_01", 46, 49, 52, "12", "happiness"] for name in (one, other)]
+        refused("stands in rows 2 and 3 .there as .*; delete one", casme2.read_annotations,
+                sheet(tmp_path, [HEADINGS, *rows]))  # fmt: skip
 
 
 def test_other_columns_are_refused_with_those_found(tmp_path):
@@ -179,6 +214,105 @@ def test_what_is_no_sheet(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"")
     refused("is no label sheet; needed is one of .xlsx, .xls, .csv", casme2.read_annotations, tmp_path / "a.txt")
     refused("has headings and no row", casme2.read_annotations, sheet(tmp_path, [HEADINGS]))
+
+
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "folder.xlsx").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("folder.xlsx", "pipe.csv"):
+        refused(f"{name}: is no file; put the corpus's", casme2.read_annotations, tmp_path / name)
+
+
+# ---- limits -------------------------------------------------------------------------------------------------------
+
+
+def workbook(path, change):
+    """The sheet above as xlsx, and a change to its worksheet."""
+    book = openpyxl.Workbook()
+    for row in [HEADINGS, *ROWS]:
+        book.active.append(row)
+    change(book.active)
+    book.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "place"),
+    [(2**20, 2**14, "row 1048576, column 16384"), (10_001, 1, "row 10001, column 1"), (3, 257, "row 3, column 257")],
+)
+def test_a_stray_cell_far_away_is_refused_by_its_place(tmp_path, row, column, place):
+    path = workbook(tmp_path / "s.xlsx", lambda cells: cells.cell(row, column, "x"))
+    assert path.stat().st_size < 10_000
+    refused(f"s.xlsx: sheet1.xml: {place} holds 'x'; a label sheet has at most 10000 rows and 256 columns: clear that",
+            casme2.read_annotations, path)  # fmt: skip
+
+
+def test_cells_at_the_limit_and_formats_beyond_it_do_not_matter(tmp_path, plain):
+    def change(cells):
+        cells.cell(3, 256, "note")
+        for row, column in ((2**20, 2**14), (5, 2**14), (2**20, 1)):
+            cells.cell(row, column).font = openpyxl.styles.Font(bold=True)
+
+    pd.testing.assert_frame_equal(casme2.read_annotations(workbook(tmp_path / "s.xlsx", change)), plain)
+    refused("no subject or no file name", casme2.read_annotations,
+            workbook(tmp_path / "t.xlsx", lambda cells: cells.cell(10_000, 7, "x")))  # fmt: skip
+
+
+def test_an_xlsx_that_unpacks_to_too_much(tmp_path):
+    path = workbook(tmp_path / "s.xlsx", lambda cells: None)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("xl/media/picture.bmp", bytes(sheets.MAX_UNPACKED))
+    assert path.stat().st_size < 100_000
+    refused(r"s.xlsx: unpacks to \d+ bytes, a label sheet to at most 33554432; save its cells alone",
+            casme2.read_annotations, path)  # fmt: skip
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    with (tmp_path / "s.csv").open("wb") as file:
+        file.truncate(sheets.MAX_BYTES + 1)
+    refused("s.csv: has 16777217 bytes, a label sheet at most 16777216", casme2.read_annotations, tmp_path / "s.csv")
+
+
+def test_a_row_of_a_hundred_thousand_commas_is_a_short_row(tmp_path, plain):
+    path = sheet(tmp_path, [HEADINGS, *ROWS])
+    path.write_text(path.read_text() + "," * 100_000 + "\n")
+    table = sheets.grids(path)
+    assert max(grid.size for grid in table.values()) < 100
+    pd.testing.assert_frame_equal(casme2.read_annotations(path), plain)
+    path.write_text(path.read_text() + "," * 100_000 + "x\n")
+    refused("separator ',': row 7, column 100001 holds 'x'; a label sheet has at most 10000 rows and 256 columns",
+            casme2.read_annotations, path)  # fmt: skip
+
+
+def test_headings_of_a_hundred_thousand_columns(tmp_path):
+    path = sheet(tmp_path, [HEADINGS, *ROWS])
+    path.write_text("x," * 100_000 + path.read_text())
+    refused("separator ',': row 1, column 100007 holds", casme2.read_annotations, path)
+
+
+def test_a_note_with_many_commas_in_a_csv_of_semicolons(tmp_path, plain):
+    path = tmp_path / "s.csv"
+    lines = [[*HEADINGS, "Notes"], *([*row, "a," * 300] for row in ROWS)]
+    path.write_text("\n".join(";".join(map(str, line)) for line in lines))
+    pd.testing.assert_frame_equal(casme2.read_annotations(path), plain)
+
+
+def test_an_xls_with_a_stray_cell(tmp_path):
+    rows = [HEADINGS, *ROWS, *([[]] * 12_000), ["x"]]
+    refused("row 12006, column 1 holds 'x'; a label sheet has at most 10000 rows", casme2.read_annotations,
+            sheet(tmp_path, rows, "s.xls"))  # fmt: skip
+
+
+def test_cells_that_are_no_text(tmp_path):
+    """Numbers, truth values, dates, failed formulas, in xlsx."""
+    values = [46, 46.0, 46.5, True, datetime.datetime(2014, 5, 8), "#DIV/0!", None, " a ", 1e300, "=1/0"]
+    path = workbook(tmp_path / "s.xlsx", lambda cells: cells.append(values))
+    found = sheets.grids(path)["Sheet"].iloc[5].tolist()
+    assert found[:5] == ["46", "46", "46.5", "True", "2014-05-08 00:00:00"]
+    assert found[5:8] == ["", "", "a"]  # what openpyxl takes for the result of a formula has failed
+    assert found[8] == str(int(1e300))
+    old = pd.read_excel(path, header=None, dtype=str, keep_default_na=False).fillna("").iloc[5]
+    assert found == [cell.strip() for cell in old][: len(found)]
 
 
 def test_two_worksheets_that_fit(tmp_path):

@@ -18,7 +18,6 @@ import torch
 from mer.clips import COLUMNS, write_index
 from mer.networks.resnet import ResNet18
 from mer.params import load
-from mer.plan_file import stages_of
 from mer.products import named_factors
 from mer.storage.cache import CacheWriter
 from mer.storage.weights import save_weights
@@ -96,8 +95,3 @@ def train(folder: Path, *arguments: str, **changes) -> tuple[int, list[str]]:
 
 def protocol(folder: Path) -> dict:
     return json.loads((folder / f"data/predictions/{EXPERIMENT}/run.json").read_text())["protocol"]
-
-
-def embed_keys(folder: Path) -> list[str]:
-    """The runs of stage embed that the plan has."""
-    return list(stages_of(folder / "plan.yaml")["embed"])

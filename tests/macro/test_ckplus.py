@@ -1,31 +1,11 @@
 """CK+ in each edition that circulates, on fictional mini-sets."""
 
 import numpy as np
-import pytest
 
 from mer.macro import ckplus
 from mer.macro import tables as macro
 from tests.helpers.macro_sets import csv_text, draw, images, put
 from tests.helpers.refusals import refused
-
-SEQUENCES = {  # subject/sequence -> frames, code or None
-    "S005/001": (3, 3), "S010/001": (4, 7), "S010/002": (3, None), "S010/003": (2, 5), "S011/001": (2, 1),
-}  # fmt: skip
-
-
-@pytest.fixture
-def ck(tmp_path):
-    for place, (frames, code) in SEQUENCES.items():
-        stem = place.replace("/", "_")
-        for n in range(1, frames + 1):
-            draw(tmp_path / f"cohn-kanade-images/{place}/{stem}_{n:08d}.png", n, grey=place == "S005/001")
-        if code is None:
-            (tmp_path / "Emotion" / place).mkdir(parents=True)
-        else:
-            put(tmp_path / f"Emotion/{place}/{stem}_{frames:08d}_emotion.txt", f"   {code:.7e}\n")
-    put(tmp_path / "cohn-kanade-images/S010/.DS_Store", "x")
-    put(tmp_path / "cohn-kanade-images/S010/001/.DS_Store", "x")
-    return tmp_path
 
 
 def test_ckplus_release(ck):

@@ -1,6 +1,9 @@
 """What holds for every macro-expression set: folders, class lists, pixels as text."""
 
+import os
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from mer.corpora import select
 from mer.errors import MerError
 from mer.macro import ckplus, fer2013, rafdb
 from mer.macro import tables as macro
-from tests.helpers.macro_sets import put
+from tests.helpers.macro_sets import FER, csv_text, put
 from tests.helpers.refusals import refused
 
 READERS = {"ckplus": ckplus, "rafdb": rafdb, "fer2013": fer2013}
@@ -28,6 +31,60 @@ def test_a_damaged_image(raf):
     table = rafdb.read_macro(raf)
     put(raf / "basic/Image/aligned/test_00007_aligned.jpg", "no image")
     refused("test_00007_aligned.jpg: cannot be read as an image", macro.load_image, table.iloc[0])
+
+
+def test_what_is_no_file(tmp_path, raf, ck):
+    """A pipe in place of a file would be waited for without end."""
+    (tmp_path / "fer").mkdir()
+    os.mkfifo(tmp_path / "fer/fer2013.csv")
+    refused("fer2013.csv: is no file, but a folder or a pipe", fer2013.read_macro, tmp_path / "fer")
+    refused("fer2013.csv: is no file", macro.load_image, {"image": f"{tmp_path}/fer/fer2013.csv#0"})
+    sheet = raf / "basic/EmoLabel/list_patition_label.txt"
+    sheet.unlink()
+    os.mkfifo(sheet)
+    refused("list_patition_label.txt: is no file", rafdb.read_macro, raf)
+    sheet = ck / "Emotion/S005/001/S005_001_00000003_emotion.txt"
+    sheet.unlink()
+    os.mkfifo(sheet)
+    refused("00000003_emotion.txt: is no file", ckplus.read_macro, ck)
+
+
+def test_a_path_of_thousands_of_characters(tmp_path):
+    refused("there is no such folder; unpack the set there", fer2013.read_macro, tmp_path / ("x" * 5000))
+
+
+def test_a_line_without_end(tmp_path):
+    put(tmp_path / "fer2013.csv", csv_text(FER[:1]) + "0," + "1 " * 2**20)
+    refused("fer2013.csv: line 3 has over 1048576 bytes", fer2013.read_macro, tmp_path)
+    put(tmp_path / "fer2013.csv", "," * 1_000_000 + "\n")
+    assert len(refused("columns emotion, pixels, usage are missing", fer2013.read_macro, tmp_path)) < 1000
+
+
+def test_a_column_twice_is_refused(tmp_path):
+    """A table of names keeps the last of them, and says nothing."""
+    put(tmp_path / "fer2013.csv", csv_text(FER[:2], columns="emotion,pixels,Usage,emotion"))
+    refused("columns emotion stand there twice; keep the one that counts", fer2013.read_macro, tmp_path)
+
+
+def test_what_archives_of_macs_leave_behind(raf, ck):
+    for root, reader in ((raf, rafdb), (ck, ckplus)):
+        expected = reader.read_macro(root)
+        for path in [p for p in root.rglob("*") if p.is_file() and p.name[0] != "."]:
+            for ghost in (path.with_name(f"._{path.name}"), path.parent / "__MACOSX" / f"._{path.name}",
+                          path.parent.parent / "__MACOSX/x" / path.name, path.with_name("Thumbs.db"),
+                          root / "__MACOSX" / path.name):  # fmt: skip
+                ghost.parent.mkdir(parents=True, exist_ok=True)
+                ghost.write_bytes(b"\x00\x05\x16\x07")
+        pd.testing.assert_frame_equal(reader.read_macro(root), expected)
+
+
+def test_every_image_of_an_index_tells_its_edition(raf, ck, fer):
+    assert rafdb.read_macro(raf).attrs["edition"] == "list_patition_label.txt, aligned"
+    assert fer2013.read_macro(fer).attrs["edition"] == "fer2013.csv"
+    votes = fer2013.read_macro(fer, labels="ferplus")
+    assert votes.attrs["edition"] == "fer2013.csv with fer2013new.csv, majority half"
+    table = macro.index_table(ckplus.read_macro(ck), "mine")
+    assert table["edition"].unique().tolist() == ["cohn-kanade-images"]
 
 
 def every_emotion(name):

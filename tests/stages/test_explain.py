@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mer.evaluation.predictions import run_text
 from mer.params import load
 from mer.plan import derive
 from mer.plan_file import stages_of
@@ -31,11 +32,12 @@ def drawings(folder) -> dict[str, bytes]:
 
 
 def change_run(folder, change) -> None:
+    """Another run.json, whole as stage train writes it."""
     path = folder / FOLDER / "run.json"
     run_info = json.loads(path.read_text())
     change(run_info)
     path.unlink()  # a link
-    path.write_text(json.dumps(run_info))
+    path.write_text(run_text(run_info))
 
 
 def test_what_is_explained_is_drawn_and_counted_and_the_same_each_time(learned_copy):
@@ -100,6 +102,7 @@ def test_factors_that_the_explanations_do_not_have_are_refused(learned_copy):
 
 def test_a_model_without_explanations_is_refused(learned_copy):
     (learned_copy / FOLDER / "explain.h5").unlink()
+    change_run(learned_copy, lambda run: run["files"].pop("explain.h5"))
     remedy = f"remove explain.drawn.{EXPERIMENT}"
     refused(explain(learned_copy), f"{FOLDER}: model uamrn has explained nothing; {remedy}")
     change_run(learned_copy, lambda run: run["protocol"].update(leaky=True))
@@ -107,7 +110,7 @@ def test_a_model_without_explanations_is_refused(learned_copy):
 
 
 def test_predictions_that_are_not_there(embedded_copy):
-    refused(explain(embedded_copy), f"{FOLDER}: predictions cannot be read", "run dvc repro")
+    refused(explain(embedded_copy), f"{FOLDER}/run.json: there is no such file; run dvc repro")
 
 
 def test_an_unknown_run_names_the_nearest(learned_copy):

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mer.errors import MerError
 from mer.parallel import Engine
 from mer.storage.cache import CacheWriter, ClipCache, available, build_product, check_same_clips
 from mer.storage.spool import Spool
+from tests.helpers.refusals import refused
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def test_golden_bytes(tmp_path):
 
 
 # Made on Linux x86-64 with h5py 3.16.0. When h5py is upgraded on purpose, look at h5dump of both and renew it.
-GOLDEN = "eb9b6dd29bfb1d4f71656fee7785fec65cbb4380aa893449263789afb31e3bf1"
+GOLDEN = "33bb1caaca9bc652d64feb5ca79bd2b00b122decf16343609da5ee94939ba560"
 
 
 def test_equal_work_gives_equal_bytes_at_any_time_and_with_any_workers(tmp_path):
@@ -181,14 +183,24 @@ def test_a_damaged_block_counts_as_absent(tmp_path, damage):
         assert "k" not in spool
 
 
-@pytest.mark.parametrize("size", [0, 100, -200])
-def test_a_truncated_product_is_named_with_the_remedy(tmp_path, size):
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda b: b"", "it is empty"),
+        (lambda b: b[:100], "it does not begin as a product does"),
+        (lambda b: b[:-200], r"it has \d+ bytes, and \d+ were written"),
+        (lambda b: b + b"x", r"it has \d+ bytes, and \d+ were written"),
+        (lambda b: bytes(len(b)), "it does not begin as a product does"),
+        (lambda b: b[:512] + bytes(len(b) - 512), "what describes its data has changed"),
+    ],
+    ids=["empty", "cut in the seal", "cut", "longer", "all zero", "zero behind the seal"],
+)
+def test_a_product_that_is_not_whole_is_named_with_the_remedy(tmp_path, damage, what):
     path = tmp_path / "a.h5"
     build(path)
-    data = path.read_bytes()
-    path.write_bytes(data[:size])
-    with pytest.raises(MerError, match=r"a\.h5: is truncated or not HDF5.*dvc"):
-        ClipCache(path)
+    path.write_bytes(damage(path.read_bytes()))
+    remedy = rf"; run python -m tools\.repair {re.escape(str(path))}, then dvc repro$"
+    refused(f"a\\.h5: is damaged: {what}{remedy}", ClipCache, path)
 
 
 def test_wrong_kind_missing_file_missing_clip(tmp_path):
@@ -339,8 +351,24 @@ def test_a_run_killed_twice_goes_on_after_the_second(tmp_path):
 
 def test_what_cannot_be_opened_is_not_called_truncated(tmp_path):
     (tmp_path / "a.h5").mkdir()
-    with pytest.raises(MerError, match="cannot be opened"):
-        ClipCache(tmp_path / "a.h5")
+    refused(
+        r"a\.h5: is a directory; a folder stands where a file is needed: move it away", ClipCache, tmp_path / "a.h5"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EAGAIN, errno.ESTALE])
+def test_an_error_of_the_system_is_not_called_damage(tmp_path, monkeypatch, code):
+    """Not when the file is opened, nor when a clip is read: the file may be sound, so nothing says to remove it."""
+    build(tmp_path / "a.h5")
+    cache = ClipCache(tmp_path / "a.h5")
+
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("builtins.open", fail)
+    for read, argument in ((ClipCache, tmp_path / "a.h5"), (cache.__getitem__, ITEMS[0].id)):
+        said = refused(re.escape(f"{tmp_path}/a.h5: ") + f"(?i:.*{os.strerror(code)})", read, argument)
+        assert not {"repair", "delete", "damaged"} & set(re.findall("[a-z]+", said))
 
 
 def test_a_hard_linked_output_is_replaced_not_written_through(tmp_path):

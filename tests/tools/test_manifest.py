@@ -1,5 +1,6 @@
 """tools/manifest.py on folders made here."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ def raw(tmp_path):
     for path, text in {
         "casme2/b.jpg": "b", "casme2/a/2.jpg": "22", "casme2/a/10.jpg": "1", "casme2/a-b/x.jpg": "xyz",
         "casme2/a.txt": "", "casme2/Ä, \"quoted\".csv": "q", "casme2/a/.DS_Store": "no", "casme2/.git/config": "no",
-        "casme2/a/Thumbs.db": "no", "casme2/thumbs.db": "no", "samm/1.jpg": "1",
+        "casme2/a/Thumbs.db": "no", "casme2/thumbs.db": "no", "casme2/a/._2.jpg": "no",
+        "casme2/__MACOSX/a/2.jpg": "no", "casme2/a/__MACOSX/2.jpg": "no", "samm/1.jpg": "1",
     }.items():  # fmt: skip
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +109,32 @@ def test_links(raw, tmp_path_factory):
         (corpus / "a/link").unlink()
     assert (raw / "casme2.manifest.csv").read_bytes() == before, "a refused run leaves the old manifest"
     assert not list(raw.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (30, "is one of more than 16 ways by links to .*; remove the links between the corpus's own folders"),
+        (60, "cannot be read .Too many levels of symbolic links.; remove the links"),  # the system follows 40
+    ],
+)
+def test_folders_that_link_to_each_other_end(raw, count, message):
+    """Each folder has two links to the next: no path is a circle, and there are 2**29 or 2**59 of them."""
+    folders = [raw / "smic" / f"s{n:02d}" for n in range(count)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "1.jpg").write_text("1")
+    for folder, following in itertools.pairwise(folders):
+        for name in ("left", "right"):
+            (folder / name).symlink_to(following)
+    with pytest.raises(MerError, match=message):
+        manifest.write("smic", raw)
+
+
+def test_a_folder_with_many_links_to_it_is_listed_as_often(raw):
+    for n in range(manifest.MOST_LINKS):
+        (raw / "casme2" / f"link{n:02d}").symlink_to("a")
+    assert manifest.write("casme2", raw)[1] == 6 + 2 * manifest.MOST_LINKS
 
 
 def test_the_corpus_folder_itself_may_be_a_link(raw, tmp_path_factory):
