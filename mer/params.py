@@ -337,6 +337,8 @@ def parse(raw: Any, source: str = "params.yaml") -> Params:
     entries = entries.values() if isinstance(entries, dict) else []
     used = {str(entry.get("model")) for entry in entries if isinstance(entry, dict)}
     for name, value in knobs.items():
+        if name in GONE_SECTIONS:
+            raise MerError(f"{source}: section {name} is gone: {GONE_SECTIONS[name]} (CHANGELOG.md); {ANEW}")
         if not isinstance(value, dict):
             raise MerError(f"{source}: {name} is no section; {suggestion(name, stages)}")
         near = suggestion(name, stages)
@@ -358,8 +360,10 @@ def _first(error: ValidationError) -> str:
     name = ".".join(where)
     if problem["type"] == "extra_forbidden":
         if where[-1] in GONE:
-            return f"{name} is gone: {GONE[where[-1]]} (CHANGELOG.md); write params.yaml anew with make preset"
+            return f"{name} is gone: {GONE[where[-1]]} (CHANGELOG.md); {ANEW}"
         return f"{name} is unknown; {suggestion(where[-1], _fields(problem['loc'][:-1]))}"
+    if problem["type"] == "union_tag_invalid":
+        return f"{name}.task is {problem['input'].get('task')!r}; valid: {problem['ctx']['expected_tags']}"
     if problem["type"] == "missing":
         return f"{name} is missing; copy it from conf/base.yaml"
     if problem["type"] == "value_error":
@@ -373,8 +377,18 @@ def _first(error: ValidationError) -> str:
     return f"{name} is {problem['input']!r}: {problem['msg'].lower()}"
 
 
-# Names of older versions, and what has taken their place.
+ANEW = "write params.yaml anew with make preset"
+# Sections and names of older versions, and what has taken their place.
+GONE_SECTIONS = {
+    "train_magnet": "it is an entry of pretrain.runs",
+    "pretrain_macro": "it is an entry of pretrain.runs",
+    "embed": "the stage follows from what a model reads",
+    "join": "a composite is a corpus with parts",
+    "import_flow": "a release is a corpus",
+}
 GONE = {
+    "given": "it is called user_weights",
+    "public": "user_weights: null trains although there is a file",
     "runs": "the stages follow from corpora and experiments",
     "inputs": "a model declares what it reads",
     "index": "the index follows from the corpus",

@@ -141,10 +141,14 @@ class _Planner:
             raise MerError(
                 f"{why} reads {product}, and magnify_eulerian.recipes has no {recipe!r}; {suggestion(recipe, known)}"
             )
-        args |= {name: list(value) if isinstance(value, tuple) else value for name, value in product.settings}
+        args |= {name: list(value) if isinstance(value, tuple) else value for name, value in product.settings if value}
         args["out"] = product.path(corpus)
         item: Entry = {"args": args}
         if product.stage == "embed":
+            if imports.source(f"mer.{args['by']}") is None:
+                raise MerError(
+                    f"{why} reads {product}, made by mer.{args['by']}: there is no such module; correct its READS"
+                )
             item["code"] = _code("embed", [f"mer.{args['by']}"])
         if product.kind == "magnet":
             self.sequences.setdefault(corpus, product)
@@ -216,9 +220,12 @@ class _Planner:
 
         spec = models.load(experiment.model)
         knobs = _Noting(spec.all_knobs(self.params.knobs_of(experiment)))
-        reads = spec.reads(knobs)
-        self.wiring.setdefault(spec.name, set()).update(knobs.seen)
         why = f"experiments.{name}: model {spec.name}"
+        try:
+            reads = spec.reads(knobs)
+        except MerError as error:
+            raise MerError(f"{why}: {error}") from None
+        self.wiring.setdefault(spec.name, set()).update(knobs.seen)
         products = [product for product in reads if isinstance(product, Product)]
         weights = [product for product in reads if isinstance(product, Weights)]
         if not products or len(products) + len(weights) != len(reads):

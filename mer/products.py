@@ -148,6 +148,8 @@ def embedding(sequence: Product, by: str, weights: str, **settings: str | int | 
     by: the module below mer whose `features(frames, weights, device=…, **settings)` is called, such as
     `networks.resnet`.
     """
+    if sequence.kind != "magnet":
+        raise MerError(f"embedding({sequence}): needed is a sequence, as magnet(…) makes it")
     label = "-".join(_label(str(value)) for value in (weights, *settings.values()))
     return Product(
         "embedding", f"{sequence.chain}-{label}", "embed", (("sequence", sequence), ("weights", Weights(weights))),

@@ -3,7 +3,12 @@
 `make plan` and `make repro` check everything; stage train checks its own experiment by the same function.
 """
 
+import contextlib
+import importlib
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mer import corpora, models
 from mer.corpora import megc2019_flow
@@ -29,12 +34,23 @@ def check(params: Params) -> None:
 def check_experiment(params: Params, name: str, experiment: Experiment) -> None:
     """Raise MerError for a knob, a recipe or classes with which the experiment cannot be trained."""
     where = f"params.yaml: experiments.{name}"
+    try:
+        _check_experiment(params, where, experiment)
+    except MerError as error:
+        if str(error).startswith("params.yaml: "):
+            raise
+        raise MerError(f"{where}: {error}") from None
+
+
+def _check_experiment(params: Params, where: str, experiment: Experiment) -> None:
     spec = models.load(experiment.model)
     models.check_knobs(spec.name, params.knobs.get(spec.name, {}), f"params.yaml: {spec.name}")
     models.check_knobs(spec.name, experiment.knobs, f"{where}.knobs")
     corpus = params.corpora[experiment.corpus]
     classes = experiment.classes or corpus.classes
-    check_classes(f"experiments.{name}", experiment.labels or labels_of(experiment.corpus, corpus), classes)
+    check_classes(
+        where.removeprefix("params.yaml: "), experiment.labels or labels_of(experiment.corpus, corpus), classes
+    )
     knobs = params.knobs_of(experiment)
     try:
         models.build(spec.name, classes, **knobs)
@@ -51,6 +67,36 @@ def check_classes(where: str, labels: str, classes: int) -> None:
         corpora.class_lists(labels, classes)
     except MerError as error:
         raise MerError(f"params.yaml: {where}: {error}") from None
+
+
+def settings_of_embedding(by: str, settings: Iterable[str]) -> dict[str, Any]:
+    """`tap=layer2`, `grid=4` as the keyword arguments of mer.<by>.features. Raises MerError for others than it has."""
+    where = f"mer.{by}.features"
+    function = getattr(importlib.import_module(f"mer.{by}"), "features", None)
+    if function is None:
+        raise MerError(f"mer.{by} has no function features; correct the model's READS")
+    known = inspect.signature(function, eval_str=True).parameters
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in known:
+            raise MerError(f"{where} has no argument {name!r}; {suggestion(name, known)}")
+        kind, value = known[name].annotation, text
+        with contextlib.suppress(ValueError):  # models.check_value says what is wrong with it
+            value = {"True": True, "False": False}.get(text, text) if kind is bool else text
+            value = kind(text) if kind in (int, float) else value
+        models.check_value(f"{where}: {name}", value, kind)
+        found[name] = value
+    return found
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise MerError for a plan of which a stage would be called with what its function does not take."""
+    for key, entry in plan["embed"].items():
+        try:
+            settings_of_embedding(entry["args"]["by"], entry["args"].get("settings", ()))
+        except MerError as error:
+            raise MerError(f"embed@{key}: {error}") from None
 
 
 def check_raw(params: Params, plan: Plan) -> None:

@@ -17,6 +17,7 @@ import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from mer import imports, plan_file
@@ -158,8 +159,9 @@ def parsed(main, arguments: list[str], label: str) -> dict[str, Any]:
 
     parser = Parser(prog=label, add_help=False, allow_abbrev=False)
     for name, parameter in options(main).items():
-        several = get_origin(parameter.annotation) is list
-        kind = get_args(parameter.annotation)[0] if several else _plain(parameter.annotation)
+        annotation = _plain(parameter.annotation)
+        several = get_origin(annotation) is list
+        kind = get_args(annotation)[0] if several else annotation
         required = parameter.default is inspect.Parameter.empty
         more = {"nargs": "+"} if several else {}
         parser.add_argument(f"--{name}", type=kind, required=required, **more)
@@ -169,7 +171,9 @@ def parsed(main, arguments: list[str], label: str) -> dict[str, Any]:
 
 def _plain(annotation):
     """`str` of `str | None`."""
-    return next((a for a in get_args(annotation) if a is not type(None)), annotation)
+    if get_origin(annotation) is not UnionType:
+        return annotation
+    return next(inner for inner in get_args(annotation) if inner is not type(None))
 
 
 def from_plan(main, stage: Stage) -> dict[str, Any]:

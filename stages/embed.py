@@ -9,14 +9,12 @@ every epoch, fold and pass. Which function makes the features, and its settings,
 import functools
 import hashlib
 import importlib
-import inspect
 from pathlib import Path
 
 from mer.clips import Clip, clips, read_index
-from mer.errors import MerError
-from mer.models import check_value
 from mer.storage.cache import ClipCache, available, build_product, digest
 from mer.storage.weights import digest_of, provenance, stamp, subjects_seen
+from mer.validation import settings_of_embedding
 from stages._run import run
 
 
@@ -32,32 +30,8 @@ def fingerprint(clip: Clip, *, sequence: ClipCache, weights: str, device: str) -
     return digest(hashlib.sha256(sequence[clip.id]).hexdigest(), factors, weights, device)
 
 
-def typed(by: str, settings: list[str]) -> dict:
-    """`tap=layer2`, `grid=4` as the keyword arguments of the function that makes the features."""
-    function = importlib.import_module(f"mer.{by}").features
-    known = inspect.signature(function, eval_str=True).parameters
-    found = {}
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        if name not in known:
-            raise MerError(f"mer.{by}.features has no argument {name!r}; correct the model's READS")
-        kind = known[name].annotation
-        found[name] = {"True": True, "False": False}.get(text, text) if kind is bool else _number(text, kind)
-        check_value(f"mer.{by}.features, {name}", found[name], kind)
-    return found
-
-
-def _number(text: str, kind):
-    if kind not in (int, float):
-        return text
-    try:
-        return kind(text)
-    except ValueError:
-        return text  # check_value says what is wrong with it
-
-
-def main(stage, *, index: str, sequence: str, weights: str, by: str, settings: list[str], out: str):
-    how, frames = typed(by, settings), ClipCache(sequence)
+def main(stage, *, index: str, sequence: str, weights: str, by: str, out: str, settings: list[str] | None = None):
+    how, frames = settings_of_embedding(by, settings or ()), ClipCache(sequence)
     rows, excluded = available(clips(read_index(index)), index, frames)
     content = digest_of(weights)
     networks = frames.params["networks"] | {Path(weights).stem: provenance(weights)}

@@ -22,6 +22,7 @@ def derived(params: Params) -> tuple[Plan, str]:
     """The stages and the text of plan.yaml. Raises MerError for parameters that cannot work."""
     validation.check(params)
     stages, wiring = derive(params)
+    validation.check_plan(stages)
     return stages, text_of(stages, made_from(params, wiring), wiring)
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from mer.errors import MerError, listed, suggestion
@@ -85,7 +86,7 @@ def _expand(overlay, corpora: list[str]) -> None:
     for corpus in corpora:
         for key, entry in overlay["experiments"].items():
             experiments[_named(key, corpus)] = {"corpus": corpus, **entry} if "{corpus}" in key else entry
-    overlay["experiments"] = _yaml().load(_flow(experiments))
+    overlay["experiments"] = CommentedMap((key, _in_one_line(entry)) for key, entry in experiments.items())
     drawn = (overlay.get("explain") or {}).get("drawn")
     if drawn:
         every = {_named(k, c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}
@@ -98,19 +99,15 @@ def _named(key: str, corpus: str) -> str:
     return key.replace("{corpus}", corpus.replace("_", "-"))
 
 
-def _flow(entries: dict) -> str:
-    """A mapping with one line an entry."""
-    yaml, out = YAML(), io.StringIO()
-    yaml.width, yaml.default_flow_style = 4096, None
-    yaml.dump({key: {k: _plain(v) for k, v in entry.items()} for key, entry in entries.items()}, out)
-    return out.getvalue()
-
-
-def _plain(value):
-    """Without the styles of the file that it was read from."""
+def _in_one_line(value):
+    """A mapping or list that is dumped as `{…}` or `[…]`, all that it holds as well; comments do not fit there."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list) else value
+        value = CommentedMap((key, _in_one_line(inner)) for key, inner in value.items())
+        value.fa.set_flow_style()
+    elif isinstance(value, list):
+        value = CommentedSeq(_in_one_line(inner) for inner in value)
+        value.fa.set_flow_style()
+    return value
 
 
 def _lay(base, overlay) -> None:

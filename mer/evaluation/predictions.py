@@ -39,7 +39,7 @@ def read_predictions(folder: Path, name: str = "predictions.csv") -> tuple["pd.D
     files = run_info.pop("files")
     gone = [other for other in files if not (folder / other).exists()]
     if gone:
-        raise damaged(folder, f"{listed(gone)} of {listed(files)} are missing")
+        raise damaged(folder, f"it has no {listed(gone)}")
     if name not in files:
         raise MerError(f"{folder / name}: is not among the files of this run ({listed(files)}); run dvc repro")
     table = _read_list(folder / name, files[name]["rows"], len(run_info["class_names"]))

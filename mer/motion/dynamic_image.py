@@ -101,7 +101,7 @@ def _gram(features: np.ndarray) -> np.ndarray:
 def _blocks(features: np.ndarray, dtype: type = np.float64) -> Iterator[np.ndarray]:
     """The features less their first row, (T, COLUMNS) at a time."""
     for start in range(0, features.shape[1], COLUMNS):
-        block = features[:, start : start + COLUMNS].astype(dtype)
+        block: np.ndarray = features[:, start : start + COLUMNS].astype(dtype)
         yield np.subtract(block, block[0].copy(), out=block)
 
 

@@ -68,7 +68,8 @@ def solve(steps: np.ndarray, tol: float, max_iter: int) -> tuple[np.ndarray, flo
         decrease, length = residual @ d_rises, 1.0  # per unit of length, at the start of the step
         while length > SHORTEST:
             moved = _smooth_loss(_sums(rises + length * d_rises), mu)
-            if (y + length * d_y) @ (rises + length * d_rises) / 2 + moved <= square + smooth - 1e-4 * length * decrease:
+            moved += (y + length * d_y) @ (rises + length * d_rises) / 2
+            if moved <= square + smooth - 1e-4 * length * decrease:
                 break
             length /= 2
         else:  # rounding, too
@@ -96,17 +97,15 @@ def _over_steps(values: np.ndarray) -> np.ndarray:
 
 def _system(steps: np.ndarray) -> "_FullRank | _AnyRank":
     """What solves for a Newton step."""
-    size = np.sqrt(np.maximum(np.diag(steps), 0))  # rounding makes -1e-17 of repeated frames
+    size = np.sqrt(np.maximum(np.diag(steps), 0))  # rounding makes -1e-17 of the 0 of a repeated frame
     size[size == 0] = 1.0
     scaled = steps / size
     scaled /= size[:, None]
     tol = len(steps) * np.finfo(float).eps
     factor, order, rank, _ = scipy.linalg.lapack.dpstrf(scaled.T, tol=tol, lower=1, overwrite_a=1)
-    order = order - 1
-    pivots = np.diag(factor)[:rank]
-    if rank == len(steps) and pivots.min() ** 2 > SINGULAR:
-        return _FullRank(steps, factor, order, size)
-    return _AnyRank(factor, order, rank, size)
+    if rank == len(steps) and np.diag(factor).min() ** 2 > SINGULAR:
+        return _FullRank(steps, factor, order - 1, size)
+    return _AnyRank(factor[:, :rank], order - 1, size)
 
 
 class _FullRank:
@@ -127,29 +126,31 @@ class _FullRank:
         self.constant, self.matrix = inverse, np.empty_like(inverse)
 
     def rises(self, y: np.ndarray) -> np.ndarray:
-        """What d = sum_t y_t (phi_{t+1} - phi_t) scores at the steps, (T-1,)."""
+        """<d, phi_{t+1} - phi_t> of d = sum_t y_t (phi_{t+1} - phi_t), (T-1,)."""
         return self.steps @ y
 
     def begin(self) -> np.ndarray:
-        """(T-1, T-1), to whose upper triangle the second derivative of the loss is to be added."""
+        """(T-1, T-1), to whose upper triangle the second derivative of the loss is to be added before `solve`."""
         self.matrix[...] = self.constant
         return self.matrix
 
     def solve(self, residual: np.ndarray) -> np.ndarray:
-        """The change of the scores of frames 2..T, for what is to change over the steps (T-1,)."""
+        """The change of the scores of frames 2..T, for a residual over the steps (T-1,)."""
+        # Against rounding, which is that small beside the diagonal.
+        self.matrix[np.diag_indices_from(self.matrix)] *= 1 + len(self.matrix) * np.finfo(float).eps
         factor = scipy.linalg.cho_factor(self.matrix.T, lower=True, overwrite_a=True, check_finite=False)
         return scipy.linalg.cho_solve(factor, -np.diff(residual, append=0.0), check_finite=False)
 
 
 class _AnyRank:
-    """The same for steps that depend on each other, as those of repeated frames do; two matrix products more."""
+    """The same where steps depend on each other, as with repeated frames: in d, not in scores; two products more."""
 
-    def __init__(self, factor: np.ndarray, order: np.ndarray, rank: int, size: np.ndarray):
-        # The steps are factor factor^T: rounding has given their products negative eigenvalues, which this has not.
-        self.factor = np.zeros((len(size), rank))
-        self.factor[order] = np.tril(factor)[:, :rank]
+    def __init__(self, factor: np.ndarray, order: np.ndarray, size: np.ndarray):
+        # factor factor^T is the matrix of the steps without the negative eigenvalues that rounding has given it.
+        self.factor = np.empty(factor.shape, order="F")
+        self.factor[order] = np.tril(factor)
         self.factor *= size[:, None]
-        self.scores = np.cumsum(self.factor, axis=0)
+        self.scores = np.cumsum(self.factor, axis=0, out=np.empty_like(self.factor))
         self.matrix = np.empty((len(size), len(size)))
 
     def rises(self, y: np.ndarray) -> np.ndarray:
@@ -163,7 +164,7 @@ class _AnyRank:
         matrix = self.scores.T @ scipy.linalg.blas.dsymm(1.0, self.matrix.T, self.scores, lower=1)
         # A multiple of the machine epsilon keeps it positive definite under rounding.
         matrix[np.diag_indices_from(matrix)] += 1 + np.finfo(float).eps * np.trace(matrix)
-        factor = scipy.linalg.cho_factor(matrix, check_finite=False)
+        factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
         return self.scores @ scipy.linalg.cho_solve(factor, self.factor.T @ residual, check_finite=False)
 
 

@@ -53,7 +53,7 @@ def _sum_of(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(state):
         digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}".encode())
-        digest.update(state[name].contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(state[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -241,22 +241,15 @@ def _read_safetensors(path: Path, source: str = "") -> tuple[dict[str, Tensor], 
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise MerError(f"{path}: is not a safetensors file of weights ({reason}); {remedy}") from None
-    notes = {name: _note(text) for name, text in metadata.items()}
-    about = notes.get("about", {})
-    if not isinstance(about, dict):  # of another writer
-        return state, {"about": str(about)}
-    # A note under another name than ours was ours: a letter of the name has changed.
-    strayed = [name for name, note in notes.items() if name != "about" and isinstance(note, dict) and SUM in note]
-    if strayed or (SUM in about and about.pop(SUM) != _sum_of(state, about)):
+    try:
+        about = json.loads(metadata.get("about", "{}"))
+    except ValueError:  # an entry of another writer
+        about = metadata["about"]
+    about = about if isinstance(about, dict) else {"about": str(about)}
+    # Ours wherever the name of the sum stands in the metadata: a changed letter may have spoilt the rest of the note.
+    if any(SUM in text for text in metadata.values()) and about.pop(SUM, None) != _sum_of(state, about):
         raise MerError(f"{path}: is damaged: its tensors or its note are not those that were written; {remedy}")
     return state, about
-
-
-def _note(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:  # of another writer
-        return text
 
 
 def _check_readable(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The folder of an experiment's predictions: what is written is read, and it is there whole or not at all."""
 
+import contextlib
 import errno
 import json
 import shutil
@@ -114,7 +115,7 @@ REMEDY = r".*; run python -m tools\.repair \S+, then dvc repro$"
         (lambda t: t.replace("c/01,0,", "c/01,,"), r"line 2 \(clip c/01/a\): label is ''"),
         (lambda t: t.replace("0.333333333", "nan"), r"line 2 \(clip c/01/a\): p0 is 'nan'"),
         (lambda t: t.replace("0.333333333", "9" * 5000), r"line 2 \(clip c/01/a\): p0 is '9999"),
-        (lambda t: t.replace("0.333333333", "0.333333334"), r"its bytes are not those that run\.json has the SHA-256 of"),
+        (lambda t: t.replace("0.333333333", "0.333333334"), r"its bytes are not those that run\.json has the SHA"),
         (lambda t: t.replace("c/01,0,", "c/01,1,"), "its bytes are not those"),
         (lambda t: t.replace("01/a", "01/b"), "its bytes are not those"),
         (lambda t: t[:-1], "its last line is cut"),
@@ -174,8 +175,7 @@ def test_what_json_writes_otherwise_is_read_as_it_was_written(tmp_path):
 def test_a_missing_file_is_noticed_whichever_is_read(folder, name):
     """Without audit.csv the leak would not be reported, as if none had been asked for."""
     (folder / name).unlink()
-    refused(rf"x: is damaged: {name} of predictions\.csv, audit\.csv, explain\.h5 are missing{REMEDY}",
-            read_predictions, folder)  # fmt: skip
+    refused(rf"x: is damaged: it has no {name}{REMEDY}", read_predictions, folder)
 
 
 def test_a_list_of_another_run_and_no_run_at_all(folder):
@@ -219,10 +219,8 @@ def test_killed_at_any_step_the_old_or_the_new_folder_is_whole(tmp_path, monkeyp
             patched.setattr(Path, name, counted(getattr(Path, name)))
         patched.setattr(predictions.shutil, "rmtree", counted(shutil.rmtree))
         patched.setattr(pd.DataFrame, "to_csv", counted(pd.DataFrame.to_csv))
-        try:
+        with contextlib.suppress(Killed):
             write(folder, new, new[:0], INFO, {})
-        except Killed:
-            pass
     epochs = [read_predictions(p)[0]["epoch"][0] for p in (folder, tmp_path / ".x.old", tmp_path / ".x.new")
               if (p / "run.json").exists()]  # fmt: skip
     assert set(epochs) & {3, 7}

@@ -1,0 +1,129 @@
+"""Files of weights whose bytes are not those that were written: refused, whatever byte it is."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from mer.storage.weights import read_weights, save_weights, subjects_seen, weights_about
+from tests.helpers.refusals import refused
+
+ABOUT = {"weights": "2 steps, drawn here", "subjects": ["casme2/sub01", "samm/006"]}
+REMEDY = r"make it again: run python -m tools\.repair \S+w\.safetensors, then dvc repro, if the pipeline made it"
+
+
+@pytest.fixture
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+@pytest.fixture
+def path(tmp_path, network):
+    save_weights(network, tmp_path / "w.safetensors", ABOUT)
+    return tmp_path / "w.safetensors"
+
+
+def read(path, network):
+    return read_weights(path, network.state_dict(), "a network", "ask the authors")
+
+
+def test_what_is_written_is_read_without_the_sum(path, network):
+    assert weights_about(path) == ABOUT
+    assert subjects_seen(path) == set(ABOUT["subjects"])
+    for name, value in read(path, network).items():
+        assert torch.equal(value, network.state_dict()[name])
+    with safetensors.safe_open(path, "pt") as file:
+        assert list(json.loads(file.metadata()["about"])) == ["sha256_of_content", "subjects", "weights"]
+
+
+def test_without_a_note_there_is_a_sum(tmp_path, network):
+    save_weights(network, tmp_path / "w.safetensors")
+    assert weights_about(tmp_path / "w.safetensors") == {}
+    content = bytearray((tmp_path / "w.safetensors").read_bytes())
+    content[-2] ^= 1
+    (tmp_path / "w.safetensors").write_bytes(content)
+    refused(rf"w\.safetensors: is damaged: .*{REMEDY}", weights_about, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("bit", [1, 0x40])
+def test_any_flipped_bit_is_noticed_or_changes_nothing(path, network, bit):
+    """A flip within the key of the sum leaves a note of other people, which is right but for that entry."""
+    content, refusals = path.read_bytes(), 0
+    start = 8 + int.from_bytes(content[:8], "little")
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        try:
+            found, about = read(path, network), weights_about(path)
+        except Exception as error:
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+            refusals += 1
+            continue
+        assert place < start
+        assert {name: about.get(name) for name in ABOUT} == ABOUT
+        assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
+    assert refusals > len(content) - 30
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-3, np.nan])
+def test_values_that_were_changed(path, network, value):
+    """NaN where it is read, and a value that may well be one."""
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    with safetensors.safe_open(path, "pt") as file:
+        assert "0.bias" in file.keys()  # noqa: SIM118
+    content[start : start + 4] = np.float32(value).tobytes()
+    path.write_bytes(content)
+    refused(rf"w\.safetensors: is damaged: its tensors or its note are not those that were written; {REMEDY}; ask the "
+            "authors", read, path, network)  # fmt: skip
+    refused("w.safetensors: is damaged: its tensors or its note", weights_about, path)
+
+
+def test_weights_and_notes_of_others_are_taken_as_they_are(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    for metadata in (None, {"format": "pt"}, {"about": "from the shop"}, {"about": json.dumps(ABOUT)}, {"x": "{}"}):
+        safetensors.torch.save_file(network.state_dict(), path, metadata)
+        assert torch.equal(read(path, network)["0.weight"], network.state_dict()["0.weight"])
+    assert weights_about(path) == {}
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.bin"])
+def test_a_torch_file_whose_bytes_were_changed(tmp_path, network, name):
+    path = tmp_path / name
+    torch.save(network.state_dict(), path)
+    read(path, network)
+    content = bytearray(path.read_bytes())
+    weight = network.state_dict()["0.weight"].numpy().tobytes()
+    content[content.index(weight) + 2] ^= 1
+    path.write_bytes(content)
+    assert torch.isfinite(torch.load(path, weights_only=True)["0.weight"]).all()  # torch itself does not notice
+    refused(rf"{name}: is damaged \(\S*data/0 has another sum than was written\); copy or fetch it again", read, path,
+            network)  # fmt: skip
+
+
+def test_a_torch_file_of_the_old_form_has_no_sums(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read(tmp_path / "w.pth", network)["0.weight"], network.state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_an_error_of_the_system_is_not_called_damage(tmp_path, network, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"")
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("builtins.open", fail)
+    said = refused(
+        rf"{name}: input/output error; the disk or the network behind it fails", read, tmp_path / name, network
+    )
+    assert "again: " not in said
+    assert "safetensors file" not in said
