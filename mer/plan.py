@@ -146,9 +146,7 @@ class _Planner:
         item: Entry = {"args": args}
         if product.stage == "embed":
             if imports.source(f"mer.{args['by']}") is None:
-                raise MerError(
-                    f"{why} reads {product}, made by mer.{args['by']}: there is no such module; correct its READS"
-                )
+                raise MerError(f"{why} reads {product} by mer.{args['by']}: there is no such module; correct READS")
             item["code"] = _code("embed", [f"mer.{args['by']}"])
         if product.kind == "magnet":
             self.sequences.setdefault(corpus, product)

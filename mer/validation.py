@@ -81,7 +81,8 @@ def settings_of_embedding(by: str, settings: Iterable[str]) -> dict[str, Any]:
         name, _, text = setting.partition("=")
         if name not in known:
             raise MerError(f"{where} has no argument {name!r}; {suggestion(name, known)}")
-        kind, value = known[name].annotation, text
+        kind: Any = known[name].annotation
+        value: Any = text
         with contextlib.suppress(ValueError):  # models.check_value says what is wrong with it
             value = {"True": True, "False": False}.get(text, text) if kind is bool else text
             value = kind(text) if kind in (int, float) else value

@@ -68,7 +68,11 @@ def test_a_misspelt_name_is_refused_with_the_nearest(raw, path, value, message):
         ("magnify_eulerian/recipes/dcma/low", 0.5, "low is 0.5, high 0.4; a band needs low below high"),
         ("magnify_eulerian/recipes/dcma/fps", 0.5, "high is 0.4 Hz, above fps/2 = 0.25 Hz"),
         ("pretrain/runs/magnet/size", 30, "pretrain.runs.magnet.size is 30: input should be a multiple of 4"),
-        ("pretrain/runs/resnet18/task", "macros", "pretrain.runs.resnet18 is {'task': 'macros'"),
+        (
+            "pretrain/runs/resnet18/task",
+            "macros",
+            "pretrain.runs.resnet18.task is 'macros'; valid: 'moving_layers', 'macro', 'fetch'",
+        ),
         ("pretrain/runs/resnet18/first", "linear", "pretrain.runs.resnet18.first is 'linear'"),
         ("corpora/synthetic/classes", 6, "corpora.synthetic.classes is 6: input should be 3, 4, 5, 7 or 8"),
         ("corpora/synthetic/raw", "", "corpora.synthetic.raw is '': string should have at least 1 character"),
@@ -155,8 +159,11 @@ def test_a_name_of_an_older_version_is_refused_with_what_has_taken_its_place(raw
     check_refused(raw, path, {}, "(CHANGELOG.md); write params.yaml anew with make preset")
 
 
-def test_a_section_of_an_older_version_is_refused_with_the_nearest(raw):
-    check_refused(raw, "pretrain_macro", {"runs": {}}, "section 'pretrain_macro' is unknown; did you mean 'pretrain'?")
+def test_a_section_of_an_older_version_is_refused_with_what_has_taken_its_place(raw):
+    check_refused(
+        raw, "pretrain_macro", {"runs": {}}, "section pretrain_macro is gone: it is an entry of pretrain.runs"
+    )
+    check_refused(raw, "join", {"runs": {}}, "section join is gone: a composite is a corpus with parts (CHANGELOG.md)")
 
 
 def test_a_removed_name_is_named_before_what_misses_for_it(raw):

@@ -35,7 +35,7 @@ def test_the_parameters_that_are_changed_below_are_valid(raw):
     [
         # Sections and knobs.
         ("ststnt", {"dropout": 0.1}, "params.yaml: section 'ststnt' is unknown; did you mean 'ststnet'?"),
-        ("embed", {"runs": {}}, "params.yaml: section 'embed' is unknown; valid names: align"),
+        ("embed", {"runs": {}}, "params.yaml: section embed is gone: the stage follows from what a model reads"),
         ("linear/gird", 7, "params.yaml: linear.gird is unknown; did you mean 'grid'?"),
         ("linear/grid", 7.5, "params.yaml: linear.grid is 7.5; valid: 4, 7, 14, 28"),
         ("linear/c", -1.0, "linear.c is -1.0; it must be above 0"),

@@ -11,6 +11,7 @@ Parameters are named as torchvision names them; files with transformers' names (
 import functools
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -112,7 +113,13 @@ def frozen_resnet18(path: str, tap: str, grid: int, device: str = "cpu") -> ResN
 
 
 @torch.inference_mode()
-def features(frames: np.ndarray, path: str, tap: str, grid: int, device: str = "cpu") -> np.ndarray:
+def features(
+    frames: np.ndarray,
+    path: str,
+    tap: Literal["layer1", "layer2", "layer3", "layer4"],
+    grid: int,
+    device: str = "cpu",
+) -> np.ndarray:
     """Of frames (N, H, W, 3) uint8, by a frozen ResNet-18 with the weights at `path`: (N, C * grid**2) float32."""
     # The same sums in every run, and float32 that is float32 (TF32 has 10 bits), as in training.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

@@ -1,5 +1,6 @@
 """Files of weights whose bytes are not those that were written: refused, whatever byte it is."""
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from mer.errors import MerError
 from mer.storage.weights import read_weights, save_weights, subjects_seen, weights_about
 from tests.helpers.refusals import refused
 
@@ -56,30 +58,24 @@ def test_without_a_note_there_is_a_sum(tmp_path, network):
 @pytest.mark.parametrize("bit", [1, 0x40])
 def test_any_flipped_bit_is_noticed_or_changes_nothing(path, network, bit):
     """A flip within the key of the sum leaves a note of other people, which is right but for that entry."""
-    content, refusals = path.read_bytes(), 0
+    content, taken = path.read_bytes(), 0
     start = 8 + int.from_bytes(content[:8], "little")
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
-        try:
+        with contextlib.suppress(MerError):
             found, about = read(path, network), weights_about(path)
-        except Exception as error:
-            assert str(error).startswith(f"{path}: ")
-            assert "\n" not in str(error)
-            refusals += 1
-            continue
-        assert place < start
-        assert {name: about.get(name) for name in ABOUT} == ABOUT
-        assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
-    assert refusals > len(content) - 30
+            assert place < start
+            assert {name: about.get(name) for name in ABOUT} == ABOUT
+            assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
+            taken += 1
+    assert taken < 30  # the key of the sum has 17 letters
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-3, np.nan])
 def test_values_that_were_changed(path, network, value):
     """NaN where it is read, and a value that may well be one."""
     content = bytearray(path.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    with safetensors.safe_open(path, "pt") as file:
-        assert "0.bias" in file.keys()  # noqa: SIM118
+    start = content.index(network.state_dict()["0.weight"].numpy().tobytes())
     content[start : start + 4] = np.float32(value).tobytes()
     path.write_bytes(content)
     refused(rf"w\.safetensors: is damaged: its tensors or its note are not those that were written; {REMEDY}; ask the "
@@ -122,8 +118,6 @@ def test_an_error_of_the_system_is_not_called_damage(tmp_path, network, monkeypa
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("builtins.open", fail)
-    said = refused(
-        rf"{name}: input/output error; the disk or the network behind it fails", read, tmp_path / name, network
-    )
+    said = refused(f"{name}: input/output error; the disk or the network behind it", read, tmp_path / name, network)
     assert "again: " not in said
     assert "safetensors file" not in said
