@@ -8,6 +8,7 @@ damaged copy back.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,17 +37,18 @@ def repair(target: str | Path, root: Path = Path(), cache: Path | None = None) -
     Raises:
         MerError: it is no output of a stage, or DVC is at work here.
     """
-    path = os.path.relpath(os.path.abspath(target), root.absolute())
-    owner = next((out for out in outputs(root / LOCK) if _within(path, out)), None)
+    path, known = os.path.relpath(os.path.abspath(target), root.absolute()), outputs(root / LOCK)
+    owner = None if _within(path, "..") else next((out for out in known if _within(path, out)), None)
     if owner is None:
         raise MerError(
-            f"{target}: is no output that {LOCK} knows, nothing was removed; if a stage by itself made it, run that again"
+            f"{target}: is no output that {LOCK} knows, nothing was removed; if a stage that was called by itself made "
+            "it, call that again"
         )
     running = dvc_processes(root)
     if running:
         raise MerError(f"DVC runs here (process {running[0]}); wait for it, or end it, then repair {target}")
     store = (cache or cache_folder(root)) / "files/md5"
-    copies = _copies(store, outputs(root / LOCK)[owner], os.path.relpath(path, owner))
+    copies = _copies(store, known[owner], os.path.relpath(path, owner))
     removed = [root / owner, *(copy for copy in copies if os.path.lexists(copy))]
     for place in removed:
         if place.is_dir() and not place.is_symlink():
@@ -83,7 +85,7 @@ def _copies(store: Path, md5: str, inner: str) -> list[Path]:
     if not md5.endswith(".dir"):
         return [own]
     try:
-        entries = {entry["relpath"]: entry["md5"] for entry in json.loads(own.read_bytes())}
+        entries = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(own.read_bytes())}
     except (OSError, ValueError, KeyError, TypeError):  # the list itself is gone or damaged: DVC cannot use the rest
         entries = {}
     return [own, *(_copy(store, entry) for name, entry in entries.items() if inner == "." or _within(name, inner))]
@@ -94,6 +96,8 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _copy(store: Path, md5: str) -> Path:
+    if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5):  # it becomes part of a path
+        raise MerError(f"{LOCK}: {md5[:80]!r} is no MD5; bring the file back from git: git checkout {LOCK}")
     return store / md5[:2] / md5[2:]
 
 

@@ -91,28 +91,28 @@ def _over_steps(values: np.ndarray) -> np.ndarray:
 # ---- one Newton step ------------------------------------------------------------------------------------------
 
 
-def _system(steps: np.ndarray) -> "_AnyRank":
+def _system(steps: np.ndarray) -> "_Factor":
+    """F, and what finds a Newton step."""
     size = np.sqrt(np.maximum(np.diag(steps), 0))  # rounding makes -1e-17 of the 0 of a repeated frame
     size[size == 0] = 1.0
     scaled = steps / size
     scaled /= size[:, None]
     tol = len(steps) * np.finfo(float).eps
     lower, order, rank, _ = scipy.linalg.lapack.dpstrf(scaled.T, tol=tol, lower=1, overwrite_a=1)
-    del scaled
     full = rank == len(steps) and np.diag(lower).min() ** 2 > SINGULAR
-    return (_FullRank if full else _AnyRank)(np.tril(lower[:, :rank]), order - 1, size)
+    return (_InScores if full else _InSteps)(np.asfortranarray(np.tril(lower[:, :rank])), order - 1, size)
 
 
-class _AnyRank:
-    """F and its transpose, and the Newton step in v. F = diag(size) lower, the rows of `lower` being in `order`."""
+class _Factor:
+    """F, its rows over `size` and in `order` lower triangular.
+
+    `begin` gives (T-1, T-1), to whose upper triangle the second derivative of the loss by the scores of frames 2..T is
+    to be added; `solve` then gives the step in v that removes a residual in v, to first order.
+    """
 
     def __init__(self, lower: np.ndarray, order: np.ndarray, size: np.ndarray):
         self.lower, self.order, self.size = lower, order, size
         self.matrix = np.empty((len(size), len(size)))
-        self.prepare()
-
-    def prepare(self) -> None:
-        scores = self.rises(self.lower_columns())
 
     def rises(self, v: np.ndarray) -> np.ndarray:
         """F v, (T-1,)."""
@@ -125,8 +125,146 @@ class _AnyRank:
         return self.lower.T @ (self.size * y)[self.order]
 
     def weights(self, v: np.ndarray) -> np.ndarray:
-        """A y (T-1,) with F^T y = v."""
-        rank = len(v)
+        """One y (T-1,) with F^T y = v."""
         y = np.zeros(len(self.size))
-        y[self.order[:rank]] = scipy.linalg.solve_triangular(self.lower[:rank], v, trans=1, lower=True)
-        return y / self.size
+        rows = self.order[: len(v)]
+        y[rows] = scipy.linalg.solve_triangular(self.lower[: len(v)], v, trans=1, lower=True) / self.size[rows]
+        return y
+
+
+class _InScores(_Factor):
+    """For independent steps. The matrix in the scores is the inverse of a Gram matrix and what the loss adds."""
+
+    def __init__(self, lower: np.ndarray, order: np.ndarray, size: np.ndarray):
+        super().__init__(lower, order, size)
+        inverse = scipy.linalg.lapack.dpotri(lower, lower=1)[0].T
+        for t in range(len(inverse)):
+            inverse[t + 1 :, t] = inverse[t, t + 1 :]
+        back = np.argsort(order)
+        inverse = inverse[np.ix_(back, back)]
+        inverse /= size
+        inverse /= size[:, None]
+        # A score is a sum of rises, so this is the difference of neighbours along both axes.
+        inverse[:-1] -= inverse[1:]
+        inverse[:, :-1] -= inverse[:, 1:]
+        self.inverse = inverse
+
+    def begin(self) -> np.ndarray:
+        self.matrix[...] = self.inverse
+        return self.matrix
+
+    def solve(self, residual: np.ndarray) -> np.ndarray:
+        # Against rounding, which is that small beside the diagonal.
+        self.matrix[np.diag_indices_from(self.matrix)] *= 1 + len(self.matrix) * np.finfo(float).eps
+        factor = scipy.linalg.cho_factor(self.matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        pull = -np.diff(self.weights(residual), append=0.0)
+        d_rises = np.diff(scipy.linalg.cho_solve(factor, pull, check_finite=False), prepend=0.0)
+        return scipy.linalg.solve_triangular(self.lower, (d_rises / self.size)[self.order], lower=True)
+
+
+class _InSteps(_Factor):
+    """For any steps, such as those of repeated frames, which depend on each other; two matrix products more."""
+
+    def __init__(self, lower: np.ndarray, order: np.ndarray, size: np.ndarray):
+        super().__init__(lower, order, size)
+        scores = np.empty_like(lower)
+        scores[order] = lower
+        scores *= size[:, None]
+        self.scores = np.cumsum(scores, axis=0, out=scores)
+
+    def begin(self) -> np.ndarray:
+        self.matrix[...] = 0
+        return self.matrix
+
+    def solve(self, residual: np.ndarray) -> np.ndarray:
+        matrix = self.scores.T @ scipy.linalg.blas.dsymm(1.0, self.matrix.T, self.scores, lower=1)
+        # A multiple of the machine epsilon keeps it positive definite under rounding.
+        matrix[np.diag_indices_from(matrix)] += 1 + np.finfo(float).eps * np.trace(matrix)
+        factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
+        return scipy.linalg.cho_solve(factor, residual, check_finite=False)
+
+
+# ---- pairs ----------------------------------------------------------------------------------------------------
+
+
+def _blocks(*scores: np.ndarray) -> Iterator[tuple]:
+    """The pairs in blocks: slices of their earlier and later frames, which entries are none, score_l - score_t."""
+    frames = len(scores[0])
+    for start in range(0, frames - 1, ROWS):
+        earlier, later = slice(start, min(start + ROWS, frames)), slice(start, frames)
+        none = np.tri(earlier.stop - start, frames - start, dtype=bool)
+        yield earlier, later, none, *(s[later] - s[earlier, None] for s in scores)
+
+
+def _root(x: np.ndarray, mu: float) -> np.ndarray:
+    return np.sqrt(x * x + 4 * mu * mu)
+
+
+def _smooth_loss(scores: np.ndarray, mu: float) -> float:
+    """The mean of h over the pairs."""
+    total = 0.0
+    for _, _, none, margins in _blocks(scores):
+        x = 1 - margins
+        x += _root(x, mu)
+        x[none] = 0
+        total += x.sum() / 2
+    return total / _count(scores)
+
+
+def _loss(scores: np.ndarray, mu: float, hessian: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The mean of max(0, x), that of h, and sum_p h'/P (e_l - e_t) (T,); adds the second derivative to `hessian`.
+
+    Of `hessian` (T-1, T-1) only the upper triangle gets it: -h''/P at the place of a pair, their sums on the diagonal.
+    """
+    loss = smooth = 0.0
+    slopes, degrees = np.zeros_like(scores), np.zeros_like(scores)
+    for earlier, later, none, margins in _blocks(scores):
+        x = 1 - margins
+        x[none] = 0
+        root = _root(x, mu)
+        h = (x + root) / 2
+        h[none] = 0
+        smooth += h.sum()
+        loss += np.maximum(x, 0).sum()
+        h /= root
+        _add(slopes, h, earlier, later)
+        curvature = (2 * mu * mu / _count(scores)) / (root * root * root)
+        curvature[none] = 0
+        degrees[later] += curvature.sum(axis=0)
+        degrees[earlier] += curvature.sum(axis=1)
+        if earlier.start:  # the score of the first frame is 0
+            hessian[earlier.start - 1 : earlier.stop - 1, later.start - 1 :] -= curvature
+        else:
+            hessian[: earlier.stop - 1] -= curvature[1:, 1:]
+    hessian[np.diag_indices_from(hessian)] += degrees[1:]
+    return loss / _count(scores), smooth / _count(scores), slopes / _count(scores)
+
+
+def _dual(scores: np.ndarray, d_scores: np.ndarray, mu: float) -> tuple[float, np.ndarray]:
+    """The dual point after a Newton step, a = (h' - h'' (change of the margin)) / P, cut to 0..1/P.
+
+    Returns:
+        sum_p a, sum_p a (e_l - e_t) (T,).
+    """
+    slopes, total = np.zeros_like(scores), 0.0
+    for earlier, later, none, margins, d_margins in _blocks(scores, d_scores):
+        x = 1 - margins
+        root = _root(x, mu)
+        a = (x + root) / (2 * root)
+        a -= d_margins * (2 * mu * mu) / (root * root * root)
+        np.clip(a, 0, 1, out=a)
+        a[none] = 0
+        total += a.sum()
+        _add(slopes, a, earlier, later)
+    return total / _count(scores), slopes / _count(scores)
+
+
+def _add(out: np.ndarray, values: np.ndarray, earlier: slice, later: slice) -> None:
+    """out += sum_p values_p (e_l - e_t), for the pairs of a block."""
+    out[later] += values.sum(axis=0)
+    out[earlier] -= values.sum(axis=1)
+
+
+def _count(scores: np.ndarray) -> float:
+    """P."""
+    return len(scores) * (len(scores) - 1) / 2

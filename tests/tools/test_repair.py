@@ -105,6 +105,16 @@ def test_a_lock_file_that_is_none(project, content):
     assert (project / "data/a/x.h5").exists()
 
 
+@pytest.mark.parametrize("md5", ["../../../victim", "ab/../../victim", "0" * 31, "0" * 33, "/victim"])
+def test_a_lock_file_that_points_elsewhere(project, md5):
+    (project / "victim").write_text("kept")
+    lock = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").write_text(lock.replace(hashlib.md5(b"x").hexdigest(), f"'{md5}'"))
+    refused("dvc.lock: .* is no MD5; bring the file back", run, project, "data/a/x.h5")
+    assert (project / "victim").exists()
+    assert (project / "data/a/x.h5").exists()
+
+
 def test_while_dvc_runs_nothing_is_removed(project):
     fake = project / "dvc"
     fake.write_text("import time; time.sleep(60)")
