@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a worker reads frames, not tables, and starts a third soone
 
 COLUMNS = (
     *("id", "corpus", "subject", "clip", "emotion", "aus"),
-    *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "digest"),
+    *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "edition", "digest"),
 )
 LONGEST = 1_000_000  # frames of a clip: 83 minutes at 200 fps
 MAX_PIXELS = 2**26  # of a frame, twice those of 8K film; SAMM's, the largest of a corpus, have 2**21
@@ -40,9 +40,9 @@ class Clip:
     """One row of the index.
 
     `frame` is the path of a frame with `{}` (or `{:05d}`) for its number. `absent` are the numbers between onset and
-    offset that the corpus does not have, separated by spaces (four clips of SMIC-HS have such gaps). `digest` is that
-    of the bytes of the frames: through it a replaced frame changes the index, and with it all that was computed from
-    the clip.
+    offset that the corpus does not have, separated by spaces (four clips of SMIC-HS have such gaps). `edition` is the
+    owners' release of the label sheet that the row was read from. `digest` is that of the bytes of the frames: through
+    it a replaced frame changes the index, and with it all that was computed from the clip.
     """
 
     id: str
@@ -58,6 +58,7 @@ class Clip:
     fps: float
     frame: str
     absent: str
+    edition: str
     digest: str
 
     @property
@@ -96,10 +97,9 @@ def check_counts(found: dict[str, int], wanted: dict[str, int | None], where: st
     """Raise MerError unless what was found has the counts that are wanted; None: whatever it is."""
     for what, count in wanted.items():
         if count is not None and found[what] != count:
-            raise MerError(
-                f"{where}: has {found[what]} {what}, {parameter}.{what} says {count}; complete the corpus, or correct "
-                "the number"
-            )
+            remedy = "complete the corpus" if found[what] < count else "it may be another edition: bring that one"
+            raise MerError(f"{where}: has {found[what]} {what}, {parameter}.{what} says {count}; {remedy}, or correct "
+                           "the number")  # fmt: skip
 
 
 def write_index(path: Path, table: "pd.DataFrame") -> None:
@@ -150,6 +150,14 @@ def write_excluded(path: str | Path, excluded: list[tuple[str, str]]) -> None:
     import pandas as pd
 
     write_table(path, pd.DataFrame(sorted(excluded), columns=["id", "reason"]))
+
+
+def write_corrected(path: str | Path, corrected: list[tuple[str, str, str, str, str]]) -> None:
+    """List what the reader has corrected in the label sheet: clip id, column, old and new value, reason, a row each."""
+    import pandas as pd
+
+    rows = [tuple(map(str, row)) for row in sorted(corrected)]
+    write_table(path, pd.DataFrame(rows, columns=["id", "column", "old", "new", "reason"]))
 
 
 def read_excluded(path: str | Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mer import corpora
-from mer.clips import check_counts, files_digest, write_excluded, write_index
+from mer.clips import check_counts, files_digest, write_corrected, write_excluded, write_index
 from mer.corpora.facts import check_facts, is_whole_corpus
 from mer.errors import listed
 from mer.macro import tables
@@ -38,6 +38,7 @@ def main(stage, *, reader: str, raw: str, out: str, clips: int | None = None, su
     table["digest"] = map_clips(files_digest, paths, stage.engine, "clips")
     write_index(Path(out), table)
     write_excluded(Path(out).with_suffix(".excluded.csv"), table.attrs.get("excluded", []))
+    write_corrected(Path(out).with_suffix(".corrected.csv"), table.attrs.get("corrected", []))
 
 
 if __name__ == "__main__":

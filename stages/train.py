@@ -45,7 +45,7 @@ def main(
             experiment=stage.key, model=model, knobs=spec.all_knobs(knobs), recipe=recipe(spec, experiment),
             class_names=names, inputs=[*reads, *([weights] if weights else [])], excluded=excluded,
             n_of_other_classes=len(everything) - len(table) - sum(i in excluded for i in everything["id"]),
-            device=stage.device, protocol={
+            editions=dict(zip(table["corpus"], table["edition"], strict=True)), device=stage.device, protocol={
                 "selection": settings.selection, "held_out": settings.held_out, "seeds": seeds,
                 "folds_in_parallel": settings.folds_in_parallel, "weights": networks(spec, caches, weights),
                 "leaky": settings.selection == loso.LEAKY,

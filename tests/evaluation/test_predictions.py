@@ -59,7 +59,7 @@ def test_equal_predictions_are_equal_bytes(tmp_path):
     for name in ("1", "2"):
         info = describe_run(
             experiment="x", model="m", knobs={"b": 1, "a": 2.5}, recipe=None, class_names=["b", "a"], inputs=["i"],
-            protocol={"selection": "last_epoch"}, excluded={"c/03/z": "why"}, n_of_other_classes=4, device="cpu",
+            protocol={"selection": "last_epoch"}, excluded={"c/03/z": "why"}, editions={}, n_of_other_classes=4, device="cpu",
         )  # fmt: skip
         write(tmp_path / name, ROWS, ROWS[:0], info, {})
     for path in (tmp_path / "1").iterdir():
