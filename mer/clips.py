@@ -58,8 +58,8 @@ class Clip:
     fps: float
     frame: str
     absent: str
-    edition: str
     digest: str
+    edition: str = ""
 
     @property
     def numbers(self) -> list[int]:

@@ -37,7 +37,7 @@ def solve_rank_svm(gram: np.ndarray, c: float = 1.0, *, tol: float = 1e-6, max_i
     step as sums over intervals of time, so one step takes O(T^3) however large P and D are. Besides d it keeps a point
     a of the dual problem, max sum_p a_p - |sum_p a_p z_p|^2 / (2c) over 0 <= a_p <= 1/P, whose value is a lower bound
     of the minimum: the gap between eq. 4 at d and that bound is what it stops on. Longer clips have another method
-    with the same bound; it takes four (T, T) matrices of memory, that of `gram` included.
+    with the same bound; it holds five to six (T, T) matrices.
 
     Args:
         gram: (T, T) float, inner products of phi_1..phi_T; a shift of all phi changes nothing.

@@ -59,7 +59,8 @@ def test_equal_predictions_are_equal_bytes(tmp_path):
     for name in ("1", "2"):
         info = describe_run(
             experiment="x", model="m", knobs={"b": 1, "a": 2.5}, recipe=None, class_names=["b", "a"], inputs=["i"],
-            protocol={"selection": "last_epoch"}, excluded={"c/03/z": "why"}, editions={}, n_of_other_classes=4, device="cpu",
+            protocol={"selection": "last_epoch"}, excluded={"c/03/z": "why"}, n_of_other_classes=4,
+            editions={"c": "2014"}, device="cpu",
         )  # fmt: skip
         write(tmp_path / name, ROWS, ROWS[:0], info, {})
     for path in (tmp_path / "1").iterdir():
@@ -67,7 +68,7 @@ def test_equal_predictions_are_equal_bytes(tmp_path):
     info = json.loads((tmp_path / "1/run.json").read_text())
     assert info["protocol"] == {
         "evaluation": "leave-one-subject-out", "selection": "last_epoch", "n_excluded": 1,
-        "excluded": {"c/03/z": "why"}, "n_of_other_classes": 4,
+        "excluded": {"c/03/z": "why"}, "n_of_other_classes": 4, "editions": {"c": "2014"},
     }  # fmt: skip
     assert info["environment"]["device"] == "cpu"
     assert info["environment"]["numpy"] == np.__version__
