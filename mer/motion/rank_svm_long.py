@@ -91,12 +91,14 @@ def _over_steps(values: np.ndarray) -> np.ndarray:
 # ---- one Newton step ------------------------------------------------------------------------------------------
 
 
-def _system(steps: np.ndarray) -> "_Factor":
+def _system(steps: np.ndarray) -> "_InScores | _InSteps":
     """F, and what finds a Newton step."""
     size = np.sqrt(np.maximum(np.diag(steps), 0))  # rounding makes -1e-17 of the 0 of a repeated frame
     size[size == 0] = 1.0
     tol = len(steps) * np.finfo(float).eps
-    lower, order, rank, _ = scipy.linalg.lapack.dpstrf((steps / size / size[:, None]).T, tol=tol, lower=1, overwrite_a=1)
+    lower, order, rank, _ = scipy.linalg.lapack.dpstrf(
+        (steps / size / size[:, None]).T, tol=tol, lower=1, overwrite_a=1
+    )
     full = rank == len(steps) and np.diag(lower).min() ** 2 > SINGULAR
     lower = np.asfortranarray(np.tril(lower[:, :rank]))
     return (_InScores if full else _InSteps)(lower, order - 1, size)

@@ -33,6 +33,7 @@ brings its own.
 """
 
 import concurrent.futures
+import functools
 import math
 from collections.abc import Sequence
 from types import ModuleType
@@ -75,7 +76,7 @@ def tvl1(
 
     Args:
         prev, next: (H, W) or (N, H, W) grey images of one shape, uint8 (0..255) or float (0..1); numpy arrays, or torch
-            tensors on one device.
+            tensors on one device. (3, H, W) are three images; (H, W, 3) is refused.
         tau: step of the dual variable (D), without unit; at most 0.25, where it still converges.
         lambda_: weight of the data term in (E), unit 1/grey level of 255. The larger, the closer to the images.
         theta: tightness of the coupling, px^2 per unit of (E). The smaller, the closer the two flows.
@@ -171,10 +172,9 @@ def _on_torch(prev: "Tensor", next: "Tensor", **options: Any) -> "Tensor":
 
 
 def _on_cpu(prev: np.ndarray, next: np.ndarray, **options: Any) -> np.ndarray:
-    """Pair by pair, side by side in threads; without numba, through torch."""
-    try:
-        import mer.motion.tvl1_numba as ops
-    except ImportError:  # numba lags behind new Pythons
+    """Pair by pair, in parallel in threads; without numba, through torch."""
+    ops = _compiled()
+    if ops is None:
         import torch
 
         return _on_torch(torch.from_numpy(prev), torch.from_numpy(next), **options).numpy()
@@ -191,6 +191,18 @@ def _on_cpu(prev: np.ndarray, next: np.ndarray, **options: Any) -> np.ndarray:
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(len(prev))))
     return flow
+
+
+@functools.cache
+def _compiled() -> ModuleType | None:
+    """`tvl1_numba`, ready; None where numba does not work: it only makes this faster, whatever its reason."""
+    try:
+        import mer.motion.tvl1_numba as ops
+
+        ops.compile_now()
+    except Exception:  # numba lags behind new Pythons and NumPys, which shows as errors of many kinds
+        return None
+    return ops
 
 
 def _check_parameters(
@@ -213,6 +225,12 @@ def _check_images(prev: Any, next: Any) -> tuple[Any, Any]:
     images = []
     for name, image in (("prev", prev), ("next", next)):
         shape = tuple(image.shape) if hasattr(image, "shape") else np.shape(image)
+        if len(shape) == 3 and 0 < shape[-1] <= SMALLEST:
+            # An image with its channels last, not H images of W rows.
+            raise MerError(
+                f"tvl1: {name} is {shape}: an image with {shape[-1]} channel{'s'[: shape[-1] - 1]} last; needed is "
+                f"(H, W) or (N, H, W): convert it to grey; images of {SMALLEST} px width go one by one, as (H, W)"
+            )
         if len(shape) not in (2, 3) or min(shape[-2:]) < SMALLEST:
             raise MerError(f"tvl1: {name} is {shape}; needed is (H, W) or (N, H, W), at least 4x4 px, one channel")
         if 0 in shape:

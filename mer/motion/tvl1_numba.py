@@ -1,18 +1,53 @@
 """What mer.motion.tvl1 is made of, for one pair (H, W) float32 on the CPU: the passes of `tvl1_torch` fused by numba.
 
 OpenCV filters; numba does the rest. The first call compiles it, for about three seconds; numba keeps the result on
-disk. All of it releases the interpreter's lock, so pairs run side by side in threads.
+disk. All of it releases the interpreter's lock, so pairs run in parallel in threads.
 """
+
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numba
 import numpy as np
 
-from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, QUIET, gaussian, stride
+from mer.motion.tvl1 import CAUCHY, DERIVATIVE, FLOOR, GAINS, QUIET, gaussian, solve, stride
 
 # Strict arithmetic: with `fastmath` the bits depend on what was inlined where, and that differs between code just
 # compiled and the same code from numba's cache.
-_compile = numba.njit(cache=True, nogil=True, error_model="numpy")
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+COMPILED = ("_match", "_cubic", "_warp", "_iterate", "_primal", "_dual")
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # neither this folder nor the home can be written to
+        return numba.njit(**OPTIONS)(function)
+
+
+def compile_now() -> None:
+    """Compile all of it, or load it from numba's cache. Where the cache cannot be used, compile for this process alone.
+
+    Numba meets a full disk or a damaged cache only when a function is called for the first time.
+    """
+    try:
+        _use_all()
+    except Exception:
+        for name in COMPILED:
+            globals()[name] = numba.njit(**OPTIONS)(globals()[name].py_func)
+        _use_all()
+
+
+def _use_all() -> None:
+    image = np.zeros((4, 4), np.float32)
+    solve(
+        image, image, sys.modules[__name__], tau=0.25, lambda_=1.0, theta=1.0, scales=1, warps=1, iterations=1,
+        sigma=1.0, brightness=True, noise=True,
+    )  # fmt: skip
+
+
 # In compiled code a plain 1 is an integer, and an integer beside a float32 makes a float64.
 ZERO, HALF, ONE, THREE_HALVES, TWO, FIVE_HALVES = (np.float32(k) for k in (0, 0.5, 1, 1.5, 2, 2.5))
 _ONE = np.ones(1, np.float32)

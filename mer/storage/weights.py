@@ -131,7 +131,7 @@ def read_weights(
     else:
         _check_readable(path)
         try:
-            _check_zip(path)
+            check_torch_file(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
         except MerError:
             raise
@@ -261,7 +261,7 @@ def _check_readable(path: Path) -> None:
         raise unreadable(path, error) from None
 
 
-def _check_zip(path: Path) -> None:
+def check_torch_file(path: Path) -> None:
     """Raise MerError where a torch file's own sums do not fit; torch does not compare them. Old ones have none."""
     if not zipfile.is_zipfile(path):
         return

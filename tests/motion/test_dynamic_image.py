@@ -10,6 +10,7 @@ from sklearn.svm import LinearSVC
 
 from mer.errors import MerError
 from mer.motion import dynamic_image as module
+from mer.motion import rank_svm
 from mer.motion.dynamic_image import SOLVERS, approximate_weights, dynamic_image, rank_pool
 from tests.helpers.rank_pooling import bounded_dual, differences, energy, running_means, walk
 
@@ -44,6 +45,38 @@ def test_the_minimum_is_that_of_an_independent_solver(frames, values, c, peer):
     x = walk(frames, values)
     ours, theirs = energy(rank_pool(x, c), x, c), peer(x, c)
     assert -1e-3 * theirs < ours - theirs < 1e-6 * theirs
+
+
+@pytest.mark.parametrize("c", [1e-3, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize(("frames", "values"), [(3, 1), (3, 5), (5, 2), (6, 12), (8, 3), (8, 40)])
+def test_the_minimum_of_the_method_for_long_clips_is_that_of_an_independent_solver(frames, values, c, monkeypatch):
+    monkeypatch.setattr(rank_svm, "SHORT", 0)
+    x = walk(frames, values)
+    ours, theirs = energy(rank_pool(x, c), x, c), bounded_dual(x, c)
+    assert -1e-3 * theirs < ours - theirs < 1e-6 * theirs
+
+
+@pytest.mark.parametrize("high", [2, 256])
+def test_the_products_of_uint8_frames_are_exact(high):
+    """Float32 holds the sums of slow motion; where it does not, as between black and white, float64 takes them."""
+    x = np.random.default_rng(0).integers(0, high, (5, 5000)).astype(np.uint8)
+    x[1:3] *= 255 // (high - 1)
+    less = x.astype(np.int64) - x[0]
+    assert np.array_equal(module._gram(x), less @ less.T)
+    assert np.square(less[:, : module.COLUMNS]).sum(1).max() > 2**24
+
+
+def test_a_picture_of_a_longer_clip():
+    """The two methods stop at other points within the tolerance: a grey level apart at most."""
+    clip = np.repeat(moving(frames=80), 2, axis=0)[1:]  # every frame twice but the first
+    noisy = np.clip(clip + np.random.default_rng(1).integers(-2, 3, clip.shape), 0, 255).astype(np.uint8)
+    for frames in (clip, noisy):
+        assert len(frames) > rank_svm.SHORT
+        long = dynamic_image(frames).astype(int)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rank_svm, "SHORT", len(frames))
+            short = dynamic_image(frames).astype(int)
+        assert np.abs(long - short).max() <= 1
 
 
 @pytest.mark.parametrize("c", [1e-4, 0.5, 2.0, 100.0])

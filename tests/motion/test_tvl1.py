@@ -15,6 +15,7 @@ import torch
 from skimage.registration import optical_flow_tvl1
 
 from mer.errors import MerError
+from mer.motion import tvl1 as module
 from mer.motion import tvl1_numba, tvl1_torch
 from mer.motion.strain import optical_strain
 from mer.motion.transforms import mirror_flow
@@ -255,11 +256,56 @@ def test_compiled_now_or_read_from_numbas_cache_the_bits_are_the_same(pair, tmp_
     assert found == {hashlib.sha256(tvl1(*pair)).hexdigest() + "\n"}
 
 
+IN_ANOTHER_PROCESS = """
+import sys, numpy as np, hashlib
+import numba.core.caching as caching
+{hindrance}
+from mer.motion import tvl1 as module
+z = np.load(sys.argv[1])
+flow = module.tvl1(z["arr_0"], z["arr_1"])
+print(hashlib.sha256(flow).hexdigest(), module._compiled() is not None)
+"""
+HINDRANCES = {
+    # The package's folder is read-only, and so is HOME.
+    "nowhere to keep it": "caching._CacheImpl._locator_classes = []",
+    "a full disk": "def full(*_): raise OSError(28, 'No space left on device')\ncaching.IndexDataCacheFile.save = full",
+    "a cut index": "def cut(*_): raise EOFError('Ran out of input')\ncaching.IndexDataCacheFile.load = cut",
+}
+
+
+@pytest.mark.parametrize("hindrance", HINDRANCES.values(), ids=HINDRANCES)
+def test_where_numba_cannot_keep_what_it_compiles_it_compiles_anew(hindrance, pair, tmp_path):
+    small = [np.ascontiguousarray(image[60:100, 60:100]) for image in pair]
+    np.savez(tmp_path / "pair.npz", *small)
+    found = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS.format(hindrance=hindrance), str(tmp_path / "pair.npz")],
+        capture_output=True, text=True, check=True, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+    ).stdout  # fmt: skip
+    assert found == f"{hashlib.sha256(tvl1(*small)).hexdigest()} True\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no compiler"), OSError("libllvm"), SystemError("NumPy 9")])
+def test_where_numba_does_not_work_torch_does(error, pair, monkeypatch):
+    def broken():
+        raise error
+
+    small = [image[60:100, 60:100] for image in pair]
+    expected = tvl1(*(torch.from_numpy(image.copy()) for image in small)).numpy()
+    monkeypatch.setattr(tvl1_numba, "compile_now", broken)
+    module._compiled.cache_clear()
+    assert np.array_equal(tvl1(*small), expected)
+    monkeypatch.undo()
+    module._compiled.cache_clear()
+    assert not np.array_equal(tvl1(*small), expected)  # numba again
+
+
 def test_without_numba_torch_does_the_work(pair, monkeypatch):
     small = [image[60:100, 60:100] for image in pair]
     expected = tvl1(*(torch.from_numpy(image.copy()) for image in small)).numpy()
     monkeypatch.setitem(sys.modules, "mer.motion.tvl1_numba", None)  # as if its import failed
+    module._compiled.cache_clear()
     found = tvl1(*small)
+    module._compiled.cache_clear()
     assert isinstance(found, np.ndarray)
     assert np.array_equal(found, expected)
 
@@ -321,6 +367,14 @@ def test_images_smaller_than_the_coarsest_scale(shape):
         assert np.isfinite(flow).all()
 
 
+def test_images_four_pixels_wide_are_taken_one_by_one():
+    """As a batch, (N, H, 4), they are not told from one image with four channels."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 4)).astype(np.uint8)
+    assert tvl1(image, image).shape == (2, 40, 4)
+    with pytest.raises(MerError, match=r"of 4 px width go one by one"):
+        tvl1(image[None], image[None])
+
+
 ZEROS = np.zeros((32, 32), np.uint8)
 
 
@@ -333,7 +387,11 @@ ZEROS = np.zeros((32, 32), np.uint8)
             r"prev is ndarray .32, 32., next ndarray .32, 33.; both must",
         ),
         (np.zeros((32, 32, 3, 1)), ZEROS, "one channel"),
-        (np.zeros((32, 32, 3)), np.zeros((32, 32, 3)), "at least 4x4 px, one channel"),
+        (np.zeros((32, 32, 3)), np.zeros((32, 32, 3)), r"prev is .32, 32, 3.: .* 3 channels last; needed is .H, W. or"),
+        (np.zeros((32, 40, 4), np.uint8), np.zeros((32, 40, 4), np.uint8), r"prev is .32, 40, 4.: .* 4 channels last"),
+        (torch.zeros(32, 40, 4), torch.zeros(32, 40, 4), r"prev is .32, 40, 4.: .* 4 channels last"),
+        (np.zeros((32, 40, 1)), np.zeros((32, 40, 1)), "1 channel last"),
+        (np.zeros((32, 40, 2)), np.zeros((32, 40, 2)), "2 channels last"),
         (np.full((32, 32), np.nan), np.zeros((32, 32)), "prev has values that are not finite"),
         (np.zeros((32, 32)), np.full((32, 32), np.inf), "next has values that are not finite"),
         (np.full((32, 32), 200.0), np.zeros((32, 32)), r"prev has values from 200 to 200; float images are 0..1"),

@@ -198,7 +198,9 @@ class Opened:
     def note(self, path):
         path = Path(path)
         path = path.relative_to(self.folder) if path.is_absolute() and path.is_relative_to(self.folder) else path
-        if path.parts[:1] in (("data",), ("metrics",)) and not any(part.endswith((".partial", ".new", ".old")) for part in path.parts):
+        if path.parts[:1] in (("data",), ("metrics",)) and not any(
+            part.endswith((".partial", ".new", ".old")) for part in path.parts
+        ):
             self.paths.add(path.as_posix())
 
 
