@@ -64,7 +64,10 @@ def outputs(lock: Path) -> dict[str, str]:
         stages = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"].values()
         return {out["path"]: str(out["md5"]) for stage in stages for out in stage.get("outs", ())}
     except FileNotFoundError:
-        raise MerError(f"{lock}: there is no such file here; run from the project's root, after dvc repro") from None
+        raise MerError(
+            f"{lock}: is not here, so DVC knows no outputs; run from the project's root, or run the stage again "
+            "that made the file"
+        ) from None
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError):
         raise MerError(f"{lock}: cannot be read; bring it back from git: git checkout {LOCK}") from None
 

@@ -7,6 +7,7 @@ it, `keep(table)`. A module that reads a layout also has `read_annotations(path)
 """
 
 import importlib
+import numbers
 import re
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,11 @@ def load(name: str) -> ModuleType:
 def class_lists(corpus: str, classes: int) -> dict[str, set[str]]:
     """Class name -> emotions, in label order. Raises MerError for an unknown corpus or selection."""
     selections = load(corpus).CLASSES
+    if not isinstance(classes, numbers.Integral) or isinstance(classes, bool):
+        raise MerError(
+            f"classes is {classes!r}; needed is a whole number: corpus {corpus} has selections of {sorted(selections)} "
+            "classes"
+        )
     if classes not in selections:
         raise MerError(f"classes is {classes}: corpus {corpus} has selections of {sorted(selections)} classes")
     return selections[classes]

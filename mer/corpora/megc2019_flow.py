@@ -117,7 +117,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def _released_hashes() -> dict[str, str]:
     """File name -> SHA-256, of the label csv and of every image."""
-    lines = resources.files("mer.corpora").joinpath("megc2019_flow.sha256").read_text().splitlines()
+    lines = resources.files("mer.corpora").joinpath("megc2019_flow.sha256").read_text(encoding="utf-8").splitlines()
     return {line[66:].removeprefix(f"{IMAGES}/"): line[:64] for line in lines}
 
 

@@ -17,13 +17,33 @@ KEPT = ("uf1", "uar", "acc")
 
 def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> np.ndarray:
     """(n_classes, n_classes) int64 counts, rows true, columns predicted."""
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    y_true, y_pred = _integers(y_true, n_classes), _integers(y_pred, n_classes)
     if y_true.shape != y_pred.shape or y_true.ndim != 1 or not len(y_true):
         raise MerError(f"labels are {y_true.shape}, predictions {y_pred.shape}; needed are two equal lists, not empty")
     both = np.concatenate([y_true, y_pred])
-    if not np.issubdtype(both.dtype, np.integer) or both.min() < 0 or both.max() >= n_classes:
+    if both.min() < 0 or both.max() >= n_classes:
         raise MerError(f"labels must be integers 0..{n_classes - 1}, found {both.min()} to {both.max()}")
     return np.bincount(y_true * n_classes + y_pred, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def _integers(labels: ArrayLike, n_classes: int) -> np.ndarray:
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # lists of unequal lengths
+        raise MerError(f"labels must be integers 0..{n_classes - 1}, found lists of unequal lengths") from None
+    if values.dtype.kind in "US" and values.size:
+        raise MerError(f"labels are text, such as {values.flat[0]!s:.40}; needed are their positions in the class list")
+    if values.dtype.kind not in "iu" and values.size:
+        raise MerError(f"labels must be integers 0..{n_classes - 1}, found {values.dtype}")
+    return values.astype(np.int64)
+
+
+def _check_lengths(**lists: ArrayLike) -> None:
+    """Raise MerError unless there are as many of each."""
+    counts = {name: np.shape(values)[0] if np.ndim(values) else 0 for name, values in lists.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise MerError(f"there are {found}; needed is one of each for every clip")
 
 
 def score(y_true: ArrayLike, y_pred: ArrayLike, class_names: Sequence[str]) -> dict:
@@ -93,7 +113,14 @@ def bootstrap_ci95(
     Returns:
         {uf1: [low, high], uar: …, acc: …, replicates, undefined_replicates}. A replicate in which a class has no clip
         has no UAR and is left out of that metric; with none left the interval is None.
+
+    Raises:
+        MerError: lengths differ, a label outside the list, or no replicate.
     """
+    if replicates < 1:
+        raise MerError(f"replicates is {replicates}; needed is 1 at least")
+    confusion_matrix(y_true, y_pred, len(class_names))  # for its checks, before labels are taken subject by subject
+    _check_lengths(labels=y_true, predictions=y_pred, subjects=subjects, **({} if runs is None else {"runs": runs}))
     runs = np.zeros(np.shape(y_true), dtype=int) if runs is None else runs
     return _intervals(_replicates(y_true, y_pred, subjects, runs, len(class_names), replicates, seed))
 
@@ -133,6 +160,7 @@ def _intervals(values: dict[str, np.ndarray]) -> dict:
 
 def subject_accuracy(y_true: ArrayLike, y_pred: ArrayLike, subjects: ArrayLike) -> pd.DataFrame:
     """One row a subject: subject, correct, n, accuracy; the mean of `accuracy` is the fold mean (U-17, S-16)."""
+    _check_lengths(labels=y_true, predictions=y_pred, subjects=subjects)
     table = pd.DataFrame({"subject": subjects, "correct": np.asarray(y_true) == np.asarray(y_pred)})
     grouped = table.groupby("subject")["correct"].agg(correct="sum", n="size").reset_index()
     return grouped.assign(accuracy=grouped["correct"] / grouped["n"])

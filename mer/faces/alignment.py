@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mer.errors import MerError, suggestion
-from mer.faces.landmarks import face_box
+from mer.faces.landmarks import check_image, face_box
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def crop_transform(
         size: edge of the crop in px; None = the crop's own.
         rotate: `box224` with the line through the eyes' centres level (U-23's alternative).
         box: (4,) detection box x0, y0, x1, y1 in px, pixel edges; `box112` only.
-        shape: (height, width) of the frame; `none224` only.
+        shape: (height, width) of the frame. `none224` needs it; the other crops compare it with the face.
+
+    Raises:
+        MerError: an unknown crop, an option that is not this crop's, a size out of range; landmarks or a box that are
+            no face of 8 px or more, or lie wholly outside the frame.
     """
     if crop not in CROPS:
         raise MerError(f"crop {crop!r} is unknown; {suggestion(crop, CROPS)}")
@@ -71,10 +75,18 @@ def crop_transform(
         box = np.asarray(box, dtype=np.float64)
         if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] - box[:2] < 8).any():
             raise MerError(f"crop {crop}: box {box.tolist()} is not x0, y0, x1, y1 of a face at least 8 px wide")
+        if shape is not None and ((box[2:] <= -0.5) | (box[:2] >= np.array(shape[::-1]) - 0.5)).any():
+            raise MerError(f"crop {crop}: box of {_area(box.reshape(2, 2))} lies outside the {_size(shape)} frame")
         return _square(box.reshape(2, 2), size, 0.0)
     landmarks = np.asarray(landmarks, dtype=np.float64)
     if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all() or (np.ptp(landmarks, axis=0) < 8).any():
         raise MerError(f"crop {crop}: landmarks {landmarks.shape} are not 68 points of a face at least 8 px wide")
+    # A face may reach over the border, but a crop of the border alone is the same in every frame.
+    if shape is not None and not ((landmarks > -0.5) & (landmarks < np.array(shape[::-1]) - 0.5)).all(1).any():
+        raise MerError(
+            f"crop {crop}: landmarks of {_area(landmarks)}, none of which lies in the {_size(shape)} frame; find them "
+            "in this clip's own frames"
+        )
     if crop == "innereye256":
         return _aligned_square(eye_alignment(landmarks), landmarks, size, 0.0)
     if rotate:
@@ -100,6 +112,7 @@ def clip_transform(
         crop, options: see `crop_options`.
         box: `haar`, OpenCV's detection, and the landmarks' box where it finds none; `landmarks` (D-04).
     """
+    check_image("clip_transform", frame)
     if CROPS[crop].reads == "box" and box == "haar":
         options["box"] = face_box(frame, landmarks)
     return crop_transform(landmarks, crop, shape=frame.shape[:2], **options)
@@ -186,7 +199,8 @@ def warp(frames: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
 def frame_warp(transform: np.ndarray, size: int, shape: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], None]:
     """What crops every frame of a clip: a function (frame (H, W, 3) uint8, out (size, size, 3) uint8) -> None.
 
-    `shape` is the frames' (height, width). What depends on the transform alone is done once, here.
+    `shape` is the frames' (height, width); the function raises MerError for a frame of another shape or type. What
+    depends on the transform alone is done once, here.
     """
     import cv2
 
@@ -203,6 +217,9 @@ def frame_warp(transform: np.ndarray, size: int, shape: tuple[int, int]) -> Call
     whole, fraction = _fixed_map(transform, size)
 
     def one(frame: np.ndarray, out: np.ndarray) -> None:
+        # OpenCV would make a result of its own and leave `out` as it is.
+        if frame.shape != (*shape, 3) or frame.dtype != np.uint8:
+            raise MerError(f"warp: frame is {frame.shape} {frame.dtype}; needed is {(*shape, 3)} uint8 RGB")
         if smooth:  # 0.001, since OpenCV reads 0 as "the same as the other axis"
             frame = cv2.GaussianBlur(frame[rows, columns], (0, 0), max(sigma_x, 1e-3), sigmaY=max(sigma_y, 1e-3))
         cv2.remap(frame, whole, fraction, cv2.INTER_CUBIC, dst=out, borderMode=cv2.BORDER_REPLICATE)
@@ -233,6 +250,15 @@ def _read_by(transform: np.ndarray, size: int, shape: tuple[int, int], margin: f
     low = np.clip(np.floor(corners.min(0) - margin), 0, limit - 1).astype(int)
     high = np.clip(np.ceil(corners.max(0) + margin) + 1, low + 1, limit).astype(int)
     return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _area(points: np.ndarray) -> str:
+    (x0, y0), (x1, y1) = points.min(0), points.max(0)
+    return f"{x0:.0f}..{x1:.0f}, {y0:.0f}..{y1:.0f} px"
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _square(points: np.ndarray, size: int, top_margin: float) -> np.ndarray:

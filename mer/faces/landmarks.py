@@ -76,11 +76,7 @@ def find_face(
     Raises:
         MerError: no face, or more than one.
     """
-    image = np.ascontiguousarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 8:
-        raise MerError(
-            f"detect_landmarks: image is {image.shape} {image.dtype}; needed is (H, W, 3) uint8 RGB, 8 px at least"
-        )
+    image = check_image("detect_landmarks", image)
     tool = backends.backend(backend, None if weights is None else str(weights), device)
     least = tool.min_score if min_score is None else min_score
     hinted = None if hint is None else _as_box(hint)
@@ -126,10 +122,19 @@ def face_box(
     For `box112` on landmarks of another backend (D-04: the Haar box, or the landmark box when it fails). The landmarks
     say which candidate is the face, so no score is asked for.
     """
+    image = check_image("face_box", image)
     tool = backends.backend(backend)
-    boxes, _ = tool.detect(np.ascontiguousarray(image), 0, -np.inf if backend == "haar" else 0.0)
+    boxes, _ = tool.detect(image, 0, -np.inf if backend == "haar" else 0.0)
     overlap = _overlap(boxes, _as_box(landmarks, top_margin))
     return boxes[overlap.argmax()].astype(np.float32) if (overlap >= OVERLAP).any() else None
+
+
+def check_image(who: str, image: np.ndarray) -> np.ndarray:
+    """The image, contiguous. Raises MerError unless it is one RGB picture; `who` begins the message."""
+    image = np.ascontiguousarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 8:
+        raise MerError(f"{who}: image is {image.shape} {image.dtype}; needed is (H, W, 3) uint8 RGB, 8 px at least")
+    return image
 
 
 def _cascade(

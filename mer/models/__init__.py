@@ -37,6 +37,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import numbers
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,8 +124,12 @@ def load(name: str) -> ModelSpec:
 def build(name: str, classes: int, **knobs: Any) -> Any:
     """A model for `classes` classes, of the paper's size unless `knobs` say otherwise, randomly initialised.
 
-    Returns an nn.Module (or, for `linear`, a scikit-learn estimator). Raises MerError for an unknown model or knob.
+    Returns an nn.Module (or, for `linear`, a scikit-learn estimator). Raises MerError for an unknown model or knob, and
+    for fewer than 2 classes or what is no number of classes.
     """
+    load(name)
+    if not isinstance(classes, numbers.Integral) or isinstance(classes, bool) or classes < 2:
+        raise MerError(f"{name}: classes is {classes!r}; needed is a whole number, 2 at least")
     check_knobs(name, knobs)
     return load(name).build(classes, **knobs)
 

@@ -31,6 +31,8 @@ def build(classes: int, *, grid: Literal[4, 7, 14, 28] = 7, c: float = 0.01) -> 
 
 def prepare(flow: np.ndarray) -> np.ndarray:
     """Flow images (N, 3, H, W) averaged down to (N, 3, 28, 28), the finest grid there is."""
+    if flow.ndim != 4 or flow.shape[1] != 3 or not flow.size:
+        raise MerError(f"linear reads flow images (N, 3, H, W), not {flow.shape}; flow comes with strain beside it")
     n, channels, height, width = flow.shape
     if height % SIZE or width % SIZE:
         raise MerError(f"linear reads flow images whose sides are multiples of {SIZE}, these are {height}x{width}")

@@ -54,6 +54,8 @@ def prepare(flow: np.ndarray) -> np.ndarray:
     """
     import cv2
 
+    if flow.ndim != 4 or flow.shape[1] != 3 or not flow.size:
+        raise MerError(f"ststnet reads flow images (N, 3, H, W), not {flow.shape}; flow comes with strain beside it")
     small = np.stack([cv2.resize(f.transpose(1, 2, 0), (SIZE, SIZE), interpolation=cv2.INTER_AREA) for f in flow])
     low, high = small.min((1, 2), keepdims=True), small.max((1, 2), keepdims=True)
     grey = (small - low) * (255 / np.where(high > low, high - low, 1))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mer.errors import MerError, suggestion
+from mer.motion import MOST_CHANNELS
 from mer.motion.rank_svm import check_c, solve_rank_svm
 
 SOLVERS = ("ranksvm_pairs", "approximate")
@@ -127,12 +128,14 @@ def dynamic_image(frames: np.ndarray, *, solver: str = "ranksvm_pairs", c: float
         (H, W, 3) uint8.
 
     Raises:
-        MerError: no frame, another shape, dtype or range, an unknown solver, c not positive or too small.
+        MerError: no frame, one picture, another shape, dtype or range, an unknown solver, c not positive or too small.
     """
     frames = np.asarray(frames)
     if solver not in SOLVERS:
         raise MerError(f"dynamic_image: unknown solver {solver!r}; {suggestion(solver, SOLVERS)}")
     check_c("dynamic_image", c)
+    if frames.ndim == 3 and 0 < frames.shape[-1] <= MOST_CHANNELS:
+        raise MerError(f"dynamic_image: clip is {frames.shape}: one picture; needed is (T, H, W, 3) or (T, H, W)")
     colour = frames.ndim == 4 and frames.shape[-1] == 3
     if not (colour or frames.ndim == 3) or 0 in frames.shape:
         raise MerError(f"dynamic_image: clip is {frames.shape}; needed is (T, H, W, 3) or (T, H, W), none of them 0")

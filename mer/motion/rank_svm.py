@@ -8,6 +8,7 @@ T frames, P = T (T - 1) / 2 pairs (t, l) with l > t, r rank of phi. phi (T, D), 
 """
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -224,5 +225,5 @@ def _primal(v: np.ndarray, margins: np.ndarray) -> tuple[float, float]:
 
 def check_c(who: str, c: float) -> None:
     """Raise MerError unless c is a finite number above 0; `who` begins the message."""
-    if not 0 < c < np.inf:
+    if not isinstance(c, numbers.Real) or not 0 < c < np.inf:
         raise MerError(f"{who}: c is {c}; it must be a number > 0")

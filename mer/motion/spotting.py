@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mer.errors import MerError, suggestion
+from mer.motion import MOST_CHANNELS
 from mer.motion.tvl1 import tvl1
 
 MISSING = ("middle", "spotted")  # what to do where the annotators left the apex out
@@ -58,8 +59,10 @@ def spot_apex(grey: np.ndarray, *, stride: int = 1) -> int:
         0..T-1; the middle frame when nothing moves at all.
 
     Raises:
-        MerError: no frame, or not (T, H, W).
+        MerError: no frame, or not (T, H, W): a picture with its channels last is no clip of its rows.
     """
+    if grey.ndim == 3 and 0 < grey.shape[-1] <= MOST_CHANNELS:
+        raise MerError(f"spot_apex: clip is {grey.shape}: one picture; needed is (T, H, W), grey")
     if grey.ndim != 3 or not len(grey):
         raise MerError(f"spot_apex: clip is {grey.shape}; needed is (T, H, W) with T > 0")
     tried = sorted({*range(0, len(grey), stride), len(grey) - 1})

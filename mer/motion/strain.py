@@ -26,10 +26,14 @@ def optical_strain(flow: np.ndarray) -> np.ndarray:
 
     Returns:
         (H, W) or (N, H, W) float32, unit 1. A rigid shift has strain 0.
+
+    Raises:
+        MerError: another shape, or a value that is not finite.
     """
     flow = np.asarray(flow, dtype=np.float32)
     if flow.ndim not in (3, 4) or flow.shape[-3] != 2 or min(flow.shape[-2:]) < 2:
         raise MerError(f"optical_strain: flow is {flow.shape}; needed is (2, H, W) or (N, 2, H, W), at least 2x2 px")
+    _check_finite("optical_strain: flow", flow)
     u, v = flow[..., 0, :, :], flow[..., 1, :, :]
     u_y, u_x = np.gradient(u, axis=(-2, -1))
     v_y, v_x = np.gradient(v, axis=(-2, -1))
@@ -56,11 +60,13 @@ def unit_channels(
         float32 of the same shape. A constant channel is mid-grey under `min_max`.
 
     Raises:
-        MerError: another shape, an unknown scaling, or limits that are not three positive numbers.
+        MerError: another shape, a value that is not finite, an unknown scaling, or limits that are not three positive
+            numbers.
     """
     image = np.asarray(image, dtype=np.float32)
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
         raise MerError(f"unit_channels: image is {image.shape}; needed is (3, H, W) or (N, 3, H, W)")
+    _check_finite("unit_channels: image", image)
     if scaling == "fixed":
         if len(limits) != 3 or min(limits) <= 0:
             raise MerError(f"unit_channels: limits are {limits}; needed are three positive numbers")
@@ -77,3 +83,11 @@ def three_channels(
     """`unit_channels`, normalised as networks pretrained on ImageNet expect their RGB (S-13); same arguments."""
     unit = unit_channels(image, scaling, limits)
     return (unit - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]
+
+
+def _check_finite(what: str, values: np.ndarray) -> None:
+    """Raise MerError for (..., H, W) with a value that is NaN or infinite; of a batch, the first such one is named."""
+    finite = np.isfinite(values).all((-3, -2, -1))
+    if not finite.all():
+        which = f" {int(np.argmin(finite))} of {len(values)}" if values.ndim == 4 else ""
+        raise MerError(f"{what}{which} has values that are not finite; check the frames that it was made from")

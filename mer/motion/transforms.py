@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from mer.errors import MerError
+from mer.motion import MOST_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +72,11 @@ def turn_images(
     import torch
     import torch.nn.functional as F
 
+    if images.ndim == 4 and 0 < images.shape[-1] <= MOST_CHANNELS < min(images.shape[1:3]):
+        raise MerError(
+            f"turn: images are {tuple(images.shape)}, with {images.shape[-1]} channels last; needed is (N, C, H, W): "
+            "permute them first"
+        )
     if images.ndim != 4 or not images.dtype.is_floating_point:
         raise MerError(f"turn: images are {tuple(images.shape)} {images.dtype}; needed is (N, C, H, W) float")
     # To find where a pixel comes from, the turn goes back and the scale is undone.

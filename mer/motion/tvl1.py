@@ -43,6 +43,7 @@ import numpy as np
 
 from mer import parallel
 from mer.errors import MerError
+from mer.motion import MOST_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,11 +226,10 @@ def _check_images(prev: Any, next: Any) -> tuple[Any, Any]:
     images = []
     for name, image in (("prev", prev), ("next", next)):
         shape = tuple(image.shape) if hasattr(image, "shape") else np.shape(image)
-        if len(shape) == 3 and 0 < shape[-1] <= SMALLEST:
-            # An image with its channels last, not H images of W rows.
+        if len(shape) == 3 and 0 < shape[-1] <= MOST_CHANNELS:
             raise MerError(
                 f"tvl1: {name} is {shape}: an image with {shape[-1]} channel{'s'[: shape[-1] - 1]} last; needed is "
-                f"(H, W) or (N, H, W): convert it to grey; images of {SMALLEST} px width go one by one, as (H, W)"
+                f"(H, W) or (N, H, W): convert it to grey; images of {MOST_CHANNELS} px width go one by one, as (H, W)"
             )
         if len(shape) not in (2, 3) or min(shape[-2:]) < SMALLEST:
             raise MerError(f"tvl1: {name} is {shape}; needed is (H, W) or (N, H, W), at least 4x4 px, one channel")

@@ -70,6 +70,40 @@ def test_wrong_labels_are_refused(y, p):
         metrics.score(np.array(y, dtype=int), np.array(p, dtype=int), THREE)
 
 
+@pytest.mark.parametrize(
+    ("y", "p", "message"),
+    [
+        (
+            ["happiness", "other"],
+            ["happiness", "other"],
+            "labels are text, such as happiness; needed are their positions",
+        ),
+        ([0, 1], ["0", "1"], "labels are text, such as 0; needed"),
+        (np.array(["a", None], object), [0, 1], "labels must be integers 0..2"),
+        ([0.0, 1.0], [0, 1], "labels must be integers 0..2, found float64"),
+        ([0, np.nan], [0, 1], "labels must be integers 0..2, found float64"),
+        ([True, False], [True, False], "labels must be integers 0..2, found bool"),
+        ([[0], [1, 2]], [0, 1], "labels must be integers 0..2"),
+        ([0, 3], [0, 1], "labels must be integers 0..2, found 0 to 3"),
+    ],
+)
+def test_labels_that_are_no_positions_are_named(y, p, message):
+    with pytest.raises(MerError, match=message):
+        metrics.score(y, p, THREE)
+    with pytest.raises(MerError, match=message):
+        metrics.bootstrap_ci95(y, p, ["a", "b"], THREE, replicates=10)
+
+
+def test_subjects_of_another_number_are_refused():
+    for function in (lambda *a: metrics.bootstrap_ci95(*a, THREE, replicates=10), metrics.subject_accuracy):
+        with pytest.raises(MerError, match="2 labels, 2 predictions, 1 subjects"):
+            function([0, 1], [0, 1], ["a"])
+    with pytest.raises(MerError, match="2 labels, 2 predictions, 2 subjects, 3 runs"):
+        metrics.bootstrap_ci95([0, 1], [0, 1], ["a", "b"], THREE, runs=[0, 0, 0], replicates=10)
+    with pytest.raises(MerError, match="replicates is 0; needed is 1 at least"):
+        metrics.bootstrap_ci95([0, 1], [0, 1], ["a", "b"], THREE, replicates=0)
+
+
 def test_bootstrap_is_the_slow_loops():
     rng = np.random.default_rng(3)
     y, p, who = rng.integers(0, 3, 60), rng.integers(0, 3, 60), rng.integers(0, 6, 60)

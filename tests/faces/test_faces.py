@@ -13,11 +13,13 @@ from mer.faces import (
     crop_size,
     crop_transform,
     detect_landmarks,
+    face_box,
     find_face,
     find_onset_face,
     outside_share,
+    warp,
 )
-from mer.faces.alignment import INNER_EYES, TEMPLATE, apply, eye_alignment, invert
+from mer.faces.alignment import INNER_EYES, TEMPLATE, apply, clip_transform, eye_alignment, frame_warp, invert
 
 
 @pytest.fixture(scope="module")
@@ -404,6 +406,50 @@ def test_wrong_input_is_refused(frames, marks, message, points):
     frames = np.zeros((2, 9, 9, 3), np.uint8) if frames is None else frames
     with pytest.raises(MerError, match=message):
         align_clip(frames, points if marks is None else marks)
+
+
+@pytest.mark.parametrize("crop", ["box224", "innereye256", "box112"])
+def test_landmarks_of_another_picture_are_refused(points, crop):
+    """The crop would repeat the frame's border: the same picture in every frame."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 200, 300, 3)).astype(np.uint8)
+    low, high = points.min(0), points.max(0)
+    marks = 40 + (points - low) * (160 / (high - low))
+    assert align_clip(frames, marks, crop).shape[0] == 2
+    assert align_clip(frames, marks - (0, 150), crop).shape[0] == 2  # the chin is left
+    for away in ((0, -400), (0, 300), (-300, 0), (400, 0)):
+        with pytest.raises(
+            MerError, match=rf"crop {crop}: landmarks of .* px, none of which lies in the 300x200 frame"
+        ):
+            align_clip(frames, marks + away, crop)
+    with pytest.raises(MerError, match=r"box112: box of 400\.\.460, 10\.\.70 px lies outside the 300x200 frame"):
+        align_clip(frames, marks, "box112", box=np.array([400, 10, 460, 70]))
+
+
+@pytest.mark.parametrize("frame", [np.zeros((20, 30, 4), np.uint8), np.zeros((20, 30), np.uint8),
+                                   np.zeros((20, 30, 3)), np.zeros((20, 31, 3), np.uint8)])  # fmt: skip
+def test_a_frame_of_another_kind_is_not_warped(frame):
+    """OpenCV leaves the result as it was, which is whatever stood in memory."""
+    transform = crop_transform(None, "none224", shape=(20, 30))
+    out = np.empty((224, 224, 3), np.uint8)
+    with pytest.raises(MerError, match=r"warp: frame is .*; needed is \(20, 30, 3\) uint8 RGB"):
+        frame_warp(transform, 224, (20, 30))(frame, out)
+    if frame.shape[1] == 30:  # `warp` has the size from the frames
+        with pytest.raises(MerError, match="warp: frame is"):
+            warp(frame[None], transform, 224)
+
+
+def test_a_face_is_looked_for_in_one_rgb_picture(portrait, points):
+    clip, grey, four = portrait[None], portrait[..., 0], np.dstack([portrait, portrait[..., :1]])
+    for image in (clip, grey, four, portrait / 255, portrait.transpose(2, 0, 1)):
+        for function in (
+            detect_landmarks,
+            lambda i: face_box(i, points),
+            lambda i: clip_transform(i, points, "box224"),
+        ):
+            with pytest.raises(MerError, match=r"needed is \(H, W, 3\) uint8 RGB"):
+                function(image)
+    with pytest.raises(MerError, match=r"needed is \(H, W, 3\) uint8 RGB"):
+        find_onset_face(portrait)  # its rows are no frames
 
 
 def test_unknown_crop(points):

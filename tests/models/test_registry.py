@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mer import models
+from mer import corpora, models
 from mer.errors import MerError
 from mer.loso import run as loso
 
@@ -117,6 +117,34 @@ def test_a_misspelt_or_doubled_declaration_is_refused(declare, line, message):
     name = declare(THEIRS + line + "\n")
     with pytest.raises(MerError, match=f"mer/models/{name}.py .*{re.escape(message)}"):
         models.load(name)
+
+
+@pytest.mark.parametrize("name", ["linear", "ststnet", "uamrn"])
+@pytest.mark.parametrize("classes", [1, 0, -3, "3", 3.0, True, None])
+def test_a_number_of_classes_that_is_none_is_refused(name, classes):
+    with pytest.raises(MerError, match=rf"{name}: classes is {classes!r}; needed is a whole number, 2 at least"):
+        models.build(name, classes)
+
+
+def test_a_number_of_classes_may_come_from_numpy():
+    assert models.build("ststnet", np.int64(3)).fc.out_features == 3
+
+
+@pytest.mark.parametrize("classes", ["5", 5.0, True, None, [5]])
+def test_a_selection_of_clips_needs_a_number_of_classes(classes):
+    with pytest.raises(
+        MerError, match=re.escape(f"classes is {classes!r}; needed is a whole number: corpus casme2 has")
+    ):
+        corpora.select(pd.DataFrame({"emotion": ["happiness"]}), "casme2", classes)
+
+
+@pytest.mark.parametrize("name", ["linear", "ststnet"])
+@pytest.mark.parametrize(
+    "shape", [(5, 56, 56, 3), (3, 56, 56), (56, 56, 3), (5, 2, 56, 56), (5, 4, 56, 56), (0, 3, 56, 56)]
+)
+def test_what_is_no_flow_image_is_not_prepared(name, shape):
+    with pytest.raises(MerError, match=re.escape(f"{name} reads flow images (N, 3, H, W), not {shape}")):
+        models.load(name).prepare(np.zeros(shape, np.float32))
 
 
 def test_an_unknown_model_is_refused_with_a_suggestion():

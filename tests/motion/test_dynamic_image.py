@@ -245,6 +245,13 @@ def test_no_clip(shape):
         dynamic_image(np.zeros(shape, np.uint8))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_single_picture_is_no_clip_of_its_rows(channels, solver):
+    with pytest.raises(MerError, match=rf"clip is .16, 20, {channels}.: one picture; needed is .T, H, W, 3. or"):
+        dynamic_image(np.zeros((16, 20, channels), np.uint8), solver=solver)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, bool, complex])
 def test_another_dtype(dtype):
     with pytest.raises(MerError, match="needed is uint8 or float"):
@@ -265,7 +272,7 @@ def test_an_unknown_solver():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("c", [0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("c", [0, -1.0, np.nan, np.inf, "1.0", None])
 def test_c_must_be_positive(solver, c):
     with pytest.raises(MerError, match="it must be a number > 0"):
         dynamic_image(moving(), solver=solver, c=c)

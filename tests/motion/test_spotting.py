@@ -33,6 +33,12 @@ def test_no_clip(shape):
         spot_apex(np.zeros(shape, np.uint8))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_single_picture_is_no_clip_of_its_rows(channels):
+    with pytest.raises(MerError, match=rf"spot_apex: clip is .16, 20, {channels}.: one picture; needed is .T, H, W."):
+        spot_apex(np.zeros((16, 20, channels), np.uint8))
+
+
 # ---- settled ------------------------------------------------------------------------------------------------------
 
 NUMBERS = [46, 47, 49, 50, 53]  # 48, 51 and 52 are absent

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from mer.errors import MerError
 from mer.models import linear
 from mer.motion.strain import flow_image, optical_strain, three_channels
-from mer.motion.transforms import mirror_flow, turn_flow
+from mer.motion.transforms import mirror_flow, turn_flow, turn_images
 from mer.motion.tvl1 import tvl1
 
 X, Y = np.meshgrid(np.arange(40, dtype=np.float32), np.arange(30, dtype=np.float32))
@@ -39,6 +39,35 @@ def test_flow_image_and_batches():
     for one, many in zip(flow, batch, strict=True):
         np.testing.assert_array_equal(flow_image(one), many)
         np.testing.assert_array_equal(many[2], optical_strain(one))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_strain_of_no_number_is_refused(value):
+    """It would spread to the neighbours, and a network to all of its weights."""
+    flow = np.zeros((3, 2, 9, 9), np.float32)
+    flow[1, 0, 4, 4] = value
+    for function in (optical_strain, flow_image):
+        with pytest.raises(MerError, match="optical_strain: flow 1 of 3 has values that are not finite; check"):
+            function(flow)
+        with pytest.raises(MerError, match="optical_strain: flow has values that are not finite; check"):
+            function(flow[1])
+    for scaling in ("fixed", "min_max"):
+        with pytest.raises(MerError, match="unit_channels: image has values that are not finite"):
+            three_channels(np.concatenate([flow[1], flow[1, :1]]), scaling)
+
+
+@pytest.mark.parametrize("function", [optical_strain, flow_image, mirror_flow, lambda f: turn_flow(f, 5.0)])
+@pytest.mark.parametrize("shape", [(30, 40, 2), (5, 30, 40, 2)])
+def test_channels_last_are_refused(function, shape):
+    with pytest.raises(MerError, match="flow is"):
+        function(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_with_channels_last_are_not_turned(channels):
+    """Their rows would be taken for channels, and turned in the plane of columns and channels."""
+    with pytest.raises(MerError, match=r"turn: images are .2, 30, 40, .. .*channels last; needed is .N, C, H, W."):
+        turn_images(torch.zeros(2, 30, 40, channels), 5.0)
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (3, 30, 40), (2, 1, 40)])

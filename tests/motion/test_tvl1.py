@@ -267,7 +267,7 @@ print(hashlib.sha256(flow).hexdigest(), module._compiled() is not None)
 """
 HINDRANCES = {
     # The package's folder is read-only, and so is HOME.
-    "nowhere to keep it": "caching._CacheImpl._locator_classes = []",
+    "nowhere to keep it": "(getattr(caching, 'CacheImpl', None) or caching._CacheImpl)._locator_classes = []",
     "a full disk": "def full(*_): raise OSError(28, 'No space left on device')\ncaching.IndexDataCacheFile.save = full",
     "a cut index": "def cut(*_): raise EOFError('Ran out of input')\ncaching.IndexDataCacheFile.load = cut",
 }

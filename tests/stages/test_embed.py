@@ -147,9 +147,9 @@ def by_hand(folder, *settings: str):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["tap=layer2", "gird=4"], "mer.networks.resnet.features has no argument 'gird'; correct the model's READS"),
-        (["tap=layer2", "grid=2.5"], "mer.networks.resnet.features, grid is '2.5'; needed is a value of type int"),
-        (["tap=layer2", "grid=four"], "mer.networks.resnet.features, grid is 'four'; needed is a value of type int"),
+        (["tap=layer2", "gird=4"], "mer.networks.resnet.features has no argument 'gird'; did you mean 'grid'?"),
+        (["tap=layer2", "grid=2.5"], "mer.networks.resnet.features: grid is '2.5'; needed is a value of type int"),
+        (["tap=layer2", "grid=four"], "mer.networks.resnet.features: grid is 'four'; needed is a value of type int"),
     ],
 )
 def test_settings_that_the_networks_function_does_not_have(embedded_copy, settings, message):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mer.clips import read_index, write_index
 from stages.landmarks import LOOK_AHEAD
 from tests.helpers.project import edit, make_project
 from tests.helpers.stages import refused, stage
@@ -135,17 +136,19 @@ def test_no_face_found(project):
 
 def test_truncated_hdf5(project):
     path = project / "data/cache/synthetic/landmarks.h5"
-    path.write_bytes(path.read_bytes()[:-300])
-    refused(
-        stage(project, "align", "synthetic-box224"),
-        "landmarks.h5: is truncated or not HDF5",
-        "dvc checkout or dvc repro",
-    )
+    content = path.read_bytes()
+    path.unlink()  # a hard link would be cut, too
+    path.write_bytes(content[:-300])
+    refused(stage(project, "align", "synthetic-box224"),
+            f"landmarks.h5: is damaged: it has {len(content) - 300} bytes, and {len(content)} were written",
+            "python -m tools.repair data/cache/synthetic/landmarks.h5, then dvc repro")  # fmt: skip
 
 
 def test_product_and_index_disagree(project):
     index = project / "data/index/synthetic.csv"
-    index.write_text(index.read_text().replace("synthetic/sub01/", "synthetic/sub09/"))
+    table = read_index(index)
+    table["id"] = table["id"].str.replace("synthetic/sub01/", "synthetic/sub09/")
+    write_index(index, table)
     refused(stage(project, "align", "synthetic-box224"), "landmarks.h5: 5 of the 15 clips of data/index/synthetic.csv",
             "run dvc repro")  # fmt: skip
 
@@ -191,11 +194,10 @@ def test_a_clip_too_short_for_a_filter(project):
     for name in ("align", "spot"):
         assert stage(project, name, "synthetic-box224")[0] == 0
     index = project / "data/index/synthetic.csv"
-    table = pd.read_csv(index, dtype=str, keep_default_na=False)
-    short = table.loc[0, "id"]
-    first = str(int(table.loc[0, "onset"]) + 1)
+    table = read_index(index)
+    short, first = table.loc[0, "id"], table.loc[0, "onset"] + 1
     table.loc[0, ["apex", "offset", "digest"]] = [first, first, "another"]
-    table.to_csv(index, index=False)
+    write_index(index, table)
     for name in ("landmarks", "align", "spot"):
         assert stage(project, name, "synthetic" if name == "landmarks" else "synthetic-box224")[0] == 0
     run = "synthetic-box224-msmmt"

@@ -101,7 +101,8 @@ def test_a_lock_file_that_is_none(project, content):
     (project / "dvc.lock").unlink()
     if content is not None:
         (project / "dvc.lock").write_bytes(content)
-    refused("dvc.lock: (there is no such file here|cannot be read)", run, project, "data/a/x.h5")
+    message = "dvc.lock: (is not here, so DVC knows no outputs; run from|cannot be read; bring it back)"
+    refused(message, run, project, "data/a/x.h5")
     assert (project / "data/a/x.h5").exists()
 
 
