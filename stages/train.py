@@ -53,10 +53,7 @@ def main(
             },
         )  # fmt: skip
         honest = predictions["selection"] == settings.selection
-        write_predictions(
-            Path(out), Path("data/.partial") / f"predictions-{stage.key}", predictions[honest], predictions[~honest],
-            run_info, explanations,
-        )  # fmt: skip
+        write_predictions(Path(out), predictions[honest], predictions[~honest], run_info, explanations)
 
 
 def check_plan(stage) -> None:

@@ -110,7 +110,6 @@ def run_text(run_info: dict[str, Any]) -> str:
 
 def write_predictions(
     folder: Path,
-    scratch: Path,
     predictions: "pd.DataFrame",
     audit: "pd.DataFrame",
     run_info: dict[str, Any],
@@ -123,7 +122,6 @@ def write_predictions(
 
     Args:
         folder: data/predictions/<experiment>; an earlier one is replaced.
-        scratch: not used; goes when stages/train.py no longer names one.
         predictions, audit: rows of mer.loso.run; without rows of `audit` there is no audit.csv.
         run_info: as `describe_run` returns it.
         explanations: clip id -> arrays by name, one of them `data`; without any there is no explain.h5.

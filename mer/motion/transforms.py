@@ -74,8 +74,7 @@ def turn_images(
 
     if images.ndim == 4 and 0 < images.shape[-1] <= MOST_CHANNELS < min(images.shape[1:3]):
         raise MerError(
-            f"turn: images are {tuple(images.shape)}, with {images.shape[-1]} channels last; needed is (N, C, H, W): "
-            "permute them first"
+            f"turn: images are {tuple(images.shape)}, channels last; needed is (N, C, H, W): permute them first"
         )
     if images.ndim != 4 or not images.dtype.is_floating_point:
         raise MerError(f"turn: images are {tuple(images.shape)} {images.dtype}; needed is (N, C, H, W) float")

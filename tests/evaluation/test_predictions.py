@@ -25,7 +25,7 @@ INFO = {"model": "m", "class_names": ["b", "a"]}
 
 
 def write(folder, *content):
-    write_predictions(folder, folder / "not used", *content)
+    write_predictions(folder, *content)
 
 
 def test_what_is_written_is_read(tmp_path):

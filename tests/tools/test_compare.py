@@ -1,6 +1,5 @@
 """The tool that says whether two experiments differ by more than the choice of subjects explains."""
 
-import json
 import sys
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 import pytest
 
 from mer.errors import MerError
+from mer.evaluation.predictions import write_predictions
 from tools import compare
 
 NAMES = ["negative", "positive", "surprise"]
@@ -22,16 +22,17 @@ def folder(tmp_path, root, monkeypatch):
         rows = {
             "seed": 0,
             "selection": "last_epoch",
+            "epoch": 1,
             "id": [f"c/s{i % 6}/{i}" for i in range(60)],
             "corpus": "c",
             "subject": [f"s{i % 6}" for i in range(60)],
+            "fold": [f"c/s{i % 6}" for i in range(60)],
             "label": truth,
             **{f"p{k}": p[:, k] for k in range(3)},
         }
-        (tmp_path / name).mkdir()
-        pd.DataFrame(rows).to_csv(tmp_path / name / "predictions.csv", index=False)
         names = NAMES if name != "other" else [*NAMES[:2], "disgust"]
-        (tmp_path / name / "run.json").write_text(json.dumps({"class_names": names}))
+        table = pd.DataFrame(rows)
+        write_predictions(tmp_path / name, table, table[:0], {"model": "m", "class_names": names}, {})
     monkeypatch.chdir(root)  # params.yaml says how many replicates
     return tmp_path
 
