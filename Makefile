@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow lint format plan preset manifest publish bench-peers clean
+.PHONY: help repro repair test test-slow lint format plan preset manifest publish bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ repro: $(BIN)/.installed  ## install, check params.yaml, derive the plan, run th
 	@python -m tools.mend
 	@dvc repro
 	@python -m tools.summary
+
+repair: $(BIN)/.installed  ## remove a damaged output with its copy in DVC's cache: make repair F=data/cache/…/frames.h5
+	@python -m tools.repair "$(F)"
 
 test: $(BIN)/.installed lint  ## lint and the fast tests
 	@python -m pytest -m 'not slow'

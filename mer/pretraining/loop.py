@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mer.errors import MerError
 from mer.storage.cache import replace_file
+from mer.storage.weights import check_torch_file
 
 THREADS = 2  # of a CPU: sums in convolutions depend on how many there are, so the number is fixed
 
@@ -104,6 +105,7 @@ def resume(path: str | Path | None, key: str, network: nn.Module, optimizer: tor
     if path is None or not Path(path).is_file():
         return 0
     try:
+        check_torch_file(Path(path))
         kept = torch.load(path, map_location="cpu", weights_only=True)
         found, step, weights, state = (kept[name] for name in ("key", "step", "model", "optimizer"))
     except Exception as error:  # a damaged file fails in any way; it is worth no more than none, but that is said

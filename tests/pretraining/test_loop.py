@@ -107,6 +107,13 @@ def test_another_key_is_ignored(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def flipped_bit(data: bytes, path) -> None:
+    """Of a weight, which stays a number."""
+    weight = next(iter(torch.load(path, weights_only=True)["model"].values())).numpy().tobytes()
+    at = data.index(weight)
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
 def without_optimizer(data: bytes, path) -> None:
     torch.save({"key": "key", "step": 3, "model": {}}, path)
 
@@ -119,6 +126,7 @@ def without_optimizer(data: bytes, path) -> None:
         lambda data, path: path.write_bytes(data[:-2000]),
         lambda data, path: torch.save([1, 2], path),
         without_optimizer,
+        flipped_bit,
     ],
 )
 def test_a_damaged_checkpoint_is_said_and_ignored(tmp_path, capsys, damage):

@@ -23,6 +23,8 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ
                "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}  # fmt: skip
 TRAIN = "train@synthetic-ststnet"
 ALIGN = "align@synthetic-box224"
+LANDMARKS = "landmarks@synthetic"
+POINTS = "data/cache/synthetic/landmarks.h5"
 FRAMES = "data/cache/synthetic/box224/frames.h5"
 PREDICTIONS = "data/predictions/synthetic-ststnet"
 
@@ -130,7 +132,7 @@ def forget(folder: Path, stage: str, out: str) -> None:
 
 
 @pytest.mark.parametrize("victims", ["dvc", "stage", "both"])
-@pytest.mark.parametrize(("stage", "out"), [(ALIGN, FRAMES), (TRAIN, PREDICTIONS)])
+@pytest.mark.parametrize(("stage", "out"), [(LANDMARKS, POINTS), (ALIGN, FRAMES), (TRAIN, PREDICTIONS)])
 def test_kill_9_loses_at_most_the_clip_at_hand_and_ends_with_the_same_bytes(project, stage, out, victims):
     before = content(project)
     shutil.rmtree(project / "data/.partial" / stage)
@@ -158,10 +160,22 @@ def test_kill_9_loses_at_most_the_clip_at_hand_and_ends_with_the_same_bytes(proj
     assert not (project / out).exists()
     output = dvc(project, "repro")
     assert stage in ran(output)
-    assert f"{kept} of {15 if stage == ALIGN else 3} " in output
+    assert f"{kept} of {3 if stage == TRAIN else 15} " in output
     assert "were finished earlier" in output
     assert content(project) == before
-    assert finished(project, stage) == (0 if stage == ALIGN else 3)
+    assert finished(project, stage) == (3 if stage == TRAIN else 0)
+
+
+@pytest.mark.parametrize(("stage", "out"), [(LANDMARKS, POINTS), (ALIGN, FRAMES)])
+def test_a_kill_after_the_product_stood_and_before_dvc_recorded_it_ends_with_the_same_bytes(project, stage, out):
+    """DVC removes the product and runs the stage: every clip is kept from the run before, extras included."""
+    before = content(project)
+    forget(project, stage, out)
+    (project / out).unlink()
+    output = dvc(project, "repro")
+    assert ran(output) == [stage]
+    assert "15 of 15 clips were finished earlier" in output
+    assert content(project) == before
 
 
 # ---- additions ------------------------------------------------------------------------------------------------------
