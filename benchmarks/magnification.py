@@ -14,6 +14,7 @@ eulerian   Frames per second. mer: `magnify`. Peer: `benchmarks._naive_evm`, per
     its first bin at 3 Hz, so `ideal` gets 2.5 to 12.5 Hz, which holds four.
     Memory is the peak of what NumPy holds beside the input, the output included, in a run that is not timed. It counts
     as bounded when what is held beside input and output is less than one clip, for 67 frames and for 300.
+    `one_by_one_mb` is the peak of `magnify_frames`, which holds neither of them.
 
 magnet   Pairs per second, 8 factors from 2 to 13 each. mer: `magnify_pair`, in float32 and, where the processor
     multiplies bfloat16, with bf16=True. Peer: `benchmarks._naive_magnet`, the whole network once a factor, in float32
@@ -42,7 +43,7 @@ from benchmarks import _naive_evm, _naive_magnet
 from benchmarks._report import add_options, report
 from benchmarks.dynamic_image import make_clip
 from mer.errors import MerError
-from mer.magnification.eulerian import FILTERS, RECIPES, magnify
+from mer.magnification.eulerian import FILTERS, RECIPES, magnify, magnify_frames
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
 
 ROOT = Path(__file__).parent.parent
@@ -118,9 +119,15 @@ def memory(clip: np.ndarray, recipe: str, filter: str) -> dict:
     out = magnify(clip, **settings(recipe, filter))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    tracemalloc.start()
+    for _ in magnify_frames(list(clip), len(clip), **settings(recipe, filter)):
+        pass
+    one_by_one = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     return {
         "clip_mb": round(clip.nbytes / 1e6, 1),
         "peak_mb": round(peak / 1e6, 1),
+        "one_by_one_mb": round(one_by_one / 1e6, 1),
         "beside_output_mb": round((peak - out.nbytes) / 1e6, 1),
         "bounded": peak - out.nbytes < clip.nbytes,
     }

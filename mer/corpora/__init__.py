@@ -11,6 +11,7 @@ import numbers
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 
@@ -52,7 +53,8 @@ def load(name: str) -> ModuleType:
 def class_lists(corpus: str, classes: int) -> dict[str, set[str]]:
     """Class name -> emotions, in label order. Raises MerError for an unknown corpus or selection."""
     selections = load(corpus).CLASSES
-    if not isinstance(classes, numbers.Integral) or isinstance(classes, bool):
+    given: Any = classes
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral):
         raise MerError(
             f"classes is {classes!r}; needed is a whole number: corpus {corpus} has selections of {sorted(selections)} "
             "classes"

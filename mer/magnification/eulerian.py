@@ -28,7 +28,9 @@ pyramid per frame does: with v = w - w_0, S = w_0 I + E S_v R I, where S_v has t
 T frames, H, W height and width in px; frequencies in Hz; brightness in grey levels 0..255, or 0..1 for floats.
 """
 
+import itertools
 import math
+import numbers
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -36,6 +38,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mer.errors import MerError, suggestion
+from mer.shapes import MOST_CHANNELS
 
 # S-12: the paper gives alpha alone; the rest is the preset with alpha 10 of the code it cites, as a band in Hz.
 # Alternatives: DCMA's band (low=0.1, high=0.4); one modality only, which the graph decides.
@@ -78,6 +81,7 @@ def magnify(
     while the displaced distance stays below an eighth of the pattern's wavelength; beyond, edges ring and clip.
 
     Beside input and output it needs a few frames of float32; `ideal` two half-size frames for every bin of its band.
+    Where memory does not hold input and output, see `magnify_frames`.
 
     Args:
         frames: (T, H, W, 3) RGB, uint8 or float 0..1; T at least 3, H and W at least 5. Grey frames are to be repeated
@@ -106,31 +110,107 @@ def magnify(
     """
     frames = np.asarray(frames)
     _check_frames(frames)
-    _check_parameters(len(frames), fps, alpha, low, high, filter, lambda_c, chroma)
     kept = _kept(len(frames), keep)
-    sizes = _sizes(frames.shape[1:3], pyramid, levels)
+    settings = (fps, alpha, low, high, filter, lambda_c, chroma, pyramid, levels)
+    magnified = _magnified(frames, len(frames), frames.shape[1:3], kept, *settings)
+    out = np.empty((len(kept), *frames.shape[1:]), frames.dtype)
+    for place, image in zip(out, magnified, strict=True):
+        place[...] = image
+    return out
+
+
+def magnify_frames(
+    frames: Iterable[np.ndarray],
+    count: int,
+    fps: float,
+    alpha: float,
+    low: float,
+    high: float,
+    filter: str = "iir",
+    lambda_c: float = 16.0,
+    chroma: float = 0.1,
+    *,
+    pyramid: str = "laplacian",
+    levels: int | None = None,
+    keep: slice | None = None,
+) -> Iterator[np.ndarray]:
+    """`magnify` for clips that memory does not hold: frames are read one by one, and come back one by one.
+
+    The same bytes. `iir` and `butterworth` go through the frames once, up to the last one that is kept, and hold no
+    more than ten as float32, however long the clip is. `ideal` goes through them twice and holds two more for every bin
+    of its band, 2 (high - low) count / fps, each half as high and wide unless lambda_c is 0.
+
+    Args:
+        frames: (H, W, 3) RGB each, all of one shape, uint8 or float 0..1. With `ideal` something that can be gone
+            through twice, such as a list or an object with `__iter__`; a generator otherwise suffices.
+        count: how many there are, T.
+        fps, alpha, low, high, filter, lambda_c, chroma, pyramid, levels, keep: as in `magnify`.
+
+    Returns:
+        An iterator over `frames[keep]`, magnified, (H, W, 3) of their type.
+
+    Raises:
+        MerError: as `magnify`; `ideal` with an iterator; while it runs, a frame of another shape or type than the
+            first, a value out of range, or fewer frames than `count`.
+    """
+    kept = _kept(count, keep)
+    once = iter(frames) is frames
+    if once and filter == "ideal":
+        raise MerError("magnify: 'ideal' goes through the frames twice, and an iterator ends; give a list of them")
+    start = iter(frames)
+    first = next(start, None)
+    if first is None or count < SHORTEST:
+        raise MerError(_too_short(0 if first is None else count))
+    first = np.asarray(first)
+    if first.ndim != 3 or first.shape[2] != 3:
+        raise MerError(f"magnify: the first frame is {first.shape}; needed is (H, W, 3) RGB")
+    _check_frames(first[None].repeat(SHORTEST, 0))
+    checked = _Alike(itertools.chain([first], start) if once else frames, count)
+    settings = (fps, alpha, low, high, filter, lambda_c, chroma, pyramid, levels)
+    return _magnified(checked, count, first.shape[:2], kept, *settings)
+
+
+def _magnified(
+    frames: Iterable[np.ndarray],
+    count: int,
+    shape: tuple[int, int],
+    kept: range,
+    fps: float,
+    alpha: float,
+    low: float,
+    high: float,
+    filter: str,
+    lambda_c: float,
+    chroma: float,
+    pyramid: str,
+    levels: int | None,
+) -> Iterator[np.ndarray]:
+    """The kept frames; parameters are checked at once, frames are not."""
+    _check_parameters(count, fps, alpha, low, high, filter, lambda_c, chroma)
+    sizes = _sizes(shape, pyramid, levels)
     weights = _weights(len(sizes) - 1, alpha, lambda_c, pyramid)
-    out = frames[kept.start : kept.stop].copy()
     if alpha == 0:
-        return out
+        return (np.array(frame) for frame in itertools.islice(frames, kept.start, kept.stop))
     if not weights.any():
         raise MerError(
-            f"magnify: lambda_c {lambda_c:g} px and alpha {alpha:g} leave no band of frames of {frames.shape[1:3]} px "
+            f"magnify: lambda_c {lambda_c:g} px and alpha {alpha:g} leave no band of frames of {shape} px "
             "to magnify; give lambda_c=0, or a smaller one"
         )
     halvings = int(np.flatnonzero(weights)[0])
     to_rgb = (chroma * np.eye(3) + (1 - chroma) * np.outer(np.ones(3), LUMA)).astype(np.float32)  # (C)
-    changes = _changes(frames, halvings)
+
+    def added(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+        for image, band in pairs:
+            change = weigh(cv2.transform(band, to_rgb), weights[halvings:])
+            for height, width in reversed(sizes[:halvings]):
+                change = cv2.pyrUp(change, dstsize=(width, height))
+            yield _sum(image, change)
+
     if filter == "ideal":
-        bands = _ideal(changes, len(frames), fps, low, high, kept)
-    else:
-        bands = (_iir if filter == "iir" else _butterworth)(changes, fps, low, high, kept)
-    for image, band in zip(out, bands, strict=True):
-        change = weigh(cv2.transform(band, to_rgb), weights[halvings:])
-        for height, width in reversed(sizes[:halvings]):
-            change = cv2.pyrUp(change, dstsize=(width, height))
-        _add(image, change)
-    return out
+        bands = _ideal((change for _, change in _changes(frames, halvings)), count, fps, low, high, kept)
+        images = itertools.islice(frames, kept.start, kept.stop)
+        return added((image, band) for band, image in zip(bands, images, strict=True))  # all bands come before an image
+    return added((_iir if filter == "iir" else _butterworth)(_changes(frames, halvings), fps, low, high, kept))
 
 
 def response(filter: str, f: ArrayLike, fps: float, low: float, high: float) -> np.ndarray:
@@ -167,7 +247,16 @@ def band_of_clip(count: int, fps: float, low: float, high: float) -> dict[str, f
 
     Returns:
         {"low": …, "high": …} in Hz for `magnify`, for a clip of `count` frames at `fps`.
+
+    Raises:
+        MerError: no frame, a rate that is none, or a band that is none.
     """
+    _check_numbers(fps=fps, low=low, high=high)
+    if not (count > 0 and 0 < fps < math.inf and 0 < low < high < math.inf):
+        raise MerError(
+            f"magnify: {count} frames at {fps} fps and a band of {low}..{high} Hz; needed are a frame, a positive rate "
+            "and 0 < low < high"
+        )
     first = fps / count
     return {"low": first, "high": first * high / low}
 
@@ -184,7 +273,12 @@ def weigh(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Returns:
         float32, shaped as `image`; the image itself where all weights are 1.
+
+    Raises:
+        MerError: an image of another shape, such as one with its channels first.
     """
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > MOST_CHANNELS):
+        raise MerError(f"weigh: image is {image.shape}; needed is (H, W) or (H, W, 3)")
     coarser = weights[1:] - weights[0]
     if not coarser.any():
         return image * np.float32(weights[0])
@@ -224,25 +318,26 @@ def _weights(bands: int, alpha: float, lambda_c: float, pyramid: str) -> np.ndar
     return weights
 
 
-def _changes(frames: np.ndarray, halvings: int) -> Iterator[np.ndarray]:
-    """frame - first frame, halved, float32: exactly 0 where nothing changes, whatever the rounding after."""
-    first = np.ascontiguousarray(frames[0])
+def _changes(frames: Iterable[np.ndarray], halvings: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each frame, and frame - first frame, halved, float32: exactly 0 where nothing changes, whatever the rounding."""
+    first = None
     for frame in frames:
-        if frames.dtype == np.uint8:
+        if first is None:
+            first = np.array(frame, order="C")  # whoever reads the frames may use one buffer for all
+        if frame.dtype == np.uint8:
             change = cv2.subtract(np.ascontiguousarray(frame), first, dtype=cv2.CV_32F)
         else:
             change = np.ascontiguousarray(frame - first, dtype=np.float32)
         for _ in range(halvings):
             change = cv2.pyrDown(change)
-        yield change
+        yield frame, change
 
 
-def _add(image: np.ndarray, change: np.ndarray) -> None:
-    """image + change in place, rounded and clipped."""
+def _sum(image: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """image + change, rounded and clipped, of the image's type."""
     if image.dtype == np.uint8:
-        image[...] = cv2.add(image, change, dtype=cv2.CV_8U)
-    else:
-        np.clip(image + change, 0, 1, out=image, casting="same_kind")
+        return cv2.add(image, change, dtype=cv2.CV_8U)
+    return np.clip(image + change, 0, 1).astype(image.dtype, copy=False)
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
@@ -259,20 +354,23 @@ def _analogue(fps: float, low: float, high: float) -> tuple[float, float]:
     return math.sqrt(below * above), above - below
 
 
-def _iir(changes: Iterable, fps: float, low: float, high: float, kept: range) -> Iterator[np.ndarray]:
+def _iir(
+    changes: Iterable[tuple[np.ndarray, np.ndarray]], fps: float, low: float, high: float, kept: range
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each kept frame with the band-passed change."""
     fast, slow = _rates(fps, low, high)
-    for t, change in enumerate(changes):
+    for t, (frame, change) in enumerate(itertools.islice(changes, kept.stop)):
         if t == 0:
             upper, lower = np.zeros_like(change), np.zeros_like(change)  # the first frame is the state
-        if t == kept.stop:
-            return
         cv2.accumulateWeighted(change, upper, fast)
         cv2.accumulateWeighted(change, lower, slow)
         if t >= kept.start:
-            yield upper - lower
+            yield frame, upper - lower
 
 
-def _butterworth(changes: Iterable, fps: float, low: float, high: float, kept: range) -> Iterator[np.ndarray]:
+def _butterworth(
+    changes: Iterable[tuple[np.ndarray, np.ndarray]], fps: float, low: float, high: float, kept: range
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """width s / (s^2 + width s + centre^2) by the trapezoidal rule, on the integrators' own states.
 
     Exactly the bilinear transform, but low bands lose no digits: the coefficients of a recursion over past outputs
@@ -280,20 +378,20 @@ def _butterworth(changes: Iterable, fps: float, low: float, high: float, kept: r
     """
     centre, width = (np.float32(x) for x in _analogue(fps, low, high))
     share = 1 / (1 + width + centre * centre)
-    for t, change in enumerate(changes):
+    for t, (frame, change) in enumerate(itertools.islice(changes, kept.stop)):
         if t == 0:
             band, rest = np.zeros_like(change), np.zeros_like(change)
-        if t == kept.stop:
-            return
         middle = share * (width * (change - rest) + band)  # of the band-pass, at this frame
         turn = (centre * centre / width) * middle
         band += 2 * (middle - band)
         rest += 2 * turn
         if t >= kept.start:
-            yield middle
+            yield frame, middle
 
 
-def _ideal(changes: Iterable, count: int, fps: float, low: float, high: float, kept: range) -> Iterator[np.ndarray]:
+def _ideal(
+    changes: Iterable[np.ndarray], count: int, fps: float, low: float, high: float, kept: range
+) -> Iterator[np.ndarray]:
     """The clip's projection on the oscillations of its bins in the band."""
     bins = _bins(count, fps, low, high)
     angles = 2 * np.pi / count * (np.arange(count)[:, None] * bins % count)
@@ -322,7 +420,32 @@ def _bins(count: int, fps: float, low: float, high: float) -> np.ndarray:
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
+class _Alike:
+    """Frames that are compared with the first one as they come."""
+
+    def __init__(self, frames: Iterable[np.ndarray], count: int):
+        self.frames, self.count = frames, count
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        shape, dtype, t = None, None, -1
+        for t, frame in enumerate(itertools.islice(self.frames, self.count)):
+            frame = np.asarray(frame)
+            if t == 0:
+                shape, dtype = frame.shape, frame.dtype
+            if frame.shape != shape or frame.dtype != dtype:
+                raise MerError(
+                    f"magnify: frame {t} is {frame.shape} {frame.dtype}, the first {shape} {dtype}; all must be of one "
+                    "shape and type"
+                )
+            _check_values(frame, f"frame {t} has", f"frame {t} ranges")
+            yield frame
+        if t + 1 < self.count:
+            raise MerError(f"magnify: {t + 1} frames came where there should be {self.count}; check what reads them")
+
+
 def _check_frames(frames: np.ndarray) -> None:
+    if frames.ndim == 3 and 0 < frames.shape[-1] <= MOST_CHANNELS:
+        raise MerError(f"magnify: frames are {frames.shape}: one picture; needed is (T, H, W, 3) RGB")
     if frames.ndim == 3 or (frames.ndim == 4 and frames.shape[-1] == 1):
         raise MerError(
             f"magnify: frames are grey, {frames.shape}; needed is (T, H, W, 3) RGB: repeat the grey channel three times"
@@ -332,9 +455,15 @@ def _check_frames(frames: np.ndarray) -> None:
     if min(frames.shape[1:3]) < SMALLEST:
         raise MerError(f"magnify: frames are {frames.shape}; needed are sides of at least {SMALLEST} px")
     if len(frames) < SHORTEST:
-        raise MerError(
-            f"magnify: a clip of {len(frames)} frames; needed are at least {SHORTEST}: read more frames around it"
-        )
+        raise MerError(_too_short(len(frames)))
+    _check_values(frames, "frames have", "float frames range")
+
+
+def _too_short(count: int) -> str:
+    return f"magnify: a clip of {count} frames; needed are at least {SHORTEST}: read more frames around it"
+
+
+def _check_values(frames: np.ndarray, have: str, span: str) -> None:
     if frames.dtype == np.uint8:
         return
     if frames.dtype.kind != "f":
@@ -343,16 +472,15 @@ def _check_frames(frames: np.ndarray) -> None:
         )
     least, most = float(frames.min()), float(frames.max())
     if not math.isfinite(least + most):
-        raise MerError("magnify: frames have values that are not finite; check the frames for NaN")
+        raise MerError(f"magnify: {have} values that are not finite; check the frames for NaN")
     if least < 0 or most > 1:
-        raise MerError(
-            f"magnify: float frames range over {least:g}..{most:g}; needed is 0..1: scale or clip them, or give uint8"
-        )
+        raise MerError(f"magnify: {span} over {least:g}..{most:g}; needed is 0..1: scale or clip them, or give uint8")
 
 
 def _check_parameters(
     count: int, fps: float, alpha: float, low: float, high: float, filter: str, lambda_c: float, chroma: float
 ) -> None:
+    _check_numbers(alpha=alpha, lambda_c=lambda_c, chroma=chroma)
     if not 0 <= alpha < math.inf:
         raise MerError(f"magnify: alpha is {alpha}; needed is 0 (as it is) or a positive number")
     if not 0 <= lambda_c < math.inf:
@@ -370,6 +498,7 @@ def _check_parameters(
 def _check_band(filter: str, fps: float, low: float, high: float, count: int | None = None) -> None:
     if filter not in FILTERS:
         raise MerError(f"magnify: unknown filter {filter!r}; {suggestion(filter, FILTERS)}")
+    _check_numbers(fps=fps, low=low, high=high)
     if not 0 < fps < math.inf:
         raise MerError(f"magnify: fps is {fps}; needed is the positive number of frames per second")
     if not 0 < low < high < math.inf:
@@ -380,6 +509,12 @@ def _check_band(filter: str, fps: float, low: float, high: float, count: int | N
             f"{f': {_duration(count, fps)}' if count else ''}; give a lower band, or as fps the rate at which the "
             "frames were recorded"
         )
+
+
+def _check_numbers(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, numbers.Real):
+            raise MerError(f"magnify: {name} is {value!r}; needed is a number")
 
 
 def _duration(count: int, fps: float) -> str:

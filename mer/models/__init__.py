@@ -128,7 +128,8 @@ def build(name: str, classes: int, **knobs: Any) -> Any:
     for fewer than 2 classes or what is no number of classes.
     """
     load(name)
-    if not isinstance(classes, numbers.Integral) or isinstance(classes, bool) or classes < 2:
+    given: Any = classes
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral) or given < 2:
         raise MerError(f"{name}: classes is {classes!r}; needed is a whole number, 2 at least")
     check_knobs(name, knobs)
     return load(name).build(classes, **knobs)

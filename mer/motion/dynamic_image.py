@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from mer.errors import MerError, suggestion
-from mer.motion import MOST_CHANNELS
 from mer.motion.rank_svm import check_c, solve_rank_svm
+from mer.shapes import MOST_CHANNELS
 
 SOLVERS = ("ranksvm_pairs", "approximate")
 COLUMNS = 2048  # of the features that are float64 at a time: 2.3 MB for 141 frames

@@ -10,6 +10,7 @@ T frames, P = T (T - 1) / 2 pairs (t, l) with l > t, r rank of phi. phi (T, D), 
 import dataclasses
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -223,7 +224,7 @@ def _primal(v: np.ndarray, margins: np.ndarray) -> tuple[float, float]:
     return objective, stretch
 
 
-def check_c(who: str, c: float) -> None:
+def check_c(who: str, c: Any) -> None:
     """Raise MerError unless c is a finite number above 0; `who` begins the message."""
-    if not isinstance(c, numbers.Real) or not 0 < c < np.inf:
+    if not isinstance(c, numbers.Real) or not 0 < float(c) < np.inf:
         raise MerError(f"{who}: c is {c}; it must be a number > 0")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mer.errors import MerError, suggestion
-from mer.motion import MOST_CHANNELS
 from mer.motion.tvl1 import tvl1
+from mer.shapes import MOST_CHANNELS
 
 MISSING = ("middle", "spotted")  # what to do where the annotators left the apex out
 
@@ -59,12 +59,14 @@ def spot_apex(grey: np.ndarray, *, stride: int = 1) -> int:
         0..T-1; the middle frame when nothing moves at all.
 
     Raises:
-        MerError: no frame, or not (T, H, W): a picture with its channels last is no clip of its rows.
+        MerError: no frame, or not (T, H, W): a picture with its channels last is no clip of its rows. A stride below 1.
     """
     if grey.ndim == 3 and 0 < grey.shape[-1] <= MOST_CHANNELS:
         raise MerError(f"spot_apex: clip is {grey.shape}: one picture; needed is (T, H, W), grey")
     if grey.ndim != 3 or not len(grey):
         raise MerError(f"spot_apex: clip is {grey.shape}; needed is (T, H, W) with T > 0")
+    if stride < 1:
+        raise MerError(f"spot_apex: stride is {stride}; needed is 1 at least")
     tried = sorted({*range(0, len(grey), stride), len(grey) - 1})
     motion = [float(np.hypot(*tvl1(grey[0], grey[t])).mean()) for t in tried]
     return tried[int(np.argmax(motion))] if max(motion) > 0 else (len(grey) - 1) // 2

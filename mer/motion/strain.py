@@ -68,7 +68,7 @@ def unit_channels(
         raise MerError(f"unit_channels: image is {image.shape}; needed is (3, H, W) or (N, 3, H, W)")
     _check_finite("unit_channels: image", image)
     if scaling == "fixed":
-        if len(limits) != 3 or min(limits) <= 0:
+        if len(limits) != 3 or not all(0 < limit < np.inf for limit in limits):
             raise MerError(f"unit_channels: limits are {limits}; needed are three positive numbers")
         return np.clip(image / (2 * np.asarray(limits, np.float32)[:, None, None]) + 0.5, 0, 1)
     if scaling == "min_max":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from mer.errors import MerError
-from mer.motion import MOST_CHANNELS
+from mer.shapes import MOST_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -35,6 +35,7 @@ brings its own.
 import concurrent.futures
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +44,7 @@ import numpy as np
 
 from mer import parallel
 from mer.errors import MerError
-from mer.motion import MOST_CHANNELS
+from mer.shapes import MOST_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -209,6 +210,13 @@ def _compiled() -> ModuleType | None:
 def _check_parameters(
     tau: float, lambda_: float, theta: float, scales: int, warps: int, iterations: int, sigma: float
 ) -> None:
+    given: dict[str, object] = {
+        "tau": tau, "lambda_": lambda_, "theta": theta, "scales": scales, "warps": warps, "iterations": iterations,
+        "sigma": sigma,
+    }  # fmt: skip
+    for name, number in given.items():
+        if not isinstance(number, numbers.Real):
+            raise MerError(f"tvl1: {name} is {number!r}; needed is a number")
     if not 0 < tau <= 0.25:
         raise MerError(f"tvl1: tau is {tau}; it converges above 0 and up to 0.25")
     for name, value in (("lambda_", lambda_), ("theta", theta)):

@@ -13,7 +13,16 @@ from skimage.color import rgb2yiq, yiq2rgb
 
 from mer.errors import MerError
 from mer.magnification import eulerian
-from mer.magnification.eulerian import FILTERS, RECIPES, magnify, response, weigh
+from mer.magnification.eulerian import (
+    CAUSAL,
+    FILTERS,
+    RECIPES,
+    band_of_clip,
+    magnify,
+    magnify_frames,
+    response,
+    weigh,
+)
 
 FPS = 30
 BAND = {"low": 0.6, "high": 3.0}
@@ -380,6 +389,73 @@ def test_frames_around_the_clip(filter):
     assert not np.array_equal(magnify(recording[20:33], FPS, 5, 1, 8, filter="iir"), whole[20:33])
 
 
+class Recording:
+    """Frames that are read one by one, into one buffer, as often as is asked; `read` counts them."""
+
+    def __init__(self, frames):
+        self.frames, self.read, self.buffer = frames, 0, np.empty_like(frames[0])
+
+    def __iter__(self):
+        for frame in self.frames:
+            self.read += 1
+            self.buffer[...] = frame
+            yield self.buffer
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("options", [{}, {"lambda_c": 0}, {"pyramid": "gaussian"}, {"chroma": 1}])
+@pytest.mark.parametrize("filter", FILTERS)
+def test_frames_one_by_one_have_the_bytes_of_the_whole_clip(filter, options, dtype):
+    clip = noise((40, 19, 23, 3))
+    clip = clip if dtype == np.uint8 else (clip / 255).astype(dtype)
+    for alpha in (0, 5):
+        whole = magnify(clip, FPS, alpha, 1, 8, filter=filter, **options)
+        for keep in (None, slice(12, 25), slice(39, 40)):
+            recording = Recording(clip)
+            parts = magnify_frames(recording, 40, FPS, alpha, 1, 8, filter=filter, keep=keep, **options)
+            parts = np.stack([part.copy() for part in parts])
+            assert parts.dtype == dtype
+            assert np.array_equal(parts, whole if keep is None else whole[keep])
+            last = 40 if keep is None else keep.stop
+            assert recording.read == 1 + last + (40 if filter == "ideal" and alpha else 0)  # the first tells the size
+
+
+@pytest.mark.parametrize("filter", CAUSAL)
+def test_a_long_clip_takes_no_more_memory_than_a_short_one(filter):
+    """3,000 frames of 224 px and what became of them were 1 GB."""
+    frame, peaks = noise((128, 128, 3)), []
+    for count in (50, 300):
+        frames = (np.roll(frame, t % 7, axis=1) for t in range(count))
+        tracemalloc.start()
+        assert sum(1 for _ in magnify_frames(frames, count, 200, 10, 0.4, 3, filter=filter)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 10 * 4 * frame.nbytes  # ten as float32
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_frames_that_do_not_come_as_announced():
+    clip, options = noise((8, 16, 16, 3)), {"fps": FPS, "alpha": 5, "low": 1, "high": 8}
+    with pytest.raises(MerError, match="'ideal' goes through the frames twice, and an iterator ends; give a list"):
+        magnify_frames(iter(clip), 8, **options, filter="ideal")
+    for frames, count, message in (
+        ([], 8, "a clip of 0 frames"),
+        (clip, 2, "a clip of 2 frames"),
+        (clip[..., 0], 8, r"the first frame is \(16, 16\); needed is \(H, W, 3\) RGB"),
+        (clip.transpose(0, 3, 1, 2), 8, r"the first frame is \(3, 16, 16\)"),
+        (clip.astype(np.int32), 8, "frames are int32"),
+        (clip, 9, "8 frames came where there should be 9"),
+        ([*clip[:5], clip[5, 1:]], 6, r"frame 5 is \(15, 16, 3\) uint8, the first \(16, 16, 3\) uint8; all must"),
+        ([*clip[:5], clip[5] / 255], 6, r"frame 5 is \(16, 16, 3\) float64, the first"),
+        ([*(clip[:5] / 255), clip[5] / 1.0], 6, r"frame 5 ranges over 0..25\d; needed is 0..1"),
+        ([*(clip[:5] / 255), clip[5] * np.nan], 6, "frame 5 has values that are not finite"),
+    ):
+        with pytest.raises(MerError, match=f"^magnify: {message}"):
+            list(magnify_frames(iter(frames), count, **options))
+    with pytest.raises(MerError, match=r"the band is 8\.\.1 Hz"):  # at once, not when the first frame is asked for
+        magnify_frames(clip, 8, FPS, 5, 8, 1)
+
+
 def test_short_clips_run_with_the_recursive_filters():
     """D-01: DCMA's band on 25 frames at 200 fps, an eighth of a second."""
     true = 0.1 * np.arange(25) / 24
@@ -470,6 +546,14 @@ NAN[3, 2, 1, 0] = np.nan
         ({"frames": np.where(np.isnan(NAN), np.inf, 0.5)}, "not finite"),
         ({"frames": GOOD["frames"].astype(np.float32)}, r"range over 0..255; needed is 0..1: scale or clip them"),
         ({"frames": NAN[3:4, 5:6, 5:6].repeat(8, 0).repeat(9, 1).repeat(9, 2) - 1}, r"range over -0.5..-0.5"),
+        ({"frames": GOOD["frames"][0]}, r"frames are .16, 16, 3.: one picture; needed is .T, H, W, 3. RGB"),
+        ({"frames": np.zeros((16, 20, 4), np.uint8)}, r"frames are .16, 20, 4.: one picture"),
+        ({"fps": "30"}, "fps is '30'; needed is a number"),
+        ({"fps": None}, "fps is None; needed is a number"),
+        ({"alpha": "10"}, "alpha is '10'; needed is a number"),
+        ({"low": "0.4"}, "low is '0.4'; needed is a number"),
+        ({"lambda_c": "16"}, "lambda_c is '16'"),
+        ({"chroma": "0.1"}, "chroma is '0.1'"),
         ({"fps": 0}, "fps is 0; needed is the positive"),
         ({"fps": -30}, "fps is -30"),
         ({"fps": np.nan}, "fps is nan"),
@@ -531,6 +615,17 @@ def test_an_edge_above_half_the_frame_rate(filter):
 
 
 def test_response_refuses_what_magnify_refuses():
-    for arguments in (("fft", 1, 30, 0.4, 3), ("iir", 1, 0, 0.4, 3), ("iir", 1, 30, 3, 0.4)):
+    for arguments in (("fft", 1, 30, 0.4, 3), ("iir", 1, 0, 0.4, 3), ("iir", 1, 30, 3, 0.4), ("iir", 1, "30", 0.4, 3)):
         with pytest.raises(MerError):
             response(*arguments)
+
+
+def test_a_band_of_no_clip():
+    for arguments in ((0, 200, 0.4, 3), (67, 0, 0.4, 3), (67, "200", 0.4, 3), (67, 200, 0, 3), (67, 200, 3, 0.4)):
+        with pytest.raises(MerError, match=r"^magnify: "):
+            band_of_clip(*arguments)
+
+
+def test_an_image_with_its_channels_first_is_not_weighed():
+    with pytest.raises(MerError, match=r"weigh: image is \(3, 20, 30\); needed is \(H, W\) or \(H, W, 3\)"):
+        weigh(np.zeros((3, 20, 30), np.float32), np.ones(3))

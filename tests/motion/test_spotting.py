@@ -39,6 +39,12 @@ def test_a_single_picture_is_no_clip_of_its_rows(channels):
         spot_apex(np.zeros((16, 20, channels), np.uint8))
 
 
+@pytest.mark.parametrize("stride", [0, -1])
+def test_a_stride_that_is_none(clip, stride):
+    with pytest.raises(MerError, match=f"spot_apex: stride is {stride}; needed is 1 at least"):
+        spot_apex(clip, stride=stride)
+
+
 # ---- settled ------------------------------------------------------------------------------------------------------
 
 NUMBERS = [46, 47, 49, 50, 53]  # 48, 51 and 52 are absent

@@ -116,6 +116,8 @@ def test_three_channels_refuses():
         three_channels(np.zeros((2, 8, 8)))
     with pytest.raises(MerError, match="three positive numbers"):
         three_channels(np.zeros((3, 8, 8)), limits=(1, 0, 1))
+    with pytest.raises(MerError, match="three positive numbers"):
+        three_channels(np.zeros((3, 8, 8)), limits=(1, np.nan, 1))
 
 
 def test_s14_strain_is_the_sum_of_squares_of_normal_and_shear_components():

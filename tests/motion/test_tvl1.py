@@ -412,10 +412,10 @@ def test_bad_images(prev, following, message):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("tau", 0.3), ("tau", 0), ("lambda_", -1), ("theta", 0), ("scales", 0), ("warps", 0), ("iterations", 0),
-     ("sigma", -0.1)],
+     ("sigma", -0.1), ("tau", "0.25"), ("scales", None)],
 )  # fmt: skip
 def test_bad_parameters(name, value):
-    with pytest.raises(MerError, match=f"tvl1: {name} is {value}"):
+    with pytest.raises(MerError, match=f"tvl1: {name} is {value!r}; "):
         tvl1(ZEROS, ZEROS, **{name: value})
 
 
