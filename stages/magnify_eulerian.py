@@ -10,6 +10,7 @@ magnified apex, as DCMA does it (D-02).
 
 import functools
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from mer.clips import Clip, clips, files_digest, read_index, read_paths
 from mer.errors import MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, warp
-from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify
+from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify_frames
 from mer.storage.cache import ClipCache, available, build_product, digest
 from stages._run import run
 
@@ -42,30 +43,51 @@ def compute(
 ) -> dict:
     numbers, keep = frames_needed(clip, product, apex, recipe)
     size = crop_size(crop["crop"])
-    settings = {name: recipe[name] for name in FILTER} | {"fps": recipe["fps"] or clip.fps, "keep": keep}
+    settings = {name: recipe[name] for name in FILTER} | {"fps": recipe["fps"] or clip.fps}
     try:
-        if full or recipe["around"]:
-            frames = np.stack(list(read_paths([clip.path(number) for number in numbers])))
-        else:
-            frames = source[clip.id][: len(numbers)]
-        if not full:
-            transform = source.extra("transform", clip.id)
-            if recipe["around"]:
-                frames = warp(frames, transform, size)
         if recipe["band"] == "clip":
             settings |= band_of_clip(clip.n_frames, settings["fps"], recipe["low"], recipe["high"])
-        magnified = magnify(frames, **settings)
+        transform = None if full else source.extra("transform", clip.id)
+        frames = _Frames(clip, numbers, source, None if full else (transform, size), full or bool(recipe["around"]))
+        images: Iterable[np.ndarray] = magnify_frames(frames, len(numbers), **settings, keep=keep)
+        if full:
+            if product == "apex_frame":
+                images = list(images)
+                (magnified,) = images
+            else:
+                at = keep.start + int(apex[clip.id])
+                (magnified,) = magnify_frames(frames, len(numbers), **settings, keep=slice(at, at + 1))
+            transform = clip_transform(magnified, source[clip.id], **crop)
+        data = np.empty((keep.stop - keep.start, size, size, 3), np.uint8)
+        for image, place in zip(images, data, strict=True):
+            place[...] = warp(image[None], transform, size)[0] if full else image
     except MerError as error:
         raise MerError(f"{clip.id}: {error}; or leave such clips out with magnify_eulerian.on_error: exclude") from None
-    if full:
-        apex_at = 0 if product == "apex_frame" else int(apex[clip.id])
-        transform = clip_transform(magnified[apex_at], source[clip.id], **crop)
-        magnified = warp(magnified, transform, size)
-    return {"data": magnified[0] if product == "apex_frame" else magnified, "transform": transform}
+    return {"data": data[0] if product == "apex_frame" else data, "transform": transform}
+
+
+class _Frames:
+    """The frames of `numbers`, one by one, as often as is asked: a clip of minutes does not fit into memory whole."""
+
+    def __init__(self, clip: Clip, numbers: list[int], source: ClipCache, warped: tuple | None, whole: bool):
+        self.clip, self.numbers, self.source, self.warped, self.whole = clip, numbers, source, warped, whole
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if not self.whole:
+            yield from (self.source.frame(self.clip.id, t) for t in range(len(self.numbers)))
+            return
+        for frame in read_paths([self.clip.path(number) for number in self.numbers]):
+            yield frame if self.warped is None else warp(frame[None], *self.warped)[0]
 
 
 def fingerprint(clip: Clip, *, source: ClipCache, full: bool, product: str, apex: ClipCache, recipe: dict) -> str:
-    where = source[clip.id].tolist() if full else hashlib.sha256(source[clip.id]).hexdigest()
+    if full:
+        where = source[clip.id].tolist()
+    else:
+        sums = hashlib.sha256()
+        for t in range(clip.n_frames):
+            sums.update(source.frame(clip.id, t))
+        where = sums.hexdigest()
     # The apex is where a whole frame's crop is looked for; a clip of a crop does not depend on it.
     at = int(apex[clip.id]) if full or product == "apex_frame" else None
     around = [clip.path(n) for n in clip.numbers_around(recipe["around"])] if recipe["around"] else []
