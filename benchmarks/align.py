@@ -31,7 +31,8 @@ from mer.clips import Clip
 from mer.errors import MerError
 from mer.faces import crop_size, crop_transform
 from mer.parallel import Engine
-from mer.storage.cache import ClipCache, build_product
+from mer.storage.build import build_product
+from mer.storage.cache import ClipCache
 from stages import align, landmarks
 
 CROP = "box224"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mer.errors import MerError, listed
-from mer.storage.cache import damaged, read_table, write_table
+from mer.storage.files import damaged
+from mer.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:  # a worker reads frames, not tables, and starts a third sooner without pandas
     import pandas as pd

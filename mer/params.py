@@ -323,6 +323,10 @@ def load(path: str | Path = "params.yaml") -> Params:
         ) from None
     except YAMLError as error:
         raise MerError(f"{path}: is not valid YAML: {error}; correct it, or write it anew with make preset") from None
+    except RecursionError:
+        raise MerError(f"{path}: is nested too deeply; correct it, or write it anew with make preset") from None
+    except ValueError as error:  # such as a number of more digits than Python reads
+        raise MerError(f"{path}: has a value that cannot be read ({error}); correct it") from None
     return parse(raw, str(path))
 
 

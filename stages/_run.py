@@ -26,7 +26,7 @@ from mer.parallel import Engine
 from mer.params import Params, load
 from mer.plan import SAFE
 from mer.project import check_folders
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 from mer.storage.spool import Spool
 
 BAD_INPUT = 2

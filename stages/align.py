@@ -11,7 +11,9 @@ import numpy as np
 
 from mer.clips import Clip, clips, read_frames, read_index
 from mer.faces.alignment import clip_transform, crop_options, crop_size, frame_warp
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from stages._run import run
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
 from mer.motion.dynamic_image import dynamic_image
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from stages._run import run
 
 

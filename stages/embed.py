@@ -12,7 +12,9 @@ import importlib
 from pathlib import Path
 
 from mer.clips import Clip, clips, read_index
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from mer.storage.weights import digest_of, provenance, stamp, subjects_seen
 from mer.validation import settings_of_embedding
 from stages._run import run

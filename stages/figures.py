@@ -10,7 +10,8 @@ from pathlib import Path
 from mer import corpora
 from mer.clips import read_index
 from mer.evaluation.figures import draw
-from mer.storage.cache import ClipCache, available
+from mer.storage.build import available
+from mer.storage.cache import ClipCache
 from stages._run import run
 
 

@@ -16,7 +16,9 @@ from mer.clips import Clip, clips, read_index
 from mer.errors import MerError
 from mer.motion.strain import flow_image
 from mer.motion.tvl1 import tvl1
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from stages._run import run
 
 PARAMETERS = ("tau", "lambda_", "theta", "scales", "warps", "iterations", "sigma", "brightness", "noise")

@@ -14,7 +14,7 @@ import numpy as np
 from mer.clips import Clip, clips, files_digest, read_excluded, read_frame, read_index
 from mer.errors import MerError
 from mer.faces.landmarks import ATTEMPTS, find_onset_face
-from mer.storage.cache import build_product
+from mer.storage.build import build_product
 from stages._run import run
 
 LOOK_AHEAD = 5  # frames after the onset: at 200 fps 25 ms, in which a face stays where it is

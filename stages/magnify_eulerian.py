@@ -19,7 +19,9 @@ from mer.clips import Clip, clips, files_digest, read_index, read_paths
 from mer.errors import MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, warp
 from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify_frames
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from stages._run import run
 
 FILTER = ("alpha", "low", "high", "filter", "lambda_c", "chroma")

@@ -15,7 +15,9 @@ import numpy as np
 from mer.clips import Clip, clips, read_index
 from mer.magnification.magnet import linear_abs, loaded_magnet, magnify_pair
 from mer.products import named_factors
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from mer.storage.weights import digest_of, provenance, stamp, subjects_seen
 from stages._run import run
 

@@ -9,7 +9,9 @@ import hashlib
 import numpy as np
 
 from mer.clips import Clip, clips, read_index
-from mer.storage.cache import ClipCache, available, build_product, digest
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from stages._run import run
 
 

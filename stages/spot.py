@@ -13,7 +13,8 @@ import numpy as np
 
 from mer.clips import Clip, clips, read_index
 from mer.motion.spotting import is_spotted, settled_apex
-from mer.storage.cache import ClipCache, available, build_product
+from mer.storage.build import available, build_product
+from mer.storage.cache import ClipCache
 from stages._run import run
 
 

@@ -14,7 +14,8 @@ from mer.errors import MerError
 from mer.evaluation.predictions import describe_run, write_predictions
 from mer.loso import run as loso
 from mer.plan import derive_training
-from mer.storage.cache import ClipCache, available
+from mer.storage.build import available
+from mer.storage.cache import ClipCache
 from mer.storage.spool import Spool
 from mer.storage.weights import provenance, subjects_seen
 from stages._run import run

@@ -9,7 +9,7 @@ import pytest
 
 from mer.clips import COLUMNS, Clip, clips, read_excluded, read_frames, read_index, write_excluded, write_index
 from mer.errors import MerError
-from mer.storage.cache import write_table
+from mer.storage.tables import write_table
 from tests.helpers.refusals import refused
 
 

@@ -224,3 +224,19 @@ def test_a_file_that_is_none(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     assert refused(message, params.load, path).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("a: " + "9" * 5000, "has a value that cannot be read"),
+    ],
+    ids=["nested", "digits"],
+)
+def test_yaml_beyond_the_parsers_limits_is_one_line(tmp_path, text, message):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(MerError) as error:
+        params.load(tmp_path / "params.yaml")
+    assert message in str(error.value)
+    assert len(str(error.value)) < 400

@@ -14,7 +14,7 @@ from mer.params import Params, load
 from mer.plan import Plan, derive
 from mer.plan_file import PLAN, difference, made_from, stages_of, text_of
 from mer.project import check_folders, check_git
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 from tools._errors import one_line
 
 

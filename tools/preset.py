@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from mer.errors import MerError, listed, suggestion
 from mer.params import parse
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 from tools import plan
 from tools._errors import one_line
 

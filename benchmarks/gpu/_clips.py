@@ -10,7 +10,7 @@ from benchmarks.gpu._run import Session
 from mer.errors import MerError
 from mer.loso.task import Task
 from mer.models import ststnet
-from mer.storage.cache import digest
+from mer.storage.files import digest
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks import _report
 from mer.errors import MerError
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 
 
 class TimeUp(BaseException):

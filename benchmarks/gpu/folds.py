@@ -33,7 +33,7 @@ from mer.loso.memory import folds_that_fit
 from mer.loso.optim import Schedule
 from mer.loso.stacked_folds import vmap_obstacle
 from mer.loso.task import Task, TrainingPlan
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 
 NUMBER, TITLE = 3, "LOSO engine"
 GOAL = 20  # times faster than fold by fold

@@ -29,7 +29,7 @@ from mer.errors import MerError
 from mer.magnification.magnet import MagNet, magnify_pair
 from mer.motion.tvl1 import tvl1
 from mer.pretraining import moving_layers as training
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 
 NUMBER, TITLE = 8, "MagNet"
 GOAL = 15  # times faster than one factor at a time in float32

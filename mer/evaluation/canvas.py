@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

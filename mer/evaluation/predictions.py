@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mer.errors import MerError, listed
-from mer.storage.cache import CacheWriter, damaged, digest, printable, read_cells, unreadable
+from mer.storage.cache import CacheWriter
+from mer.storage.files import damaged, digest, unreadable
+from mer.storage.tables import printable, read_cells
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mer.errors import MerError
-from mer.storage.cache import digest
+from mer.storage.files import digest
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ from mer.errors import MerError, listed
 from mer.loso.folds import Fold, folds
 from mer.loso.jobs import EXPLAINED, EXPLAINED_TRAINING, EstimatorTraining, Job, Training
 from mer.parallel import SERIAL, Engine, map_clips
-from mer.storage.cache import ClipCache, digest, report_reused
+from mer.storage.build import report_reused
+from mer.storage.cache import ClipCache
+from mer.storage.files import digest
 from mer.storage.spool import Spool
 
 SELECTIONS = ("last_epoch", "inner_val", "test_best")

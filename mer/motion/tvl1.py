@@ -36,6 +36,7 @@ import concurrent.futures
 import functools
 import math
 import numbers
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -202,7 +203,9 @@ def _compiled() -> ModuleType | None:
         import mer.motion.tvl1_numba as ops
 
         ops.compile_now()
-    except Exception:  # numba lags behind new Pythons and NumPys, which shows as errors of many kinds
+    except Exception as error:  # numba lags behind new Pythons and NumPys, which shows as errors of many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        print(f"tvl1: numba does not work here ({reason}); torch computes the flow, more slowly", file=sys.stderr)
         return None
     return ops
 

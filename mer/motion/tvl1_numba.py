@@ -34,7 +34,9 @@ def compile_now() -> None:
     """
     try:
         _use_all()
-    except Exception:
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        print(f"tvl1: numba's cache cannot be used ({reason}); compiled for this process alone", file=sys.stderr)
         for name in COMPILED:
             globals()[name] = numba.njit(**OPTIONS)(globals()[name].py_func)
         _use_all()

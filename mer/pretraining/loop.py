@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mer.errors import MerError
-from mer.storage.cache import replace_file
+from mer.storage.files import replace_file
 from mer.storage.weights import check_torch_file
 
 THREADS = 2  # of a CPU: sums in convolutions depend on how many there are, so the number is fixed

@@ -33,7 +33,7 @@ from mer.macro import pool
 from mer.macro.tables import EMOTIONS, load_image
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.pretraining import Context, Made, load_network, loop, user_files
-from mer.storage.cache import digest
+from mer.storage.files import digest
 
 SMALLEST = 16  # px; below, nothing of a face can be told
 WARMUP = 0.1  # share of the steps in which the rate grows to `lr`, while Adam learns the gradients' sizes

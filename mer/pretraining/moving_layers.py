@@ -39,7 +39,7 @@ from mer.magnification import moving_layers
 from mer.magnification.magnet import MULTIPLE, Conv, MagNet, Residual
 from mer.magnification.moving_layers import Quadruples
 from mer.pretraining import Context, Made, loop
-from mer.storage.cache import digest
+from mer.storage.files import digest
 
 SMALLEST = 16  # px; below, most of a frame moves out of it
 AHEAD = 8  # batches drawn ahead for a GPU, which would wait for them

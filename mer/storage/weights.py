@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mer.errors import MerError, listed
-from mer.storage.cache import REPAIR, replace_file, unreadable
+from mer.storage.files import REPAIR, replace_file, unreadable
 
 
 def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | list[str]] | None = None) -> None:

@@ -226,7 +226,7 @@ def test_the_prediction_of_a_fold_is_the_plain_loop():
     rows, x = table(), flow()
     p = run(rows, x, knobs={"dropout": 0.0}, recipe={**SHORT, "batch_size": 100})
     from mer.models.ststnet import prepare
-    from mer.storage.cache import digest
+    from mer.storage.files import digest
 
     inputs, label = torch.from_numpy(prepare(x)), torch.tensor(rows["label"].to_numpy())
     test = (rows["subject"] == "s2").to_numpy()

@@ -16,7 +16,8 @@ import pytest
 
 from mer.errors import MerError
 from mer.parallel import Engine
-from mer.storage.cache import CacheWriter, ClipCache, available, build_product, check_same_clips
+from mer.storage.build import available, build_product, check_same_clips
+from mer.storage.cache import CacheWriter, ClipCache
 from mer.storage.spool import Spool
 from tests.helpers.refusals import refused
 
@@ -372,7 +373,7 @@ def test_an_error_of_the_system_is_not_called_damage(tmp_path, monkeypatch, code
 
 
 def test_a_hard_linked_output_is_replaced_not_written_through(tmp_path):
-    from mer.storage.cache import replace_file
+    from mer.storage.files import replace_file
 
     (tmp_path / "cached").write_text("old")
     os.link(tmp_path / "cached", tmp_path / "out")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from mer.errors import MerError
-from mer.storage.cache import SEALED, CacheWriter, ClipCache, build_product, sealed
+from mer.storage.build import build_product
+from mer.storage.cache import CacheWriter, ClipCache
+from mer.storage.seal import SEALED, sealed
 from tests.helpers.refusals import refused
 
 IDS = ["c/s0/a", "c/s0/b", "c/s1/a"]

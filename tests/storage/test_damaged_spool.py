@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mer.errors import MerError
-from mer.storage.cache import ClipCache, build_product
+from mer.storage.build import build_product
+from mer.storage.cache import ClipCache
 from mer.storage.spool import Spool, content_of, summed_line
 
 

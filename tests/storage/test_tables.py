@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mer.storage.cache import read_cells, read_table, write_table
+from mer.storage.tables import read_cells, read_table, write_table
 from tests.helpers.refusals import refused
 
 COLUMNS = ["id", "subject", "number"]
