@@ -132,7 +132,7 @@ def read_index(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not Path(path).exists():
-        raise MerError(f"{path}: there is no such index; run dvc repro, or correct the path in params.yaml")
+        raise MerError(f"{path}: there is no such index; run dvc repro")
     table = pd.DataFrame(read_table(path, COLUMNS), columns=list(COLUMNS), dtype=str)
     if table.empty:
         raise damaged(path, "it has no clip")

@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from mer.clips import Clip, clips, read_frames, read_index
+from mer.errors import MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, frame_warp
 from mer.storage.build import available, build_product
 from mer.storage.cache import ClipCache
@@ -22,7 +23,10 @@ def compute(clip: Clip, *, landmarks: ClipCache, crop: str, **options) -> dict:
     out = np.empty((len(clip.numbers), size, size, 3), dtype=np.uint8)
     for t, frame in enumerate(read_frames(clip)):  # one at a time: a clip of a minute does not fit into memory whole
         if t == 0:
-            transform = clip_transform(frame, landmarks[clip.id], crop, **options)
+            try:
+                transform = clip_transform(frame, landmarks[clip.id], crop, **options)
+            except MerError as error:
+                raise MerError(f"{clip.id}: {error}") from None
             warp = frame_warp(transform, size, frame.shape[:2])
         warp(frame, out[t])
     return {"data": out, "transform": transform}

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from mer.errors import MerError, listed
+from mer.evaluation.predictions import read_run
 from mer.params import load
 from tools._errors import one_line
 
@@ -25,9 +26,7 @@ def publish(root: Path = Path()) -> Path:
     if stale:
         raise MerError(f"stages are out of date: {listed(stale)}; run dvc repro first")
     leaky = [
-        name
-        for name in params.experiments
-        if json.loads((root / f"data/predictions/{name}/run.json").read_text("utf-8"))["protocol"]["leaky"]
+        name for name in params.experiments if read_run(root / f"data/predictions/{name}/run.json")["protocol"]["leaky"]
     ]
     if leaky:
         raise MerError(

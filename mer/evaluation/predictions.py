@@ -37,7 +37,7 @@ def read_predictions(folder: Path, name: str = "predictions.csv") -> tuple["pd.D
     Raises MerError where one is missing, or another than `write_predictions` has written: the line, and what to do.
     """
     folder = Path(folder)
-    run_info = _read_run(folder / RUN)
+    run_info = read_run(folder / RUN)
     files = run_info.pop("files")
     gone = [other for other in files if not (folder / other).exists()]
     if gone:
@@ -86,7 +86,7 @@ _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 _FLOAT = re.compile(r"-?\d{1,18}(\.\d{1,18})?(e[-+]\d{1,3})?", re.ASCII)
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
     """run.json without its digest. Raises MerError for anything but what `run_text` has made."""
     try:
         content = json.loads(path.read_bytes())

@@ -57,7 +57,7 @@ class ClipCache:
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # sealed by another program
             raise MerError(f"{self.path}: is not a product of this project ({error}); run dvc repro") from None
         if kind is not None and self.kind != kind:
-            raise MerError(f"{self.path}: holds {self.kind!r}, needed is {kind!r}; correct the path in params.yaml")
+            raise MerError(f"{self.path}: holds {self.kind!r}, needed is {kind!r}; run dvc repro")
         self._row = {clip_id: i for i, clip_id in enumerate(self.ids)}
 
     def _read_tables(self, file: h5py.File, seal: Seal) -> None:

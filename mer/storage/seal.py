@@ -70,7 +70,7 @@ def read_seal(path: Path) -> Seal:
             around = (_pieces(file, *place) for place in ((SEALED, seal.start), (seal.end, size)))
             found = seal.signed(itertools.chain.from_iterable(around))
     except FileNotFoundError:
-        raise MerError(f"{path}: there is no such product; run dvc repro, or correct the path in params.yaml") from None
+        raise MerError(f"{path}: there is no such product; run dvc repro") from None
     except OSError as error:
         raise unreadable(path, error) from None
     if found != seal:

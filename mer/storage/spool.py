@@ -5,7 +5,8 @@
     <n>.rows         its journal: one JSON line a clip with its key, its place in the part and its small values
     lock             held by the process that writes
 
-A block goes as soon as its data stand in the part, so a product is on disk once, and most blocks never reach it.
+A block goes as soon as its data stand in the part, so a product that grows is on disk once, and most blocks never
+reach it.
 Arrays and lines carry checksums: a killed process cannot tear a file that is renamed into place, a machine that stops
 can. Whatever is damaged counts as absent: its item is computed again.
 """

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mer.clips import read_index, write_index
+from mer.clips import clips, read_index, write_index
+from mer.errors import MerError
+from stages.align import compute
 from stages.landmarks import LOOK_AHEAD
 from tests.helpers.project import edit, make_project
 from tests.helpers.stages import refused, stage
@@ -132,6 +134,14 @@ def test_no_face_found(project):
     assert stage(project, "index", "synthetic")[0] == 0
     refused(stage(project, "landmarks", "synthetic"), f"{onset.relative_to(project)}: no face found in a 320x320 image",
             "raise landmarks.upsample")  # fmt: skip
+
+
+def test_landmarks_outside_the_frame_are_said_with_their_clip(project, monkeypatch):
+    monkeypatch.chdir(project)
+    clip = clips(read_index(Path("data/index/synthetic.csv")))[0]
+    outside = np.random.default_rng(0).uniform((400, 10), (460, 70), (68, 2))  # the frame has 320 columns
+    with pytest.raises(MerError, match=rf"^{clip.id}: crop box112: .* none of which lies in the 320x320"):
+        compute(clip, landmarks={clip.id: outside}, crop="box112")
 
 
 def test_truncated_hdf5(project):
