@@ -406,8 +406,10 @@ def _ideal(
         if len(held) == TOGETHER or t == count - 1:
             parts = parts + basis[t + 1 - len(held) : t + 1].T @ np.stack(held)
             held = []
-    for start in range(kept.start, kept.stop, TOGETHER):
-        yield from (back[start : min(start + TOGETHER, kept.stop)] @ parts).reshape(-1, *shape)
+    # The same products whatever is kept: BLAS rounds a product of other rows differently on some processors.
+    for start in range(kept.start // TOGETHER * TOGETHER, kept.stop, TOGETHER):
+        product = back[start : start + TOGETHER] @ parts
+        yield from product[max(kept.start - start, 0) : kept.stop - start].reshape(-1, *shape)
 
 
 def _bins(count: int, fps: float, low: float, high: float) -> np.ndarray:
