@@ -93,7 +93,7 @@ def run(
     models.check_knobs(model, knobs)
     if weights is not None and spec.load_weights is None:
         raise MerError(f"weights are {weights}, but {spec.path} declares no load_weights; leave them out")
-    inputs = _prepare(spec, arrays, order, table["id"].tolist())
+    inputs = _prepare(spec, arrays, knobs, order, table["id"].tolist())
     _check_finite(inputs, table)
     arguments: dict[str, Any] = {
         "inputs": inputs,
@@ -224,7 +224,7 @@ def _emit_explanations(done: list, ids: list[str], explained: Callable[[str, dic
 
 
 def _prepare(
-    spec: models.ModelSpec, arrays: Sequence, order: np.ndarray, ids: list[str], at_once: int = 16
+    spec: models.ModelSpec, arrays: Sequence, knobs: dict, order: np.ndarray, ids: list[str], at_once: int = 16
 ) -> np.ndarray:
     """The model's inputs, rows in the order of `ids`. Raises MerError where `prepare` of a clip depends on others."""
     for array in arrays:
@@ -234,9 +234,9 @@ def _prepare(
     for start in range(0, len(ids), at_once):
         rows = slice(start, start + at_once)
         block = [a.load(ids[rows]) if isinstance(a, ClipCache) else a[order[rows]] for a in arrays]
-        parts.append(spec.prepare(*block))
+        parts.append(spec.prepared(block, knobs))
         if start == 0:
-            alone, beside = spec.prepare(*[a[:1] for a in block]), parts[0][:1]
+            alone, beside = spec.prepared([a[:1] for a in block], knobs), parts[0][:1]
             if not np.allclose(alone, beside, rtol=1e-4, atol=1e-4 * np.abs(beside).max(initial=0), equal_nan=True):
                 raise MerError(
                     f"{spec.path}: what its prepare returns for {ids[0]} depends on the clips beside it, so test "

@@ -6,7 +6,8 @@ What the file declares:
                           reads(knobs) instead, where that depends on knobs; it is given all of them
     RECIPE                how it is trained: fields of mer.loso.recipe.Recipe; None for a scikit-learn estimator
     build(classes, *, knob=default, …)        the network, paper size by default, or the estimator; downloads nothing
-    prepare(*arrays)      what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time
+    prepare(*arrays)      what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time. An
+                          argument after a * is the knob of that name: prepare(flow, *, size)
     mirror(inputs)        optional: the same inputs for the mirrored face (flow changes the sign of u)
     VECTORS               optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
                           none; a recipe may then turn and scale the faces
@@ -39,7 +40,7 @@ import importlib
 import inspect
 import numbers
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -79,8 +80,11 @@ class ModelSpec:
     @functools.cached_property
     def knobs(self) -> dict[str, inspect.Parameter]:
         """The keyword arguments of `build` by name."""
-        parameters = inspect.signature(self.build, eval_str=True).parameters
-        return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return _keywords(self.build)
+
+    def prepared(self, arrays: Sequence[Any], knobs: dict[str, Any]) -> Any:
+        """What `prepare` makes of the arrays, with the knobs that it asks for; `knobs` as for `all_knobs`."""
+        return self.prepare(*arrays, **{name: self.all_knobs(knobs)[name] for name in _keywords(self.prepare)})
 
     def all_knobs(self, changes: dict[str, Any]) -> dict[str, Any]:
         """The defaults of `build`, with changes."""
@@ -111,6 +115,8 @@ def load(name: str) -> ModelSpec:
         missing.remove("READS")
     if missing:
         raise MerError(f"{path} declares no {listed(missing)}; see mer/models/__init__.py for what a model needs")
+    if unknown := [knob for knob in _keywords(found["prepare"]) if knob not in _keywords(found["build"])]:
+        raise MerError(f"{path}: prepare asks for the knob {listed(unknown)}, which build does not have; add it there")
     if "explain_training" in found and "explain" not in found:
         raise MerError(f"{path} declares explain_training without explain, beside which it is kept; declare both")
     return ModelSpec(
@@ -119,6 +125,12 @@ def load(name: str) -> ModelSpec:
         declares_vectors="VECTORS" in found, loss=found.get("loss"), load_weights=found.get("load_weights"),
         explain=found.get("explain"), explain_training=found.get("explain_training"),
     )  # fmt: skip
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only arguments of a function by name."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def build(name: str, classes: int, **knobs: Any) -> Any:

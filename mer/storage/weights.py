@@ -150,7 +150,7 @@ def read_official(
     kind: str,
     source: str,
     revision: str,
-    expected: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor] | Callable[[Any], Mapping[str, Tensor]],
     network: str,
     *,
     renamed: Callable[[dict], dict],
@@ -161,7 +161,7 @@ def read_official(
         kind: the class of transformers, such as "ResNetModel".
         source: a name on the Hugging Face hub, taken from transformers' cache where it is there; or a folder.
         revision: commit, tag or branch on the hub; without meaning for a folder.
-        expected, network, renamed: as for `read_weights`.
+        expected, network, renamed: as for `read_weights`; expected may be a function of the model's configuration.
 
     Raises:
         MerError: transformers can get the weights from nowhere, or they are not the network's.
@@ -179,6 +179,7 @@ def read_official(
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise MerError(f"{source}: the official weights of {network} cannot be had ({reason}); {remedy}") from None
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}  # not read, but random
+    expected = expected(model.config) if callable(expected) else expected
     state = renamed({name: value for name, value in model.state_dict().items() if name not in drawn})
     return _matched(state, expected, source, network, remedy, more=True)
 

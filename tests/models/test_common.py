@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Where the paper's size takes too long: (knobs, px of the crop). The defaults and the crop's own size elsewhere.
 SIZES = {
+    "msmmt": ({"size": 128, "width": 16, "layers": 2, "heads": 2, "fc1": 8, "start": "random"}, 128),
     "uamrn": ({"factors": "linspace_2_13_3", "tap": "layer1", "grid": 1, "d_model": 16, "blocks": 1, "samples": 2}, 32),
 }
 # Why a network cannot be trained with other folds in parallel, as vmap_obstacle says it.
@@ -82,8 +83,12 @@ def arrays(name: str, seed: int = 0) -> list[np.ndarray]:
     return [array(p, side or int(re.search(r"\d+$", p.crop)[0]), rng) for p in reads(name)]
 
 
+def prepare(name: str, *given: np.ndarray) -> np.ndarray:
+    return models.load(name).prepared(given, knobs_of(name))
+
+
 def prepared(name: str, seed: int = 0) -> np.ndarray:
-    return models.load(name).prepare(*arrays(name, seed))
+    return prepare(name, *arrays(name, seed))
 
 
 def engine_network(name: str) -> nn.Module:
@@ -144,9 +149,9 @@ def test_it_reads_products(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_it_prepares_of_a_clip_does_not_depend_on_other_clips(name):
-    prepare, given = models.load(name).prepare, arrays(name)
+    given = arrays(name)
     kept = [a.copy() for a in given]
-    whole = prepare(*given)
+    whole = prepare(name, *given)
     assert len(whole) == N
     assert np.isfinite(whole).all()
     for before, after in zip(kept, given, strict=True):
@@ -154,9 +159,9 @@ def test_what_it_prepares_of_a_clip_does_not_depend_on_other_clips(name):
     others = [b.copy() for b in arrays(name, seed=1)]
     for mine, other in zip(given, others, strict=True):
         other[2] = mine[2]
-    np.testing.assert_array_equal(prepare(*others)[2], whole[2])
-    close(np.concatenate([prepare(*(a[i : i + 1] for a in given)) for i in range(N)]), whole)
-    assert not np.array_equal(prepare(*others)[3], whole[3])  # it does depend on the clip
+    np.testing.assert_array_equal(prepare(name, *others)[2], whole[2])
+    close(np.concatenate([prepare(name, *(a[i : i + 1] for a in given)) for i in range(N)]), whole)
+    assert not np.array_equal(prepare(name, *others)[3], whole[3])  # it does depend on the clip
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if models.load(name).mirror is not None])
@@ -173,14 +178,14 @@ def test_its_mirror_gives_the_inputs_of_mirrored_faces_and_back(name):
         x[..., 0, :, :] *= -1  # u of (…, 3, height, width)
         return x
 
-    x = spec.prepare(*given)
+    x = prepare(name, *given)
     once = mirror(x)
     assert (once.shape, once.dtype) == (x.shape, x.dtype)
     assert not np.array_equal(once, x)
     close(mirror(once), x, of=np.finfo(np.float32).eps)
     kinds = [p.kind for p in reads(name)]
     assert "embedding" not in kinds, "nothing can mirror features; put knobs into SIZES with which frames are read"
-    close(once, spec.prepare(*(mirrored(p, a) for p, a in zip(reads(name), given, strict=True))))
+    close(once, prepare(name, *(mirrored(p, a) for p, a in zip(reads(name), given, strict=True))))
 
 
 @pytest.mark.parametrize("name", NAMES)
