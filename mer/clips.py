@@ -8,10 +8,11 @@ corpora never collide.
 import bisect
 import hashlib
 import itertools
+import numbers
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +30,15 @@ COLUMNS = (
     *("id", "corpus", "subject", "clip", "emotion", "aus"),
     *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "edition", "digest"),
 )
+FRAME_NUMBERS = ("onset", "apex", "offset")
 LONGEST = 1_000_000  # frames of a clip: 83 minutes at 200 fps
+FASTEST = 1e6  # frames a second; the fastest cameras for faces have 1e4
+THEIRS = "what the reader returns (docs/corpora.md)"  # for remedies
 MAX_PIXELS = 2**26  # of a frame, twice those of 8K film; SAMM's, the largest of a corpus, have 2**21
 MAX_BYTES = 4 * MAX_PIXELS + 2**20  # of a frame's file: four bytes a pixel, and the rest
 MAX_SCANS = 200  # of a progressive JPEG, which usually has ten
-LOST_BLOCK = bytes(4096)  # the smallest part of a file that a disk loses
+LOST_BLOCK = bytes(4096)  # the smallest part of a file that a file system loses
+SECTOR = 512  # bytes: what disks and copies lose begins and ends at multiples of it
 
 
 @dataclass(frozen=True)
@@ -103,25 +108,91 @@ def check_counts(found: dict[str, int], wanted: dict[str, int | None], where: st
                            "the number")  # fmt: skip
 
 
+def checked(table: "pd.DataFrame", where: str, columns: Sequence[str] = COLUMNS[:-1]) -> "pd.DataFrame":
+    """What a reader returns, as an index holds it: frame numbers int64, fps float64, text elsewhere.
+
+    Args:
+        table: one row a clip. Numbers may be Python's or numpy's.
+        where: begins messages.
+        columns: those that are needed and checked; further ones stay as they are. `digest` is not the reader's.
+
+    Raises:
+        MerError: no table, no clip or a missing column. And, naming the clip: a cell of another type; an fps that is
+            not above 0 and finite (0 stands for none where the clip is a still); numbers that cannot be those of a
+            clip; a path that takes no frame number; an `absent` that names other frames than the clip's, or all.
+    """
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame):
+        raise MerError(f"{where}: is a {type(table).__name__}, needed is a pandas.DataFrame; correct {THEIRS}")
+    missing = [column for column in columns if column not in table]
+    if missing or table.empty:
+        what = f"no column {listed(missing)}" if missing else "no clip"
+        raise MerError(f"{where}: has {what}; correct {THEIRS}")
+    rows: list[dict] = table[list(columns)].to_dict("records")
+    for number, row in enumerate(rows):
+        named = isinstance(row["id"], str) and row["id"] != ""
+        clip = f"clip {row['id']}" if named else f"row {number} (subject {row['subject']!r}, clip {row['clip']!r})"
+        for column in columns:
+            needed = _needed(column, row)
+            if needed:
+                raise MerError(
+                    f"{where}: {clip}: {column} is {row[column]!r:.60}, needed is {needed}; correct {THEIRS}"
+                )
+        check_numbers(f"{where}: {clip}", row["onset"], row["apex"], row["offset"])
+        inside = range(row["onset"], row["offset"] + 1)
+        absent = row["absent"].split()
+        if not set(absent) <= set(map(str, inside if absent else ())) or len(set(absent)) == len(inside):
+            raise MerError(
+                f"{where}: {clip}: absent is {row['absent']!r:.60}, needed are some of the frame numbers "
+                f"{row['onset']} to {row['offset']}, separated by spaces; correct {THEIRS}"
+            )
+    kinds = {**dict.fromkeys(FRAME_NUMBERS, np.int64), "fps": np.float64}
+    return table.assign(**{name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
+
+
+def _needed(column: str, row: dict) -> str:
+    """What a cell must be, where it is something else; "" where it is right."""
+    value = row[column]
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if column in FRAME_NUMBERS:
+        fits = real and isinstance(value, numbers.Integral) and 0 <= int(value) < 2**63
+        return "" if fits else "a frame number: a whole number from 0, no text"
+    if column == "fps":
+        fits = real and (0 < value <= FASTEST or (value == 0 and row["onset"] == row["offset"]))
+        return "" if fits else "a number of frames a second, above 0, no text"
+    if not isinstance(value, str):
+        return 'text, "" for none'
+    if column == "id" and not value:
+        return "<corpus>/<subject>/<clip>"
+    if column == "frame":
+        try:
+            value.format(row["onset"])
+        except (ValueError, LookupError, AttributeError, TypeError):
+            return "a path with {} for the frame number, and other braces doubled"
+    return ""
+
+
 def write_index(path: Path, table: "pd.DataFrame") -> None:
     """Write the index in the order of `id`, replacing `path` in one step.
 
-    Raises MerError on ids that occur twice, or differ in the case of letters alone (some disks have one folder for
-    both), and on frame numbers that cannot be those of a clip.
+    Raises MerError on what `checked` refuses, and on ids that occur twice, or differ in the case of letters alone (some
+    disks have one folder for both).
     """
-    same = table["id"].map(lambda clip_id: unicodedata.normalize("NFC", str(clip_id)).casefold())
+    table = checked(table, str(path), COLUMNS)
+    same = table["id"].map(lambda clip_id: unicodedata.normalize("NFC", clip_id).casefold())
     repeated = table["id"][same.duplicated()]
     if len(repeated):
         raise MerError(f"{path}: clip ids occur twice: {listed(repeated)}; a label sheet must name every clip once")
-    for row in table.itertuples():
-        check_numbers(f"{path}: clip {row.id}", row.onset, row.offset)
     write_table(path, table.sort_values("id")[list(COLUMNS)])
 
 
-def check_numbers(where: str, onset: int, offset: int) -> None:
-    """Raise MerError for a clip that ends before it begins, or whose numbers would fill the memory."""
+def check_numbers(where: str, onset: int, apex: int, offset: int) -> None:
+    """Raise MerError for a clip that ends before it begins or would fill the memory, and for an apex outside of it."""
     if not 0 <= offset - onset < LONGEST:
         raise MerError(f"{where}: has frames {onset} to {offset}, needed are 1 to {LONGEST} of them; correct the row")
+    if not onset <= apex <= offset:
+        raise MerError(f"{where}: apex {apex} is none of its frames {onset} to {offset}; correct the row")
 
 
 def read_index(path: Path) -> "pd.DataFrame":
@@ -136,13 +207,13 @@ def read_index(path: Path) -> "pd.DataFrame":
     table = pd.DataFrame(read_table(path, COLUMNS), columns=list(COLUMNS), dtype=str)
     if table.empty:
         raise damaged(path, "it has no clip")
-    for column, kind in (*dict.fromkeys(("onset", "apex", "offset"), np.int64).items(), ("fps", np.float64)):
+    for column, kind in (*dict.fromkeys(FRAME_NUMBERS, np.int64).items(), ("fps", np.float64)):
         try:
             table[column] = table[column].astype(kind)
         except (ValueError, OverflowError) as error:
             raise damaged(path, f"{column} holds no number ({error})") from None
     for row in table.itertuples():
-        check_numbers(f"{path}: clip {row.id}", row.onset, row.offset)
+        check_numbers(f"{path}: clip {row.id}", row.onset, row.apex, row.offset)
     return table
 
 
@@ -182,7 +253,7 @@ def read_frame(path: str | Path) -> np.ndarray:
     Raises:
         MerError: no such file, or a pipe or folder; another kind of image, too large, more than 8 bits a channel, or
             damaged. Decoders fill in what a file has lost and say nothing, so the file is checked first: a JPEG by
-            libjpeg's own warnings, a BMP for a disk block of zeros; a PNG has checksums. docs/corpora.md says what
+            libjpeg's own warnings, a BMP for zeros that cut its rows; a PNG has checksums. docs/corpora.md says what
             damage stays unseen.
     """
     import cv2
@@ -224,12 +295,84 @@ def _check_image(path: str | Path, data: bytes) -> tuple[int, int] | None:
         _check_depth(path, data, bits)
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(path, data)
-    elif data.startswith(b"BM") and data.find(LOST_BLOCK, 54) >= 0:
-        raise MerError(
-            f"{path}: is a damaged BMP ({len(LOST_BLOCK)} or more zero bytes in a row, as of a copy that was not "
-            "finished); replace the file, or, where the picture is that black, save it as PNG"
-        )
+    elif data.startswith(b"BM"):
+        _check_bmp(path, data, *size)
     return size
+
+
+def _check_bmp(path: str | Path, data: bytes, width: int, height: int) -> None:
+    """Raise MerError where zeros stand that are no black area, but what a failed disk or copy has left."""
+    start, bits, packing = (int.from_bytes(data[a:b], "little") for a, b in ((10, 14), (28, 30), (30, 34)))
+    used, stride = (width * bits + 7) // 8, (width * bits + 31) // 32 * 4  # bytes of a row, without and with padding
+    by_run_lengths = packing in (1, 2)  # there a black area is no row of zeros
+    if not by_run_lengths and not 0 < height * stride <= len(data) - start:
+        return  # the decoder refuses it
+    count = 0 if by_run_lengths else height * stride
+    rows = np.frombuffer(data, np.uint8)[start : start + count].reshape(-1, stride or 1)[:, :used]
+    begin = data.find(LOST_BLOCK, start)
+    while begin >= 0:
+        end = _end_of_zeros(data, begin)
+        if by_run_lengths or _cuts_a_row(rows, stride, start, begin, end):
+            raise MerError(
+                f"{path}: is a damaged BMP ({len(LOST_BLOCK)} or more zero bytes cut the picture, from byte {begin} to "
+                f"{end - 1}, as of a copy that was not finished); replace the file, or, where the picture is that "
+                "black, save it as PNG"
+            )
+        begin = data.find(LOST_BLOCK, end)
+
+
+def _end_of_zeros(data: bytes, place: int) -> int:
+    """Where the zeros that begin at `place` end."""
+    while data.startswith(LOST_BLOCK, place):
+        place += len(LOST_BLOCK)
+    rest = data[place : place + len(LOST_BLOCK)]
+    return place + len(rest) - len(rest.lstrip(b"\0"))
+
+
+def _cuts_a_row(rows: np.ndarray, stride: int, start: int, begin: int, end: int) -> bool:
+    """Whether zeros in a BMP, bytes `begin` to `end`, are lost content and no black area.
+
+    rows (H, W) uint8, as they stand in the file: from byte `start`, every `stride` bytes. A black area of as many bytes
+    is as wide as the picture. It begins and ends with a row, or where the next shape in the picture has its edge; lost
+    content begins and ends anywhere in a row.
+    """
+    inside = []
+    for place, beside in ((begin, -1), (end, 1)):
+        number, column = divmod(place - start, stride)
+        if not (number < len(rows) and 0 < column < rows.shape[1]):
+            continue  # the zeros end with a row or with the picture
+        inside.append(place % SECTOR)
+        if 0 <= number + beside < len(rows):
+            row, other = rows[number, ::-beside], rows[number + beside, ::-beside]  # so that the zeros stand behind
+            seen = column if beside < 0 else rows.shape[1] - column
+            if _breaks_off(row, other, seen, at_block=place % len(LOST_BLOCK) == 0):
+                return True
+    # A shape's edges are at multiples of a sector once in 2**18 times.
+    return inside == [0, 0]
+
+
+def _breaks_off(row: np.ndarray, beside: np.ndarray, seen: int, *, at_block: bool) -> bool:
+    """Whether `row` is black behind its first `seen` bytes, though by the row beside it the picture goes on there.
+
+    The picture goes on where the mean of the row beside is far above 0 over the black part, and the means of both rows
+    are about equal over the rest. At the blurred or interpolated edge of a shape the last row is darker than the one
+    beside it. At a sharp edge it is not, but a shape is narrower than the picture, and black on both its sides.
+
+    at_block: whether the zeros end at a block of the file, as a shape does once in 2**12 times. Then the black sides
+    count for nothing.
+    """
+    shown, same, lost = row[:seen], beside[:seen], beside[seen:]
+    if min(np.count_nonzero(shown), np.count_nonzero(lost)) < 16:  # noise leaves fewer black by chance
+        return False
+    mean = same.mean()
+    if lost.mean() < 4 * max(abs(shown.mean() - mean), mean / 32):  # rows of a picture differ by 1/32 anyway
+        return False
+    return at_block or max(map(_longest_black, (shown, lost))) <= len(row) / 16
+
+
+def _longest_black(row: np.ndarray) -> int:
+    """The most zeros in succession."""
+    return int(np.diff(np.flatnonzero(row), prepend=-1, append=len(row)).max()) - 1
 
 
 def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int] | None]:

@@ -13,7 +13,7 @@ from typing import Any
 from mer import corpora, models
 from mer.corpora import megc2019_flow
 from mer.errors import MerError, suggestion
-from mer.loso import augmentation
+from mer.loso import augmentation, task
 from mer.loso.recipe import Recipe
 from mer.params import Experiment, Params
 from mer.plan import Plan, labels_of
@@ -53,13 +53,17 @@ def _check_experiment(params: Params, where: str, experiment: Experiment) -> Non
     )
     knobs = params.knobs_of(experiment)
     try:
-        models.build(spec.name, classes, **knobs)
+        network = models.build(spec.name, classes, **knobs)
     except (ValueError, RuntimeError) as error:
         raise MerError(f"{where}: model {spec.name} cannot be built with {knobs}: {error}") from None
     if spec.recipe is None and experiment.recipe:
         raise MerError(f"{where}.recipe: model {spec.name} is no network and has no recipe; remove it")
     if spec.recipe is not None:
-        augmentation.of_model(spec, Recipe.of(spec.recipe, experiment.recipe, f"{where}.recipe"))
+        augmentation.of_model(spec, Recipe.of_model(spec, experiment.recipe, knobs, f"{where}.recipe"))
+        try:
+            task.controlled(network)
+        except MerError as error:
+            raise MerError(f"{where}: {spec.path}: {error}") from None
 
 
 def check_classes(where: str, labels: str, classes: int) -> None:

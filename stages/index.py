@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mer import corpora
-from mer.clips import check_counts, files_digest, write_corrected, write_excluded, write_index
+from mer.clips import check_counts, checked, files_digest, write_corrected, write_excluded, write_index
 from mer.corpora.facts import check_facts, is_whole_corpus
 from mer.errors import listed
 from mer.macro import tables
@@ -27,10 +27,11 @@ def main(stage, *, reader: str, raw: str, out: str, clips: int | None = None, su
         table = tables.index_table(images, stage.key)
     else:
         table = module.read_corpus(raw, stage.key, on_error=on_error)
+    table = checked(table, f"corpus {stage.key}, read by {module.__name__}")
     found = {"clips": len(table), "subjects": table["subject"][table["subject"] != ""].nunique()}
     check_counts(found, {"clips": clips, "subjects": subjects}, raw, f"corpora.{stage.key}.expect")
     if clips is None and subjects is None and is_whole_corpus(stage.key, reader):
-        check_facts(table, reader, raw, len(table.attrs["excluded"]))
+        check_facts(table, reader, raw, len(table.attrs.get("excluded", [])))
     paths = [
         [row.frame.format(n) for n in range(row.onset, row.offset + 1) if str(n) not in row.absent.split()]
         for row in table.itertuples()

@@ -1,5 +1,6 @@
 """Clips whose corpus lacks single frames; the index, which is read as it was written or not at all."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -74,7 +75,7 @@ def index(tmp_path):
 @pytest.mark.parametrize("name", ["NA", "nan", "null", "None", "007", "1e5", "TRUE", "1.0", "-", " a ", ""])
 def test_text_stays_text(tmp_path, name):
     """A subject named NA is one, and 007 is another than 7."""
-    columns = [column for column in COLUMNS if column not in ("id", "onset", "apex", "offset", "fps")]
+    columns = [column for column in COLUMNS if column not in ("id", "onset", "apex", "offset", "fps", "absent")]
     text = dict.fromkeys(columns, name)
     write_index(tmp_path / "c.csv", rows("c/s/1", **text))
     table = read_index(tmp_path / "c.csv")
@@ -102,6 +103,86 @@ def test_ids_that_differ_in_the_case_of_letters_or_their_composition(tmp_path):
 def test_a_clip_that_would_fill_the_memory(tmp_path, offset):
     refused(rf"c\.csv: clip c/s/1: has frames 1 to {offset}, needed are 1 to 1000000 of them; correct the row",
             write_index, tmp_path / "c.csv", rows("c/s/1", offset=offset))  # fmt: skip
+
+
+class Number(np.int64):
+    """A number that is no numpy type of its own."""
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.int32, np.uint8, np.uint64, Number])
+@pytest.mark.parametrize("rate", [200, 29.97, np.float32(29.97), np.float64(100), np.int16(30), 1e6])
+def test_numbers_of_any_kind_are_numbers(tmp_path, kind, rate):
+    """Also in a column of objects, and small ones whose differences would leave their range."""
+    changes = {"onset": kind(250), "apex": kind(252), "offset": kind(253), "fps": rate, "subject": np.str_("007")}
+    table = rows("c/s/1", "c/s/2", **changes)
+    for given in (table, table.astype(object)):
+        write_index(tmp_path / "c.csv", given)
+        found = clips(read_index(tmp_path / "c.csv"))
+        assert [(c.onset, c.apex, c.offset, c.fps, c.subject) for c in found] == [
+            (250, 252, 253, float(rate), "007")] * 2  # fmt: skip
+
+
+def test_a_still_has_no_rate(tmp_path):
+    write_index(tmp_path / "c.csv", rows("c/s/1", onset=4, apex=4, offset=4, fps=0.0))
+    assert read_index(tmp_path / "c.csv").loc[0, "fps"] == 0
+    refused("clip c/s/1: fps is 0.0, needed is", write_index, tmp_path / "c.csv", rows("c/s/1", fps=0.0))
+    refused("clip c/s/1: fps is nan, needed is", write_index, tmp_path / "c.csv",
+            rows("c/s/1", onset=4, apex=4, offset=4, fps=np.nan))  # fmt: skip
+
+
+RATE = "needed is a number of frames a second, above 0, no text"
+FRAME = "needed is a frame number: a whole number from 0, no text"
+TEXT = 'needed is text, "" for none'
+WRONG = [
+    *(("fps", value, RATE) for value in ("200 fps", "200", "", None, np.nan, np.inf, -np.inf, -30.0, 0, 0.0, True, 1e9,
+                                         np.float32("nan"), np.float32(-1), 2j, [200], 10**400)),
+    *((column, value, FRAME) for column in ("onset", "apex", "offset")
+      for value in ("2", "2.0", "", 2.0, 2.5, np.float64(2), np.nan, np.inf, None, True, np.bool_(True), -1,
+                    np.int64(-1), 2**63, [2])),
+    *((column, value, TEXT) for column in COLUMNS if column not in ("onset", "apex", "offset", "fps", "id")
+      for value in (None, np.nan, 7, 7.0, True, np.int64(7), b"a", ["a"])),
+    ("frame", "img{n}.jpg", "needed is a path with {} for the frame number, and other braces doubled"),
+    ("frame", "{}/img{}.jpg", "needed is a path with {} for the frame number"),
+    ("frame", "img{.jpg", "needed is a path with {} for the frame number"),
+    ("frame", "img{:s}.jpg", "needed is a path with {} for the frame number"),
+    ("absent", "2,3", "needed are some of the frame numbers 1 to 4, separated by spaces"),
+    ("absent", "02", "needed are some of the frame numbers 1 to 4"),
+    ("absent", "9", "needed are some of the frame numbers 1 to 4"),
+    ("absent", "1 2 3 4", "needed are some of the frame numbers 1 to 4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value", "needed"), WRONG, ids=[f"{c} {v!r:.20}" for c, v, _ in WRONG])
+def test_a_cell_that_no_index_holds_is_refused_with_its_clip(tmp_path, column, value, needed):
+    """Before it is written: what is read back afterwards would be called damaged."""
+    table = rows("c/s/1", "c/s/2").astype(object)
+    table[column] = pd.Series([table.loc[0, column], value], dtype=object)
+    shown = value.item() if isinstance(value, np.generic) else value
+    refused(
+        re.escape(f"c.csv: clip c/s/2: {column} is {shown!r:.60}, {needed}") + ".*; correct what the reader returns",
+        write_index, tmp_path / "c.csv", table,
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [None, np.nan, 7, ""])
+def test_a_clip_without_an_id_is_named_by_its_row(tmp_path, value):
+    table = rows("c/s/1", "c/s/2", subject="s", clip="k").astype(object)
+    table["id"] = pd.Series(["c/s/1", value], dtype=object)
+    refused(rf"c\.csv: row 1 \(subject 's', clip 'k'\): id is {value!r}, needed is", write_index, tmp_path / "c.csv",
+            table)  # fmt: skip
+
+
+def test_an_apex_outside_of_its_clip_a_missing_column_and_no_clip(tmp_path):
+    for apex in (0, 5):
+        refused(rf"c\.csv: clip c/s/1: apex {apex} is none of its frames 1 to 4; correct the row", write_index,
+                tmp_path / "c.csv", rows("c/s/1", apex=apex))  # fmt: skip
+        refused(rf"c\.csv: clip c/s/1: apex {apex} is none of its frames 1 to 4", read_index,
+                sealed(tmp_path, rows("c/s/1", apex=apex)))  # fmt: skip
+    for column in ("fps", "edition"):
+        refused(rf"c\.csv: has no column {column}; correct what the reader returns", write_index, tmp_path / "c.csv",
+                rows("c/s/1").drop(columns=column))  # fmt: skip
+    refused(r"c\.csv: has no clip; correct what the reader returns", write_index, tmp_path / "c.csv", rows("c/s/1")[:0])
 
 
 def sealed(folder, table) -> Path:

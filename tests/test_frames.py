@@ -90,23 +90,181 @@ def test_a_damaged_png_is_refused(tmp_path, damage):
     refused(r"img1.png: cannot be read as an image \(\d+ bytes\); replace the file", read_frame, path)
 
 
+def refused_bmp(folder, data, name="img1.bmp"):
+    refused(rf"{name}: is a damaged BMP \(4096 or more zero bytes .* save it as PNG", read_frame,
+            written(folder, data, name))  # fmt: skip
+
+
 def test_a_bmp_that_was_not_finished_is_refused(tmp_path):
     data = encoded(".bmp")
     for name, damaged in (
         ("half", data[: len(data) // 2] + bytes(len(data) - len(data) // 2)),
-        ("all", data[:54] + bytes(len(data) - 54)),
+        ("nearly all", data[:8192] + bytes(len(data) - 8192)),
         ("hole", middle(data, bytes(4096))),
     ):
-        refused(rf"{name}.bmp: is a damaged BMP \(4096 or more zero bytes .* save it as PNG", read_frame,
-                written(tmp_path, damaged, f"{name}.bmp"))  # fmt: skip
+        refused_bmp(tmp_path, damaged, f"{name}.bmp")
     refused("cut.bmp: cannot be read as an image", read_frame,
             written(tmp_path, data[: len(data) // 2], "cut.bmp"))  # fmt: skip
 
 
-def test_a_black_border_is_no_damage(tmp_path):
-    image = TEXTURE.copy()
-    image[:5] = 0  # 5 rows of 672 bytes, less than a disk block
-    np.testing.assert_array_equal(read_frame(written(tmp_path, encoded(".bmp", image), "img1.bmp")), image[..., ::-1])
+def smooth(tone=1.0):
+    """(480, 640, 3) uint8 from 40 to 220 without a black pixel, as a lit scene is."""
+    waves = 130 + 60 * np.sin(np.linspace(0, 9, 480))[:, None] * np.cos(np.linspace(0, 7, 640))
+    noise = np.random.default_rng(6).normal(0, 3, (480, 640, 3))
+    return (tone * (waves[:, :, None] + (0, 10, 20) + noise)).clip(1, 255).astype(np.uint8)
+
+
+def face(noise=0, edge=1.5, tone=1.0):
+    """(480, 640, 3) uint8: a face and shoulders before a black background with grey levels 0 to `noise`.
+
+    edge: px by which outlines are blurred.
+    """
+    y, x = np.mgrid[:480, :640]
+    shape = ((x - 320) / 110) ** 2 + ((y - 230) / 140) ** 2 < 1
+    shape |= (y > 340) & (abs(x - 320) < y - 260)
+    share = shape.astype(np.float32)
+    share = cv2.GaussianBlur(share, (0, 0), edge) if edge else share
+    black = np.random.default_rng(5).integers(0, noise + 1, (480, 640, 3)) * (share == 0)[:, :, None]
+    return (smooth(tone) * share[:, :, None] + black).astype(np.uint8)
+
+
+def black(image, *place):
+    image = image.copy()
+    image[place] = 0
+    return image
+
+
+def turned(image, degrees):
+    return cv2.warpAffine(image, cv2.getRotationMatrix2D((320, 240), degrees, 1), (640, 480))
+
+
+def masked(image, *corners):
+    mask = cv2.fillPoly(np.zeros(image.shape[:2], np.uint8), [np.array(corners, np.int32)], 1)
+    return image * mask[:, :, None]
+
+
+SPARSE = (np.random.default_rng(7).random((480, 640, 3)) < 0.001).astype(np.uint8)
+BLACK_AREAS = {
+    "all": np.zeros((480, 640, 3), np.uint8),
+    "all but single bright pixels": SPARSE,
+    "left half": black(smooth(), np.s_[:], np.s_[:320]),
+    "right half": black(smooth(), np.s_[:], np.s_[320:]),
+    "bar at the top": black(smooth(), np.s_[:57]),
+    "bar at the bottom": black(smooth(), np.s_[-33:]),
+    "both bars": black(black(smooth(), np.s_[:60]), np.s_[-60:]),
+    "both bars, from a JPEG": cv2.imdecode(
+        cv2.imencode(".jpg", black(black(smooth(), np.s_[:60]), np.s_[-60:]))[1], cv2.IMREAD_COLOR
+    ),
+    "all but a band": black(black(smooth(), np.s_[:200]), np.s_[280:]),
+    "corner": black(smooth(), np.s_[:100], np.s_[:100]),
+    "border": cv2.copyMakeBorder(smooth()[40:-40, 60:-60], 40, 40, 60, 60, cv2.BORDER_CONSTANT),
+    **{f"bars turned by {d} degrees": turned(black(black(smooth(), np.s_[:40]), np.s_[-40:]), d)
+       for d in (-1.0, -0.1, 0.05, 0.3)},
+    "an oval mask": smooth() * (face(edge=0) > 0),
+    "a mask with a nearly level edge": masked(smooth(), (150, 90), (490, 92), (470, 400), (160, 398)),
+    **{f"face, noise {noise}, edge {edge}": face(noise, edge) for noise in (0, 1) for edge in (0, 0.8, 3)},
+    "dark face": face(1, tone=0.1),
+    "face below a bar, noise 1": black(face(1), np.s_[:50]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "grey"])
+@pytest.mark.parametrize("area", BLACK_AREAS)
+def test_a_black_area_is_no_damage(tmp_path, area, colour):
+    """SMIC's raw frames are BMP of 640x480."""
+    image = BLACK_AREAS[area]
+    data = encoded(".bmp", image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(read_frame(written(tmp_path, data, "img1.bmp")), expected)
+
+
+def upside_down(data):
+    """The same rows in the file, with a negative height: the first one is the upper one."""
+    height = struct.unpack("<i", data[22:26])[0]
+    return data[:22] + struct.pack("<i", -height) + data[26:]
+
+
+SCENES = {
+    "lit": smooth(),
+    "dark": smooth(0.05),
+    "dark noise": np.random.default_rng(8).integers(0, 2, (480, 640, 3), "uint8"),
+    "texture": np.tile(TEXTURE, (3, 3, 1))[:480, :640],
+}
+
+
+def lost(data, kind, place):
+    size = {"block": 4096, "sectors": 4608, "blocks": 3 * 4096}.get(kind, len(data) - place)
+    return data[:place] + bytes(size) + data[place + size :]
+
+
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "grey"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_lost_blocks_of_a_bmp_are_refused(tmp_path, scene, colour):
+    """At every place where both ends are not just at the edge of the picture."""
+    image = SCENES[scene]
+    data = encoded(".bmp", image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+    start, stride = int.from_bytes(data[10:14], "little"), 640 * (3 if colour else 1)
+    rng = np.random.default_rng(9)
+    for kind, unit in (("block", 4096), ("blocks", 4096), ("sectors", 512), ("rest", 4096), ("rest", 1)):
+        for place in unit * rng.integers(8192 // unit, (len(data) - 16384) // unit, 6):
+            if kind == "rest" and not 60 < (place - start) % stride < stride - 60:
+                continue
+            damaged = lost(data, kind, int(place))
+            refused_bmp(tmp_path, damaged)
+            refused_bmp(tmp_path, upside_down(damaged))
+
+
+def test_a_block_that_is_lost_before_a_noisy_black_background_is_refused(tmp_path):
+    """Unless both its ends are near the edge of the picture: of the blocks, 1 in 30."""
+    data = encoded(".bmp", face(noise=3))
+    for place in range(8 * 4096, len(data) - 8192, 13 * 4096):
+        if 200 < (place - 54) % 1920 < 1700:
+            refused_bmp(tmp_path, lost(data, "block", place))
+
+
+def test_zeros_from_sector_to_sector_are_refused_whatever_stands_around(tmp_path):
+    """A single bright pixel before and behind them; the same zeros elsewhere are a black area."""
+    image = encoded(".bmp", BLACK_AREAS["all"])
+    for shift in (0, 1):
+        data = bytearray(image)
+        data[200 * 512 - 1 + shift] = data[220 * 512 + shift] = 9
+        if shift:
+            read_frame(written(tmp_path, bytes(data), "img1.bmp"))
+        else:
+            refused_bmp(tmp_path, bytes(data))
+
+
+def run_lengths(image):
+    """An 8-bit BMP whose rows are pairs of a length, 1 to 255, and a grey level."""
+    rows = b""
+    for row in image[::-1]:
+        starts = np.flatnonzero(np.diff(row, prepend=row[0] ^ 1))
+        for begin, end in zip(starts, [*starts[1:], len(row)], strict=True):
+            for _ in range((end - begin) // 255):
+                rows += bytes([255, row[begin]])
+            if (end - begin) % 255:
+                rows += bytes([(end - begin) % 255, row[begin]])
+        rows += b"\0\0"
+    palette = b"".join(bytes([g, g, g, 0]) for g in range(256))
+    height, width = image.shape
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows) + 2, 0, 0, 256, 256)
+    place = 14 + len(header) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", place + len(rows) + 2, 0, 0, place) + header + palette + rows + b"\0\1"
+
+
+def test_a_bmp_of_run_lengths(tmp_path):
+    """Black areas are no zeros there, so many zeros are always damage."""
+    image = black(smooth()[:, :, 0], np.s_[:200])
+    data = run_lengths(image)
+    np.testing.assert_array_equal(read_frame(written(tmp_path, data, "img1.bmp"))[:, :, 0], image)
+    refused_bmp(tmp_path, middle(data, bytes(4096)))
+
+
+@pytest.mark.parametrize("bits", [0, 7, 99])
+def test_a_bmp_of_a_depth_that_there_is_not(tmp_path, bits):
+    data = encoded(".bmp", BLACK_AREAS["all"])
+    refused("img1.bmp: cannot be read as an image", read_frame,
+            written(tmp_path, data[:28] + struct.pack("<H", bits) + data[30:], "img1.bmp"))  # fmt: skip
 
 
 def test_what_is_no_image(tmp_path):

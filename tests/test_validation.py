@@ -1,11 +1,12 @@
 """What `make plan` and `make repro` refuse beyond types: knobs, recipes, classes, and what the user has to bring."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from mer import params, validation
+from mer import models, params, validation
 from mer.errors import MerError
 from mer.plan import derive
 from tests.helpers.refusals import refused
@@ -61,6 +62,8 @@ def test_the_parameters_that_are_changed_below_are_valid(raw):
         (f"{STSTNET}/recipe", {"weight_decay": -1.0}, "recipe.weight_decay is -1.0"),
         (f"{STSTNET}/recipe", {"lr": float("nan")}, "recipe.lr is nan"),
         (f"{STSTNET}/recipe", {"rotate": 5.0}, "mer/models/ststnet.py declares no VECTORS"),
+        (f"{UAMRN}/recipe", {"mirror": True}, "params.yaml: experiments.synthetic-uamrn: recipe.mirror is true, but "
+         "uamrn.features makes the inputs vectors of frames, which cannot be mirrored; set recipe.mirror or"),
         (f"{LINEAR}/recipe", {"epochs": 3}, "model linear is no network and has no recipe; remove it"),
         # Models and classes.
         (f"{LINEAR}/model", "liner", "model 'liner' is unknown; did you mean 'linear'?"),
@@ -94,6 +97,34 @@ def test_an_experiments_own_classes_and_labels_come_before_its_corpus(raw):
         validation.check(parsed)
         args = derive(parsed)[0]["train"]["synthetic-linear"]["args"]
         assert (args["classes"], args["labels"]) == (3, changes.get("labels", "casme2"))
+
+
+def test_frames_may_be_mirrored_where_features_may_not(raw):
+    mirrored = change(raw, f"{UAMRN}/recipe", {"mirror": True})
+    validation.check(params.parse(change(mirrored, f"{UAMRN}/knobs", {"features": False})))
+    refused("uamrn.features makes the inputs vectors", validation.check,
+            params.parse(change(mirrored, f"{UAMRN}/knobs", {"features": True})))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("AlphaDropout(0.5)", "0: AlphaDropout draws random numbers of its own; use nn.Dropout"),
+        ("BatchNorm1d(3, track_running_stats=False)", "0: batch norm without running statistics would normalise"),
+        ("InstanceNorm1d(3, track_running_stats=True)", "0: instance norm with running statistics is not supported"),
+    ],
+)
+def test_a_layer_that_the_engine_cannot_control_is_refused_before_training(raw, monkeypatch, layer, message):
+    from torch import nn
+
+    def build(classes: int, *, dropout: float = 0.5):
+        return nn.Sequential(eval(f"nn.{layer}", {"nn": nn}))
+
+    theirs = dataclasses.replace(models.load("ststnet"), build=build)
+    monkeypatch.setattr(models, "load", lambda name: theirs)
+    parsed, name = params.parse(raw), "synthetic-ststnet"
+    refused(f"params.yaml: experiments.{name}: mer/models/ststnet.py: {message}", validation.check_experiment, parsed,
+            name, parsed.experiments[name])  # fmt: skip
 
 
 def test_an_experiment_is_checked_by_itself_as_stage_train_does_it(raw):

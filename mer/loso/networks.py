@@ -41,7 +41,7 @@ class NetworkTraining(Training):
 
     @functools.cached_property
     def recipe(self) -> Recipe:
-        return Recipe.of(models.load(self.model).recipe or {}, self.recipe_changes)
+        return Recipe.of_model(models.load(self.model), self.recipe_changes, self.knobs)
 
     @property
     def epochs(self) -> int:

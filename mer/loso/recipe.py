@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mer.errors import MerError, suggestion
 from mer.loso.optim import Schedule
-from mer.models import check_value
+from mer.models import ModelSpec, check_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +74,13 @@ class Recipe:
                 raise MerError(f"{where}.{name} is unknown; {suggestion(name, valid)}")
             check_value(f"{where}.{name}", value, valid[name])
         return cls(**{**declared, **changes})
+
+    @classmethod
+    def of_model(
+        cls, spec: ModelSpec, changes: dict[str, Any], knobs: dict[str, Any], where: str = "recipe"
+    ) -> "Recipe":
+        """The recipe of a network with changes to its knobs. Raises MerError as `of` and the model's `check_recipe`."""
+        recipe = cls.of(spec.recipe or {}, changes, where)
+        if spec.check_recipe is not None:
+            spec.check_recipe(recipe, spec.all_knobs(knobs))
+        return recipe

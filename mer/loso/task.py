@@ -140,15 +140,20 @@ def new_network(task: Task, build: Callable[[], nn.Module], device: torch.device
     """
     with torch.random.fork_rng():
         torch.manual_seed(task.stream)
-        network = build().to(device)
-    norm.check(network)
+        network = controlled(build().to(device))
     if len(task.train) == 1 and norm.of(network):
         raise MerError(
             f"fold {task.name} is left with one training clip, and batch norm needs two; add subjects, or lower "
             "train.held_out"
         )
-    random_layers.attach(network)
     return network.train()
+
+
+def controlled(network: nn.Module) -> nn.Module:
+    """The same network with the engine's dropout layers. Raises MerError for layers that the engine cannot control."""
+    norm.check(network)
+    random_layers.attach(network)
+    return network
 
 
 def weight_dtype(inputs: Tensor) -> torch.dtype:

@@ -11,6 +11,9 @@ What the file declares:
     mirror(inputs)        optional: the same inputs for the mirrored face (flow changes the sign of u)
     VECTORS               optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
                           none; a recipe may then turn and scale the faces
+    check_recipe(recipe, knobs)               optional: raises MerError for a mer.loso.recipe.Recipe with which a
+                          network of these knobs (all of them) cannot be trained. `make plan` calls it, and a training
+                          before it begins, which then refuses nothing that could be known before
     loss(network, inputs, labels, row_weight) optional, instead of cross entropy: network(inputs) runs it; row_weight
                           (B,) is what each row counts, 1/n for a clip and 0 for padding; returns a scalar. It can run
                           the network and nothing else, so what it needs the network returns in training; in evaluation
@@ -49,8 +52,8 @@ from mer.products import Product, Weights
 
 # What a file may declare: name -> whether a file without it is refused. READS may be a function, reads.
 DECLARATIONS = {
-    "READS": True, "RECIPE": True, "build": True, "prepare": True, "mirror": False, "VECTORS": False, "loss": False,
-    "load_weights": False, "explain": False, "explain_training": False,
+    "READS": True, "RECIPE": True, "build": True, "prepare": True, "mirror": False, "VECTORS": False,
+    "check_recipe": False, "loss": False, "load_weights": False, "explain": False, "explain_training": False,
 }  # fmt: skip
 READS_BY_KNOB = "reads"
 
@@ -67,6 +70,7 @@ class ModelSpec:
     mirror: Callable[..., Any] | None
     vectors: tuple[int, int] | None
     declares_vectors: bool
+    check_recipe: Callable[..., None] | None
     loss: Callable[..., Any] | None
     load_weights: Callable[..., Any] | None
     explain: Callable[..., Any] | None
@@ -122,8 +126,9 @@ def load(name: str) -> ModelSpec:
     return ModelSpec(
         name=name, reads=found.get(READS_BY_KNOB) or (lambda knobs: found["READS"]), recipe=found["RECIPE"],
         build=found["build"], prepare=found["prepare"], mirror=found.get("mirror"), vectors=found.get("VECTORS"),
-        declares_vectors="VECTORS" in found, loss=found.get("loss"), load_weights=found.get("load_weights"),
-        explain=found.get("explain"), explain_training=found.get("explain_training"),
+        declares_vectors="VECTORS" in found, check_recipe=found.get("check_recipe"), loss=found.get("loss"),
+        load_weights=found.get("load_weights"), explain=found.get("explain"),
+        explain_training=found.get("explain_training"),
     )  # fmt: skip
 
 

@@ -552,7 +552,14 @@ def prepare(sequence: np.ndarray) -> np.ndarray:
 
 
 def mirror(inputs: Tensor) -> Tensor:
-    """The sequences of the mirrored faces: columns reversed."""
-    if inputs.dim() != 5:
-        raise MerError("uamrn: features of frames cannot be mirrored; set recipe.mirror: false")
+    """The sequences of the mirrored faces, (B, L, H, W, 3): columns reversed. `check_recipe` keeps features out."""
     return inputs.flip(-2)
+
+
+def check_recipe(recipe: Any, knobs: dict) -> None:
+    """Raise MerError for mirrored features: what a mirrored face would give cannot be computed from them."""
+    if recipe.mirror and knobs["features"]:
+        raise MerError(
+            "recipe.mirror is true, but uamrn.features makes the inputs vectors of frames, which cannot be mirrored; "
+            "set recipe.mirror or uamrn.features to false"
+        )

@@ -16,7 +16,7 @@ import io
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from mer.synthetic.clip import COUNTS, FPS, PEAK, stream
 from mer.synthetic.motion import forward_flow, forward_points
 from mer.synthetic.pool import FIRST_POOL_SUBJECT, write_pool
 from mer.synthetic.truth import read_truth as read_truth
+from mer.synthetic.truth import write_truth
 
 PAD = 2  # frames kept before the onset and after the offset, as in CASME II's own folders
 CONTENTS = ("corpus", "truth.h5", "pool")  # all that may lie in the corpus's folder
@@ -259,15 +260,12 @@ def _write_sheet(path: Path, table: pd.DataFrame) -> None:
 
 
 def _gather_truth(path: Path, folder: Path, rows: list[dict]) -> None:
-    """The clips' own truth files into one HDF5, in the order of the sheet; the folder is removed."""
-    import h5py
+    """The clips' own truth files into one, in the order of the sheet; the folder is removed."""
 
-    with h5py.File(path, "w") as file:
+    def of_clips() -> Iterator[tuple[str, dict]]:
         for row in rows:
-            group = file.create_group(f"sub{row['subject']:02d}/{row['filename']}")
-            group.attrs.update({k: row[k] for k in ("onset", "apex", "offset", "peak")})
-            with np.load(folder / f"{row['subject']:02d}_{row['filename']}.npz") as truth:
-                for name in ("flow", "landmarks_onset", "landmarks_apex"):
-                    squeeze = {"compression": "gzip", "shuffle": True} if name == "flow" else {}
-                    group.create_dataset(name, data=truth[name], track_times=False, **squeeze)
+            with np.load(folder / f"{row['subject']:02d}_{row['filename']}.npz") as motion:
+                yield f"sub{row['subject']:02d}/{row['filename']}", row | dict(motion)
+
+    write_truth(path, of_clips())
     shutil.rmtree(folder)

@@ -7,6 +7,7 @@ import inspect
 import io
 import pickle
 import re
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from mer import models
+from mer.errors import MerError
 from mer.loso import run as loso
 from mer.loso.augmentation import of_model
 from mer.loso.recipe import Recipe
@@ -54,10 +56,11 @@ def build(name: str, classes: int = 3, seed: int = 0):
     return models.build(name, classes, **knobs_of(name))
 
 
-def reads(name: str) -> list[Product]:
-    """The products among what the model reads."""
+def reads(name: str, knobs: dict | None = None) -> list[Product]:
+    """The products among what the model reads; knobs: instead of those of SIZES."""
     spec = models.load(name)
-    return [one for one in spec.reads(spec.all_knobs(knobs_of(name))) if isinstance(one, Product)]
+    found = spec.reads(spec.all_knobs(knobs_of(name) if knobs is None else knobs))
+    return [one for one in found if isinstance(one, Product)]
 
 
 def array(product: Product, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -78,9 +81,9 @@ def array(product: Product, side: int, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(size=(N, *real[product.kind])).astype(np.float32)
 
 
-def arrays(name: str, seed: int = 0) -> list[np.ndarray]:
+def arrays(name: str, seed: int = 0, knobs: dict | None = None) -> list[np.ndarray]:
     rng, side = np.random.default_rng(seed), SIZES.get(name, ({}, 0))[1]
-    return [array(p, side or int(re.search(r"\d+$", p.crop)[0]), rng) for p in reads(name)]
+    return [array(p, side or int(re.search(r"\d+$", p.crop)[0]), rng) for p in reads(name, knobs)]
 
 
 def prepare(name: str, *given: np.ndarray) -> np.ndarray:
@@ -164,28 +167,55 @@ def test_what_it_prepares_of_a_clip_does_not_depend_on_other_clips(name):
     assert not np.array_equal(prepare(name, *others)[3], whole[3])  # it does depend on the clip
 
 
+def accepted(name: str, recipe: dict) -> list[tuple[dict, models.ModelSpec]]:
+    """Knobs with which the model takes a recipe, each with the model.
+
+    Looked at are those of SIZES, and each other product that it reads where one knob is changed.
+    """
+    spec, found = models.load(name), {}
+    for knob, parameter in spec.knobs.items():
+        values = [False, True] if parameter.annotation is bool else get_args(parameter.annotation)
+        for changes in ({}, *({knob: value} for value in values)):
+            knobs = knobs_of(name) | changes
+            found.setdefault(spec.reads(spec.all_knobs(knobs)), knobs)
+
+    def takes(knobs: dict) -> bool:
+        try:
+            Recipe.of_model(spec, recipe, knobs)
+        except MerError:
+            return False
+        return True
+
+    return [(knobs, spec) for knobs in found.values() if takes(knobs)]
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if models.load(name).mirror is not None])
 def test_its_mirror_gives_the_inputs_of_mirrored_faces_and_back(name):
-    spec, given = models.load(name), arrays(name)
-
-    def mirror(x: np.ndarray) -> np.ndarray:
-        return spec.mirror(x) if name in ESTIMATORS else spec.mirror(torch.from_numpy(x)).numpy()
+    """Whatever it reads, unless its `check_recipe` refuses to mirror that."""
 
     def mirrored(product: Product, x: np.ndarray) -> np.ndarray:
+        assert product.kind != "embedding", f"features of {name} cannot be mirrored; let its check_recipe refuse them"
         if x.dtype == np.uint8:  # (…, height, width, 3)
             return np.ascontiguousarray(x[..., ::-1, :])
         x = x[..., ::-1].copy()
         x[..., 0, :, :] *= -1  # u of (…, 3, height, width)
         return x
 
-    x = prepare(name, *given)
-    once = mirror(x)
-    assert (once.shape, once.dtype) == (x.shape, x.dtype)
-    assert not np.array_equal(once, x)
-    close(mirror(once), x, of=np.finfo(np.float32).eps)
-    kinds = [p.kind for p in reads(name)]
-    assert "embedding" not in kinds, "nothing can mirror features; put knobs into SIZES with which frames are read"
-    close(once, prepare(name, *(mirrored(p, a) for p, a in zip(reads(name), given, strict=True))))
+    every = accepted(name, {"mirror": True})
+    assert every
+    for knobs, spec in every:
+
+        def mirror(x: np.ndarray, spec: models.ModelSpec = spec) -> np.ndarray:
+            return spec.mirror(x) if name in ESTIMATORS else spec.mirror(torch.from_numpy(x)).numpy()
+
+        given = arrays(name, knobs=knobs)
+        x = spec.prepared(given, knobs)
+        once = mirror(x)
+        assert (once.shape, once.dtype) == (x.shape, x.dtype)
+        assert not np.array_equal(once, x)
+        close(mirror(once), x, of=np.finfo(np.float32).eps)
+        of_mirrored = [mirrored(p, a) for p, a in zip(reads(name, knobs), given, strict=True)]
+        close(once, spec.prepared(of_mirrored, knobs))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,6 +255,15 @@ def test_its_recipe_is_valid_and_declared_for(name):
         channels = prepared(name).shape[1]
         assert len(set(spec.vectors)) == 2
         assert all(0 <= channel < channels for channel in spec.vectors)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if models.load(name).declares_vectors])
+def test_what_it_reads_can_be_turned_and_scaled_or_the_recipe_is_refused_before_training(name):
+    for knobs, spec in accepted(name, {"rotate": 5.0, "zoom": 0.1}):
+        x = torch.from_numpy(spec.prepared(arrays(name, knobs=knobs), knobs))
+        augmentation = of_model(spec, Recipe(rotate=5.0, zoom=0.1))
+        turned = augmentation(x, augmentation.draw(np.random.default_rng(0), N))
+        assert (turned.shape, turned.dtype) == (x.shape, x.dtype)
 
 
 @pytest.mark.parametrize("classes", [3, 5])

@@ -11,6 +11,8 @@ import pytest
 from mer import corpora, models
 from mer.errors import MerError
 from mer.loso import run as loso
+from mer.loso.recipe import Recipe
+from tests.helpers.refusals import refused
 
 THEIRS = '''
 """Predicts by the sign of the mean horizontal flow."""
@@ -84,8 +86,8 @@ def test_its_declarations_are_found(declare):
     assert spec.all_knobs({}) == {"sign": "right"}
     assert spec.all_knobs({"sign": "left"}) == {"sign": "left"}
     assert (spec.declares_vectors, spec.vectors) == (True, None)
-    optional = (spec.mirror, spec.loss, spec.load_weights, spec.explain, spec.explain_training)
-    assert optional == (None,) * 5
+    optional = (spec.mirror, spec.check_recipe, spec.loss, spec.load_weights, spec.explain, spec.explain_training)
+    assert optional == (None,) * 6
     assert not models.load(declare(THEIRS)).declares_vectors
 
 
@@ -93,6 +95,36 @@ def test_reads_may_depend_on_knobs(declare):
     by_knob = "def reads(knobs):\n    return (flow(frames('box224' if knobs['sign'] == 'right' else 'box112')),)"
     spec = models.load(declare(THEIRS.replace('READS = (flow(frames("box224")),)', by_knob)))
     assert [spec.reads(spec.all_knobs(k))[0].crop for k in ({}, {"sign": "left"})] == ["box224", "box112"]
+
+
+CHECKING = (
+    THEIRS.replace("RECIPE = None", 'RECIPE = {"epochs": 1}')
+    + """
+from mer.errors import MerError
+
+def check_recipe(recipe, knobs):
+    if recipe.batch_size > 8 and knobs["sign"] == "left":
+        raise MerError(f"recipe.batch_size is {recipe.batch_size}, theirs.sign left takes 8; lower it")
+"""
+)
+
+
+def test_a_recipe_that_does_not_go_with_the_knobs_is_refused_by_the_model(declare):
+    """All fields and all knobs are seen, also those that nobody has changed."""
+    spec = models.load(declare(CHECKING))
+    for changes, knobs in (({}, {}), ({"batch_size": 9}, {}), ({"batch_size": 8}, {"sign": "left"})):
+        assert Recipe.of_model(spec, changes, knobs) == Recipe(epochs=1, **changes)
+    for changes in ({}, {"batch_size": 9}):
+        size = Recipe(**changes).batch_size
+        refused(f"^recipe.batch_size is {size}, theirs.sign left takes 8; lower it$", Recipe.of_model, spec, changes,
+                {"sign": "left"})  # fmt: skip
+
+
+def test_training_asks_the_model_before_it_begins(declare):
+    name = declare(CHECKING)  # which has no network: nothing is built
+    table = pd.DataFrame({"id": ["c/0/0", "c/1/1"], "corpus": "c", "subject": ["0", "1"], "label": [0, 1]})
+    refused("^recipe.batch_size is 32, theirs.sign left takes 8", loso.run, [np.ones((2, 3, 4, 4))], table, model=name,
+            classes=2, knobs={"sign": "left"})  # fmt: skip
 
 
 @pytest.mark.parametrize("needed", ["READS", "RECIPE", "build", "prepare"])
@@ -110,6 +142,7 @@ def test_a_missing_declaration_is_named(declare, needed):
         ("def mirrors(x): return x", "declares mirrors, which no model has; did you mean 'mirror'"),
         ("def explain_trainings(n, x, y): return {}", "did you mean 'explain_training'"),
         ("def load_weight(n, p): return n", "did you mean 'load_weights'"),
+        ("def check_recipes(r, k): pass", "did you mean 'check_recipe'"),
         ("def reads(knobs): return READS", "declares READS and reads; keep one of them"),
     ],
 )

@@ -611,8 +611,16 @@ def test_sequences_of_another_length_or_kind_are_refused():
         small(features=False)(clips())
     with pytest.raises(MerError, match=r"not \(2, 3, 8, 8\) float64"):
         uamrn.prepare(np.zeros((2, 3, 8, 8)))
-    with pytest.raises(MerError, match=r"features of frames cannot be mirrored; set recipe.mirror: false"):
-        uamrn.mirror(clips())
+
+
+def test_frames_are_mirrored_and_features_are_not():
+    spec = models.load("uamrn")
+    for features, mirror in ((False, False), (False, True), (True, False)):
+        assert Recipe.of_model(spec, {"mirror": mirror}, {"features": features}).mirror == mirror
+    with pytest.raises(
+        MerError, match=r"^recipe.mirror is true, but uamrn.features makes .* or uamrn.features to false"
+    ):
+        Recipe.of_model(spec, {"mirror": True}, {"features": True})
 
 
 # ---- printed size -------------------------------------------------------------------------------------------------

@@ -177,15 +177,11 @@ def test_an_experiment_that_cannot_be_trained_is_refused_before_anything_is_read
         ({"knobs": {"maks": "full"}}, f"experiments.{EXPERIMENT}.knobs.maks is unknown; did you mean 'mask'?"),
         ({"knobs": {"n_h": 3}}, "uamrn.d_model is 16; it must be even and a multiple of uamrn.n_h, 3"),
         ({"recipe": {"epoch": 3}}, f"experiments.{EXPERIMENT}.recipe.epoch is unknown; did you mean 'epochs'?"),
+        ({"recipe": {"mirror": True}}, f"experiments.{EXPERIMENT}: recipe.mirror is true, but uamrn.features"),
     ):
         before = {"knobs": {}, "recipe": {"epochs": 2}}
         edit(embedded_copy, lambda p, c=before | changes: p["experiments"][EXPERIMENT].update(c), planned=False)
         refused(command(embedded_copy, "train", EXPERIMENT), message)
-
-
-def test_features_of_frames_cannot_be_mirrored(embedded_copy):
-    refused(train(embedded_copy, recipe={"epochs": 1, "mirror": True}),
-            f"train@{EXPERIMENT}: uamrn: features of frames cannot be mirrored; set recipe.mirror: false")  # fmt: skip
 
 
 def test_an_unknown_run_names_the_nearest(embedded_copy):
