@@ -81,11 +81,18 @@ def _read(name: str):
 
 
 def _expand(overlay, corpora: list[str]) -> None:
-    """Entries of {corpus} for each corpus in turn, which an entry of the corpus's own overrides."""
+    """Entries of {corpus} for each corpus in turn, which an entry of the corpus's own overrides.
+
+    Such an entry is left out with its corpus.
+    """
     experiments = {}
+    of_all = [key for key in overlay["experiments"] if "{corpus}" in key]
     for corpus in corpora:
         for key, entry in overlay["experiments"].items():
-            experiments[_named(key, corpus)] = {"corpus": corpus, **entry} if "{corpus}" in key else entry
+            if key in of_all:
+                experiments[_named(key, corpus)] = {"corpus": corpus, **entry}
+            elif entry["corpus"] in corpora or key not in {_named(one, entry["corpus"]) for one in of_all}:
+                experiments[key] = entry
     overlay["experiments"] = CommentedMap((key, _in_one_line(entry)) for key, entry in experiments.items())
     drawn = (overlay.get("explain") or {}).get("drawn")
     if drawn:

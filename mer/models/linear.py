@@ -15,27 +15,47 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mer.errors import MerError
-from mer.products import flow, frames
+from mer.products import Product, eulerian, flow, frames
 
-READS = (flow(frames("box224")),)
 RECIPE = None
 SIZE = 28
 
 
-def build(classes: int, *, grid: Literal[4, 7, 14, 28] = 7, c: float = 0.01) -> "MirroredLogisticRegression":
-    """grid: cells a side of the averaged map; c: inverse strength of the ridge penalty, above 0."""
+def build(
+    classes: int, *, crop: str = "box224", evm: str = "none", grid: Literal[4, 7, 14, 28] = 7, c: float = 0.01
+) -> "MirroredLogisticRegression":
+    """The baseline.
+
+    Args:
+        crop, evm: whose flow is read: a crop of mer.products, and the recipe of magnify_eulerian by which it is
+            magnified before, or none; to stand beside a model that reads the same flow.
+        grid: cells a side of the averaged map.
+        c: inverse strength of the ridge penalty, above 0.
+    """
     if not 0 < c < math.inf:
         raise MerError(f"linear.c is {c}; it must be above 0 and finite")
     return MirroredLogisticRegression(grid=grid, c=c)
 
 
+def reads(knobs: dict) -> tuple[Product, ...]:
+    """The flow from onset to apex of the clips that the knobs name."""
+    clip = frames(knobs["crop"])
+    return (flow(clip if knobs["evm"] == "none" else eulerian(clip, knobs["evm"])),)
+
+
 def prepare(flow: np.ndarray) -> np.ndarray:
-    """Flow images (N, 3, H, W) averaged down to (N, 3, 28, 28), the finest grid there is."""
+    """Flow images (N, 3, H, W), 28 px a side or more, averaged down to (N, 3, 28, 28), the finest grid there is."""
     if flow.ndim != 4 or flow.shape[1] != 3 or not flow.size:
         raise MerError(f"linear reads flow images (N, 3, H, W), not {flow.shape}; flow comes with strain beside it")
     n, channels, height, width = flow.shape
+    if min(height, width) < SIZE:
+        raise MerError(f"linear reads flow images of {SIZE} px a side or more, these are {height}x{width}")
     if height % SIZE or width % SIZE:
-        raise MerError(f"linear reads flow images whose sides are multiples of {SIZE}, these are {height}x{width}")
+        import cv2
+
+        # The mean over the area of each cell, with the shares of the pixels on its border.
+        planes = (cv2.resize(plane, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for f in flow for plane in f)
+        return np.stack(list(planes)).reshape(n, channels, SIZE, SIZE).astype(np.float64)
     blocks = flow.reshape(n, channels, SIZE, height // SIZE, SIZE, width // SIZE)
     return blocks.mean((3, 5), dtype=np.float64)
 

@@ -31,7 +31,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ RECIPE = {
 }  # fmt: skip
 MODALITIES = ("dynamic_image", "flow")
 SIZES = 3
+ALONE = "msmmt: a batch of one clip has nothing to contrast it with; set recipe.batch_size to 2 or more, or alpha to 1"
 VECTORS = (3, 4)  # of the six channels: R, G, B of the dynamic image, then u, v, strain
 
 
@@ -226,7 +227,9 @@ class Rollout:
     detach: bool = False
 
     def normalised(self, mean: Tensor) -> Tensor:
-        """Eq. (12), of the mean over the heads."""
+        """Eq. (12), of the mean over the heads, whose rows add up to 1 already."""
+        if self.normalise == "row" and not self.identity:
+            return mean
         if self.identity:
             mean = mean + torch.eye(mean.shape[-1], device=mean.device, dtype=mean.dtype)
         axis = {"row": -1, "column": -2, "none": None}[self.normalise]
@@ -380,10 +383,7 @@ def contrastive(a: Tensor, b: Tensor, *, tau: float, row_weight: Tensor, classes
         MerError: a single row, which has no other to differ from.
     """
     if len(a) < 2:
-        raise MerError(
-            "msmmt: a batch of one clip has nothing to contrast it with; set recipe.batch_size to 2 or more, or "
-            "msmmt.alpha to 1"
-        )
+        raise MerError(ALONE)
     with torch.autocast(a.device.type, enabled=False):
         a, b = (F.normalize(x.float(), dim=1, eps=1e-8) for x in (a, b))
         alike = torch.eye(len(a), dtype=torch.bool, device=a.device)
@@ -465,6 +465,12 @@ def mirror(inputs: Tensor) -> Tensor:
     mirrored = inputs.flip(-1)
     mirrored[:, VECTORS[0]] *= -1
     return mirrored
+
+
+def check_recipe(recipe: Any, knobs: dict) -> None:
+    """Raise MerError for batches of one clip where there is a contrast."""
+    if recipe.batch_size < 2 and knobs["modalities"] == "both" and knobs["alpha"] < 1:
+        raise MerError(ALONE)
 
 
 def load_weights(network: MSMMT, path: str | Path) -> MSMMT:

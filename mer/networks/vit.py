@@ -40,7 +40,7 @@ NETWORK = "vit"  # its name in pretrain.runs, see mer.pretraining
 SOURCE = "bring a ViT-B/16 with transformers' or timm's names"
 HEAD = 64  # the width of a head in every official ViT; files do not say how many heads there are
 EPSILON = 1e-12  # of layer norm, as transformers has it
-AT_ONCE = 2**22  # numbers of attention maps that are in work at once on a CPU: 16 MB, about a processor's cache
+AT_ONCE = 2**20  # numbers of attention maps that are in work at once on a CPU: 4 MB, near the processor
 AT_ONCE_GPU = 2**28
 
 

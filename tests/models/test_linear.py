@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mer import models
+from mer import models, products
 from mer.errors import MerError
 from mer.models import linear
 
@@ -55,8 +55,24 @@ def test_the_crop_may_be_any_multiple_of_28():
     expected = [[[[flow[n, c, 4 * i : 4 * i + 4, 2 * j : 2 * j + 2].mean() for j in range(28)] for i in range(28)]
                  for c in range(3)] for n in range(2)]  # fmt: skip
     np.testing.assert_allclose(linear.prepare(flow), expected, atol=1e-6)  # float32 means against float64
-    with pytest.raises(MerError, match="multiples of 28, these are 30x28"):
-        linear.prepare(np.zeros((1, 3, 30, 28)))
+    with pytest.raises(MerError, match="28 px a side or more, these are 28x27"):
+        linear.prepare(np.zeros((1, 3, 28, 27)))
+
+
+def test_cells_of_other_crops_have_their_share_of_the_pixels_on_their_border():
+    """256 = 28 * 9 1/7: with every pixel as seven, a cell is 64 of them a side."""
+    flow = np.random.default_rng(3).normal(size=(2, 3, 256, 256)).astype(np.float32)
+    fine = flow.repeat(7, 2).repeat(7, 3).reshape(2, 3, 28, 64, 28, 64)
+    np.testing.assert_allclose(linear.prepare(flow), fine.mean((3, 5), dtype=np.float64), atol=1e-5)
+
+
+def test_it_reads_the_flow_that_its_knobs_name():
+    spec = models.load("linear")
+    plain = products.frames("innereye256")
+    assert spec.reads(spec.all_knobs({})) == (products.flow(products.frames("box224")),)
+    assert spec.reads(spec.all_knobs({"crop": "innereye256"})) == (products.flow(plain),)
+    magnified = products.flow(products.eulerian(plain, "msmmt"))
+    assert spec.reads(spec.all_knobs({"crop": "innereye256", "evm": "msmmt"})) == (magnified,)
 
 
 def test_an_impossible_penalty_is_refused():

@@ -300,9 +300,15 @@ def test_a_single_modality_has_no_contrast():
 def test_a_batch_of_one_clip_is_refused_where_there_is_a_contrast():
     network = small().train()
     with pytest.raises(
-        MerError, match=r"a batch of one clip .*; set recipe\.batch_size to 2 or more, or msmmt\.alpha to 1"
+        MerError, match=r"a batch of one clip .*; set recipe\.batch_size to 2 or more, or alpha to 1"
     ):
         msmmt.loss(network, clips(1), LABELS[:1], torch.ones(1))
+    spec = models.load("msmmt")
+    for knobs in ({}, {"alpha": 0.5}):
+        with pytest.raises(MerError, match="a batch of one clip"):
+            Recipe.of_model(spec, {"batch_size": 1}, knobs)
+    for knobs in ({"alpha": 1.0}, {"modalities": "flow"}):
+        Recipe.of_model(spec, {"batch_size": 1}, knobs)
     assert msmmt.loss(small(alpha=1.0).train(), clips(1), LABELS[:1], torch.ones(1)) > 0
 
 

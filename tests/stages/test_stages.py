@@ -304,7 +304,7 @@ def test_a_stale_plan_is_refused_with_the_remedy(trained):
 
 def test_a_model_that_reads_something_else_than_when_the_plan_was_made(trained):
     path = trained / "mer/models/linear.py"
-    path.write_text(path.read_text().replace('flow(frames("box224"))', 'flow(frames("box112"))'))
+    path.write_text(path.read_text().replace('frames(knobs["crop"])', 'frames("box112")'))
     refused(stage(trained, "train", "synthetic-linear"), "plan.yaml is older than the model's file", "run make plan")
 
 
