@@ -129,7 +129,7 @@ def _without_texts(path: Path) -> list[str]:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 node.value.value = ""
         text = ast.unparse(tree)
-        text = re.sub(r'eulerian\([\w()]+, "\w+"\)', "", text.replace("'", '"'))  # unparse writes single quotes
+        text = re.sub(r'eulerian\([\w()]+, "\w+"\)|RECIPES = .*', "", text.replace("'", '"'))  # unparse writes '
     return [line.split("#")[0] for line in text.splitlines()]
 
 
