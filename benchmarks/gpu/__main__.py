@@ -16,12 +16,12 @@ from benchmarks.gpu import STARTED  # isort: skip  (the clock starts before torc
 
 import torch
 
-from benchmarks.gpu import agreement, eulerian, flow, folds, magnet, uamrn
+from benchmarks.gpu import agreement, eulerian, flow, folds, magnet, msmmt, uamrn
 from benchmarks.gpu._run import Line, Session
 from mer.errors import MerError
 
 # In this order: the last part of line 8 trains for as long as there is time.
-LINES = {module.NUMBER: module for module in (agreement, flow, folds, uamrn, eulerian, magnet)}
+LINES = {module.NUMBER: module for module in (agreement, flow, folds, msmmt, uamrn, eulerian, magnet)}
 RESULTS = Path(__file__).parent.parent / "results/gpu"
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes at which nothing is measured, to try the code out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results, checkpoints, predictions")
-    parser.add_argument("--flow", type=Path, help="line 3: folder of the MEGC 2019 flow release; needs pandas")
+    parser.add_argument("--flow", type=Path, help="lines 3 and 5: folder of the MEGC 2019 flow release; needs pandas")
     parser.add_argument("--weights", type=Path, help="line 8: the public weights of MagNet")
     parser.add_argument("--images", type=Path, help="line 8: folder of portraits to train on; default: textures alone")
     parser.add_argument("--steps", type=int, default=20_000, help="line 8: of the training")

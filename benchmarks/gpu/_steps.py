@@ -17,8 +17,9 @@ from mer.loso.stacked_folds import vmap_obstacle
 from mer.loso.task import Task, TrainingPlan, cross_entropy
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
-from mer.models import uamrn
+from mer.models import msmmt, uamrn
 from mer.networks.resnet import ResNet18
+from mer.networks.vit import attention_with_map
 from mer.pretraining.moving_layers import objective
 
 # ---- networks of the engine -----------------------------------------------------------------------------------------
@@ -104,6 +105,34 @@ def uamrn_step(session: Session) -> list[dict]:
         explain=uamrn.explain,
         explain_training=uamrn.explain_training,
     )
+
+
+def msmmt_step(session: Session) -> list[dict]:
+    """Both modalities, contrast and all, small."""
+    size = session.pick({"width": 192, "layers": 4}, {"width": 16, "layers": 2})
+    knobs = {"size": 128, "heads": 2, "start": "random", "pairs": "supervised", **size}
+    build = functools.partial(models.build, "msmmt", 3, **knobs)
+    clips = session.pick(24, 6)
+    return one_step(session, "MSMMT", build, folds=2, clips=clips, lr=1e-5, shape=(6, 128, 128), loss=msmmt.loss)
+
+
+def attention_map(session: Session) -> list[dict]:
+    """Attention, the mean of its maps and the gradient through both, of random vectors."""
+    generator = torch.Generator().manual_seed(0)
+    shape = session.pick((4, 12, 257, 64), (2, 2, 17, 8))
+    q, k, v, of_out = torch.randn(4, *shape, generator=generator).unbind()
+    of_mean = torch.randn(shape[0], shape[2], shape[2], generator=generator)
+
+    def found(device) -> list[torch.Tensor]:
+        given = [x.to(device).requires_grad_() for x in (q, k, v)]
+        out, mean = attention_with_map(*given)
+        loss = (out * of_out.to(device)).sum() + (mean * of_mean.to(device)).sum()
+        return [out, mean, *torch.autograd.grad(loss, given)]
+
+    with tf32(False):
+        pairs = zip(("output", "map", "gradient of q", "gradient of k", "gradient of v"), found(session.device),
+                    found("cpu"), strict=True)  # fmt: skip
+        return [check(f"attention with its map: {name}", a, b, 1e-4, relative=True) for name, a, b in pairs]
 
 
 def sparse_attention(session: Session) -> list[dict]:

@@ -170,7 +170,7 @@ def adam(session: Session) -> list[dict]:
 PARTS = {
     "tvl1, strain": flow, "transforms": transforms, "moving layers": layers, "dropout": dropout,
     "batch norm": batch_norm, "adam": adam, "ststnet": _steps.ststnet, "transformer": _steps.transformer,
-    "uamrn": _steps.uamrn_step,
+    "uamrn": _steps.uamrn_step, "msmmt": _steps.msmmt_step, "attention map": _steps.attention_map,
     "sparse attention": _steps.sparse_attention, "magnet": _steps.magnet, "magnet training": _steps.magnet_step,
 }  # fmt: skip
 

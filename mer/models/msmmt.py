@@ -50,6 +50,7 @@ RECIPE = {
 }  # fmt: skip
 MODALITIES = ("dynamic_image", "flow")
 SIZES = 3
+SHOWN = 128  # px, the side of the pictures that are kept beside explanations
 ALONE = "msmmt: a batch of one clip has nothing to contrast it with; set recipe.batch_size to 2 or more, or alpha to 1"
 VECTORS = (3, 4)  # of the six channels: R, G, B of the dynamic image, then u, v, strain
 
@@ -489,9 +490,9 @@ def explain(network: MSMMT, inputs: Tensor) -> dict[str, Tensor]:
 
     Returns:
         data (B, modalities, S, side, side), the weight of each patch, where side is the patches a side at size m and a
-        patch of a smaller size fills several places; logits (B, C); picture (B, 3, h, w), what the last layer's weights
-        may be laid over: the dynamic image in grey levels, or without one the flow image; with both modalities also
-        cosine (B,), of F_d and F_f.
+        patch of a smaller size fills several places; logits (B, C); picture (B, 3, h, w), what the weights may be laid
+        over, 128 px at most: the dynamic image in grey levels, or without one the flow image; with both modalities
+        also cosine (B,), of F_d and F_f.
     """
     training = network.training
     network.eval()
@@ -502,7 +503,10 @@ def explain(network: MSMMT, inputs: Tensor) -> dict[str, Tensor]:
         side = network.sides[0] // PATCH
         maps = [torch.stack([_at_full_size(w, side) for w in of_modality], 1) for of_modality in weights]
         first = 3 * MODALITIES.index(network.modalities[0])
-        found = {"data": torch.stack(maps, 1), "logits": network(inputs), "picture": inputs[:, first : first + 3]}
+        picture = inputs[:, first : first + 3]
+        if picture.shape[-1] > SHOWN:
+            picture = F.adaptive_avg_pool2d(picture, SHOWN)
+        found = {"data": torch.stack(maps, 1), "logits": network(inputs), "picture": picture}
         if len(features) > 1:
             found["cosine"] = F.cosine_similarity(*features)
         return found

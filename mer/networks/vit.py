@@ -179,6 +179,9 @@ def attention_with_map(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
     The maps of the heads are not kept: the backward pass forms them again, a few clips at a time. Gradients reach q and
     k through both. Maps are float32 whatever q is.
     """
+    kind = q.device.type
+    if torch.is_autocast_enabled(kind):  # under vmap, a linear layer's output has not always its type
+        q, k, v = (x.to(torch.get_autocast_dtype(kind)) for x in (q, k, v))
     return _AttentionWithMap.apply(q, k, v)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from mer import models, products
 from mer.errors import MerError
@@ -299,9 +300,7 @@ def test_a_single_modality_has_no_contrast():
 
 def test_a_batch_of_one_clip_is_refused_where_there_is_a_contrast():
     network = small().train()
-    with pytest.raises(
-        MerError, match=r"a batch of one clip .*; set recipe\.batch_size to 2 or more, or alpha to 1"
-    ):
+    with pytest.raises(MerError, match=r"a batch of one clip .*; set recipe\.batch_size to 2 or more, or alpha to 1"):
         msmmt.loss(network, clips(1), LABELS[:1], torch.ones(1))
     spec = models.load("msmmt")
     for knobs in ({}, {"alpha": 0.5}):
@@ -605,15 +604,47 @@ def test_explanations_are_the_weights_of_each_size_where_they_lie_on_the_face():
     assert "cosine" not in of_flow
 
 
+def operations(sides, d: int, layers: int, hidden: int, classes: int) -> int:
+    """Of a clip's forward pass, two for each product and sum: both modalities."""
+    tokens = [1 + (side // 16) ** 2 for side in sides]
+    t, patches = sum(tokens), sum(tokens) - len(tokens)
+    maps = sum(n**2 for n in tokens)
+    each = 2 * t * 12 * d**2 + 4 * maps * d  # q, k, v, output, feed-forward; scores and their use
+    rollout = (layers - 2) * sum(2 * n**3 for n in tokens)
+    s = len(tokens)  # the last layer: keys and values of all tokens, the rest for s class tokens
+    last = 2 * t * 2 * d**2 + 4 * t * d + 2 * s * 10 * d**2
+    smaller = sum(
+        6 * side * sides[0] * (sides[0] + side) for side in sides[1:]
+    )  # images, along one axis, then the other
+    positions = sum(2 * (side // 16) ** 2 * 14**2 * d for side in sides if side != 224)
+    classifier = 2 * (2 * s * d * hidden + hidden * classes)
+    embedding = smaller + positions + 2 * patches * 768 * d
+    return 2 * (embedding + (layers - 1) * each + rollout + last) + classifier
+
+
+def counted(network, size: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(clips(1, size))
+    return counter.get_total_flops()
+
+
+def test_its_operations_are_those_of_the_layers():
+    found = counted(small(size=128, width=192, layers=4), 128)
+    # An outer product of two rows of the matrix that interpolates positions is not in the formula.
+    assert found == pytest.approx(operations((128, 64, 32), 192, 4, 16, 3), rel=1e-3)
+
+
 @pytest.mark.slow
 def test_one_step_at_printed_size():
     """Two ViT-B/16 at 256/128/64 px; batch 2 instead of 16, for the memory of the machines that test."""
     torch.manual_seed(0)
     network = models.build("msmmt", 5, keep="attention").train()
-    counted = sum(p.numel() for p in network.parameters())
+    parameters = sum(p.numel() for p in network.parameters())
     # Twice 85,798,656 with two more class tokens each, and 4608 -> 512 -> 5.
-    assert counted == 2 * (85_798_656 + 2 * 768) + 4608 * 512 + 512 + 512 * 5 + 5
-    random_layers.attach(network)
+    assert parameters == 2 * (85_798_656 + 2 * 768) + 4608 * 512 + 512 + 512 * 5 + 5
+    assert counted(network, 256) == pytest.approx(operations((256, 128, 64), 768, 12, 512, 5), rel=1e-3)
+    assert counted(network, 256) == pytest.approx(113.9e9, rel=1e-3)
+    random_layers.attach(network.train())
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-5, weight_decay=0.05)
     x, y = clips(2, 256), torch.tensor([0, 1])
     losses = []

@@ -12,9 +12,16 @@ The file has the model's name and one function:
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mer.errors import MerError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def drawer(model: str) -> ModuleType:
@@ -25,3 +32,9 @@ def drawer(model: str) -> ModuleType:
             "draw, or remove the experiment from explain.drawn"
         )
     return importlib.import_module(f"{__name__}.{model}")
+
+
+def explained_rows(predictions: "pd.DataFrame", run_info: dict, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N,) and probabilities (N, C) of the clips `ids`, of the first seed: explanations are of no other."""
+    rows = predictions[predictions["seed"] == run_info["protocol"]["seeds"][0]].set_index("id").loc[ids]
+    return rows["label"].to_numpy(), rows[[f"p{c}" for c in range(len(run_info["class_names"]))]].to_numpy()

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from mer.errors import MerError
 from mer.evaluation.canvas import blank, heading, save
+from mer.evaluation.explained import explained_rows
 from mer.evaluation.reports import write_json
 from mer.products import named_factors
 from mer.storage.cache import ClipCache
@@ -45,10 +46,8 @@ def draw(found: ClipCache, predictions: "pd.DataFrame", run_info: dict, folder: 
         found[clip], mean, folder / "attention.png", f"{title}: attention by the model that has not seen the subject",
         clip, factors=named_factors(run_info["knobs"]["factors"]), clips=len(found), kept=kept,
     )  # fmt: skip
-    # Explanations are of the first seed.
-    rows = predictions[predictions["seed"] == run_info["protocol"]["seeds"][0]].set_index("id").loc[found.ids]
-    labels = rows["label"].to_numpy()
-    correct = rows[[f"p{c}" for c in range(len(names))]].to_numpy().argmax(1) == labels
+    labels, probability = explained_rows(predictions, run_info, found.ids)
+    correct = probability.argmax(1) == labels
     gamma, weight = (np.array([found.extra(kind, i) for i in found.ids], dtype=float) for kind in ("gamma", "weight"))
     known = np.isfinite(weight)  # a fold was trained on them
     gamma_figure(gamma, weight, labels, names, folder / "gamma.png", f"{title}: gamma", correct)
