@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mer.errors import MerError, listed
-from mer.storage.files import damaged
+from mer.storage.files import damaged, unreadable
 from mer.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:  # a worker reads frames, not tables, and starts a third sooner without pandas
@@ -38,6 +38,7 @@ MAX_PIXELS = 2**26  # of a frame, twice those of 8K film; SAMM's, the largest of
 MAX_BYTES = 4 * MAX_PIXELS + 2**20  # of a frame's file: four bytes a pixel, and the rest
 MAX_SCANS = 200  # of a progressive JPEG, which usually has ten
 LOST_BLOCK = bytes(4096)  # the smallest part of a file that a file system loses
+TRUTH = "truth.h5"  # beside the frames of a rendered corpus
 SECTOR = 512  # bytes: what disks and copies lose begins and ends at multiples of it
 
 
@@ -97,6 +98,30 @@ class Clip:
     def paths(self) -> list[Path]:
         """The frames onset..offset, in order."""
         return [self.path(n) for n in self.numbers]
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form. Sheets and disks write `ü` as one character, or as `u` and two dots."""
+    return unicodedata.normalize("NFC", name)
+
+
+def same_name(name: str) -> str:
+    """What is equal for names that differ in letter case or Unicode form only: on some disks they are one folder."""
+    return composed(composed(name).casefold())
+
+
+def check_subjects(subjects: Iterable[tuple[str, str]], where: str) -> None:
+    """Raise MerError where (corpus, subject) differ in letter case or Unicode form only: one person would be two."""
+    names: dict[tuple[str, str], tuple[str, str]] = {}
+    for corpus, subject in dict.fromkeys(subjects):
+        other = names.setdefault((same_name(corpus), same_name(subject)), (corpus, subject))
+        if other != (corpus, subject):
+            # In ASCII, for their letters may look alike.
+            both = " and ".join(ascii("/".join(name)) for name in (other, (corpus, subject)))
+            raise MerError(
+                f"{where}: subjects {both} differ in letter case or Unicode form only, and would be tested by a model "
+                "that was trained on the same person; write them alike in the label sheet"
+            )
 
 
 def check_counts(found: dict[str, int], wanted: dict[str, int | None], where: str, parameter: str) -> None:
@@ -177,13 +202,13 @@ def write_index(path: Path, table: "pd.DataFrame") -> None:
     """Write the index in the order of `id`, replacing `path` in one step.
 
     Raises MerError on what `checked` refuses, and on ids that occur twice, or differ in the case of letters alone (some
-    disks have one folder for both).
+    disks have one folder for both), and on what `check_subjects` refuses.
     """
     table = checked(table, str(path), COLUMNS)
-    same = table["id"].map(lambda clip_id: unicodedata.normalize("NFC", clip_id).casefold())
-    repeated = table["id"][same.duplicated()]
+    repeated = table["id"][table["id"].map(same_name).duplicated()]
     if len(repeated):
         raise MerError(f"{path}: clip ids occur twice: {listed(repeated)}; a label sheet must name every clip once")
+    check_subjects(zip(table["corpus"], table["subject"], strict=True), str(path))
     write_table(path, table.sort_values("id")[list(COLUMNS)])
 
 
@@ -198,7 +223,7 @@ def check_numbers(where: str, onset: int, apex: int, offset: int) -> None:
 def read_index(path: Path) -> "pd.DataFrame":
     """The index table: numbers in onset, apex, offset and fps, text elsewhere, also where a subject is named 007 or NA.
 
-    Raises MerError where it is missing, or another than `write_index` has written.
+    Raises MerError where it is missing, or another than `write_index` writes.
     """
     import pandas as pd
 
@@ -214,6 +239,7 @@ def read_index(path: Path) -> "pd.DataFrame":
             raise damaged(path, f"{column} holds no number ({error})") from None
     for row in table.itertuples():
         check_numbers(f"{path}: clip {row.id}", row.onset, row.apex, row.offset)
+    check_subjects(zip(table["corpus"], table["subject"], strict=True), str(path))
     return table
 
 
@@ -251,6 +277,7 @@ def read_frame(path: str | Path) -> np.ndarray:
     Read are JPEG, PNG and BMP with at most 8 bits a channel and MAX_PIXELS pixels.
 
     Raises:
+        FileError: the system does not hand it out.
         MerError: no such file, or a pipe or folder; another kind of image, too large, more than 8 bits a channel, or
             damaged. Decoders fill in what a file has lost and say nothing, so the file is checked first: a JPEG by
             libjpeg's own warnings, a BMP for zeros that cut its rows; a PNG has checksums. docs/corpora.md says what
@@ -265,8 +292,15 @@ def read_frame(path: str | Path) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise MerError(f"{path}: cannot be read as an image ({len(data)} bytes); replace the file")
+        raise _unsound(path, f"cannot be read as an image ({len(data)} bytes)")
     return image
+
+
+def _unsound(path: str | Path, what: str) -> MerError:
+    """For a frame that cannot be what was written. A rendered one is an output, damaged in DVC's cache as well."""
+    if any((folder / TRUTH).is_file() for folder in Path(path).parents):
+        return damaged(path, f"it {what}")
+    return MerError(f"{path}: {what}; replace the file")
 
 
 # Other kinds that OpenCV reads; a damaged file of these is read as far as it goes.
@@ -398,7 +432,7 @@ def _check_jpeg(path: str | Path, data: bytes) -> None:
         # An eighth of the size: every code is read, few pixels are computed.
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
-        raise MerError(f"{path}: is a damaged JPEG ({error}); replace the file") from None
+        raise _unsound(path, f"is a damaged JPEG ({error})") from None
 
 
 def _check_depth(path: str | Path, data: bytes, bits: int) -> None:
@@ -410,7 +444,7 @@ def _check_depth(path: str | Path, data: bytes, bits: int) -> None:
         raise MerError(f"{path}: has {bits} bits a channel, frames have 8; {remedy} dividing by {2 ** (bits - 8)}")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise MerError(f"{path}: cannot be read as an image ({len(data)} bytes); replace the file")
+        raise _unsound(path, f"cannot be read as an image ({len(data)} bytes)")
     levels: np.ndarray = np.asarray(image, np.uint16)
     if levels.ndim == 3 and levels.shape[2] == 4:
         levels = levels[:, :, :3]  # without the transparency, which uses all bits
@@ -472,5 +506,7 @@ def _read_bytes(path: str | Path) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise MerError(f"{path}: frame is missing; unpack the corpus again or correct the label sheet") from None
+    except IsADirectoryError:
+        raise MerError(f"{path}: is no file, but a folder; put the frame itself there") from None
     except OSError as error:
-        raise MerError(f"{path}: cannot be read ({error.strerror}); unpack the corpus again") from None
+        raise unreadable(path, error) from None

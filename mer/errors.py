@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -15,11 +16,29 @@ class MerError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class FileError(MerError):
+    """A file of this project that is damaged or does not fit, or any file that the system does not hand out.
+
+    It is no fault of a clip: no clip is left out for it, whatever `on_error` says.
+    """
+
+
 def listed(names: Iterable[object], most: int = 5) -> str:
     """`a, b, c and 4 more` - for messages about many clips or files."""
     texts = [str(n) for n in names]
     shown = ", ".join(texts[:most])
     return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
+
+
+_REPR = reprlib.Repr()  # looks at a few of many entries, however large the value is
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlevel = 3
+
+
+def short(value: object) -> str:
+    """Its repr, 100 characters at most, for a message about a value that may be of any size."""
+    text = _REPR.repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def suggestion(name: object, valid: Iterable[object]) -> str:
@@ -53,8 +72,24 @@ _REMEDIES = {
 }
 
 
-def explained(error: OSError) -> str | None:
-    """An error of the operating system as one line with path, reason and remedy; None for one that is none of its."""
+def explained(error: BaseException) -> str | None:
+    """An error of the operating system, or short memory, as one line with what is short or the path, and a remedy.
+
+    None for an error that is none of the system's.
+    """
+    if isinstance(error, OSError):
+        return _of_the_system(error)
+    text = " ".join(str(error).split())
+    if "CUDA out of memory" in text:
+        return "the GPU's memory is short; lower a batch_size or train.folds_in_parallel, or set runtime.device: cpu"
+    # torch and OpenCV have errors of their own for it.
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Insufficient memory" in text:
+        reason = f" ({text[:200]})" if text else ""
+        return f"memory is short{reason}; free some, or lower runtime.workers, train.folds_in_parallel or a batch_size"
+    return None
+
+
+def _of_the_system(error: OSError) -> str | None:
     remedy = _REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None

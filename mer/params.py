@@ -6,20 +6,21 @@ to all experiments with it; the models declare and check them (mer.models).
 """
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from mer.errors import MerError, suggestion
+from mer.errors import MerError, listed, short, suggestion
+from mer.storage.yaml_files import read_yaml
 
 # Keys become names of files and stages: nothing that a shell or a path could understand otherwise.
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 ExperimentKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Experiments = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*][a-z0-9*-]{0,63}$")]  # * stands for any letters
 Folder = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
 Classes = Literal[3, 4, 5, 7, 8]
 Seed = Annotated[int, Field(ge=0)]
@@ -242,6 +243,14 @@ class Evaluate(Section):
     seed: Seed
 
 
+class Curve(Section):
+    """A metric over experiments that differ in one knob; baseline: an experiment without it, drawn as a level line."""
+
+    experiments: list[Experiments] = Field(min_length=1)
+    knob: Name
+    baseline: ExperimentKey | None = None
+
+
 class Explain(Section):
     """drawn: experiment -> the clip that is drawn; "": the first."""
 
@@ -275,6 +284,7 @@ class Params(Section):
     dynamic_image: DynamicImage
     train: Train
     evaluate: Evaluate
+    curves: dict[ExperimentKey, Curve] = {}
     explain: Explain
     figures: Figures
     runtime: Runtime
@@ -306,6 +316,40 @@ class Params(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _curves_compare_like_with_like(self) -> Self:
+        for name, curve in self.curves.items():
+            where = f"curves.{name}"
+            for pattern in curve.experiments:
+                if not any(fnmatchcase(experiment, pattern) for experiment in self.experiments):
+                    raise ValueError(
+                        f"{where}.experiments: {pattern!r} matches none; {suggestion(pattern, self.experiments)}"
+                    )
+            first, *others = self.members_of(curve)
+            if not others:
+                raise ValueError(f"{where}.experiments: {first} alone is no curve; name two at least")
+            for other in others:
+                self._alike(f"{where}.experiments", first, other, set(Experiment.model_fields) - {"knobs", "audit"})
+            if curve.baseline is not None:
+                if curve.baseline not in self.experiments:
+                    raise ValueError(
+                        f"{where}.baseline: {curve.baseline!r} is no experiment; "
+                        f"{suggestion(curve.baseline, self.experiments)}"
+                    )
+                self._alike(f"{where}.baseline", first, curve.baseline, {"corpus", "labels", "classes"})
+        return self
+
+    def _alike(self, where: str, first: str, other: str, fields: set[str]) -> None:
+        """Raise ValueError unless two experiments are the same in these fields."""
+        one, two = self.experiments[first], self.experiments[other]
+        differing = sorted(field for field in fields if getattr(one, field) != getattr(two, field))
+        if differing:
+            raise ValueError(f"{where}: {first} and {other} differ in {listed(differing)}; leave one of them out")
+
+    def members_of(self, curve: Curve) -> list[str]:
+        """The experiments of a curve, in the order of params.yaml."""
+        return [name for name in self.experiments if any(fnmatchcase(name, e) for e in curve.experiments)]
+
     def knobs_of(self, experiment: Experiment) -> dict[str, Any]:
         """The knobs of a model that params.yaml says: the model's section, and those of the experiment before it."""
         return {**self.knobs.get(experiment.model, {}), **experiment.knobs}
@@ -313,20 +357,9 @@ class Params(Section):
 
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and check all parameters. Raises MerError naming the first wrong one, with the nearest valid name."""
-    try:
-        raw = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise MerError(f"{path}: is not UTF-8 text; save it as UTF-8, or write it anew with make preset") from None
-    except FileNotFoundError:
-        raise MerError(
-            f"{path}: there is no such file here; run from the project's root, or make preset P=demo"
-        ) from None
-    except YAMLError as error:
-        raise MerError(f"{path}: is not valid YAML: {error}; correct it, or write it anew with make preset") from None
-    except RecursionError:
-        raise MerError(f"{path}: is nested too deeply; correct it, or write it anew with make preset") from None
-    except ValueError as error:  # such as a number of more digits than Python reads
-        raise MerError(f"{path}: has a value that cannot be read ({error}); correct it") from None
+    raw = read_yaml(
+        path, missing="run from the project's root, or make preset P=demo", otherwise="write it anew with make preset"
+    )
     return parse(raw, str(path))
 
 
@@ -367,7 +400,7 @@ def _first(error: ValidationError) -> str:
             return f"{name} is gone: {GONE[where[-1]]} (CHANGELOG.md); {ANEW}"
         return f"{name} is unknown; {suggestion(where[-1], _fields(problem['loc'][:-1]))}"
     if problem["type"] == "union_tag_invalid":
-        return f"{name}.task is {problem['input'].get('task')!r}; valid: {problem['ctx']['expected_tags']}"
+        return f"{name}.task is {short(problem['input'].get('task'))}; valid: {problem['ctx']['expected_tags']}"
     if problem["type"] == "missing":
         return f"{name} is missing; copy it from conf/base.yaml"
     if problem["type"] == "value_error":
@@ -375,10 +408,10 @@ def _first(error: ValidationError) -> str:
     if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
         more = " and ".join(sign for sign in "_-" if sign in problem["ctx"]["pattern"].rpartition("[")[2])
         return (
-            f"{'.'.join(where[:-1])}: the name {where[-1]!r} must begin with a-z or 0-9, have only those and {more}, "
-            "and 64 signs at most"
+            f"{'.'.join(where[:-1])}: the name {short(where[-1])} must begin with a-z or 0-9, have only those and "
+            f"{more}, and 64 signs at most"
         )
-    return f"{name} is {problem['input']!r}: {problem['msg'].lower()}"
+    return f"{name} is {short(problem['input'])}: {problem['msg'].lower()}"
 
 
 ANEW = "write params.yaml anew with make preset"

@@ -9,23 +9,28 @@ not needed repeats the first.
 mer.plan_file writes and compares the file.
 """
 
+import itertools
+import math
+import os
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
-from mer.params import Corpus, Experiment, Params
+from mer.params import Corpus, Curve, Experiment, Params
 from mer.products import CROPS, Product, Weights
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
     "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "pretrain", "magnify_learned",
-    "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "explain", "figures",
+    "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "curve", "explain",
+    "figures",
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 4, "parts": 5, "drawn": 10}
+PLACES = {"reads": 4, "parts": 5, "drawn": 10, "scores": 22}
 CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 8, "embed": 2, "train": 8, "figures": 1}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
@@ -48,6 +53,8 @@ def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
         planner.index(corpus)
     for name, experiment in params.experiments.items():
         planner.experiment(name, experiment)
+    for name, curve in params.curves.items():
+        planner.curve(name, curve)
     for corpus in params.corpora:
         planner.figures(corpus)
     return planner.plan(), {model: sorted(knobs) for model, knobs in sorted(planner.wiring.items())}
@@ -85,6 +92,7 @@ class _Planner:
     def index(self, name: str) -> None:
         corpus = self.params.corpora[name]
         if corpus.parts is not None:
+            self.check_parts(name, corpus.parts)
             args = {
                 "parts": [index_path(part) for part in corpus.parts], "labels": labels_of(name, corpus),
                 "classes": corpus.classes, **_expected(corpus), "out": index_path(name),
@@ -94,8 +102,7 @@ class _Planner:
             return
         reader = reader_of(name, corpus)
         module = _reader_module(name, reader)
-        made = name in self.params.synthesize.runs
-        raw = corpus.raw or (f"data/raw/{name}/corpus" if made else f"data/raw/{name}")
+        made, raw = name in self.params.synthesize.runs, self.raw(name)
         if made:
             self.add("synthesize", name, {"args": {}})
         if hasattr(module, "RELEASED"):
@@ -109,6 +116,33 @@ class _Planner:
         code = [module.__name__, *([corrections] if (imports.ROOT / corrections).is_file() else [])]
         args = {"reader": reader, "raw": raw, **_expected(corpus), "out": index_path(name)}
         self.add("index", name, {"args": args, "watch": watch, "code": _code("index", code)})
+
+    def raw(self, name: str) -> str:
+        """The folder of a corpus."""
+        made = name in self.params.synthesize.runs
+        return self.params.corpora[name].raw or (f"data/raw/{name}/corpus" if made else f"data/raw/{name}")
+
+    def check_parts(self, name: str, parts: list[str]) -> None:
+        """Raise MerError where parts of a composite have the same people: a subject of one would be tested by a model
+        that was trained on the other. They have where they are read alike (rendered ones, which have one seed, are
+        apart from the real ones), or where one lies in the other's folder.
+        """
+        for part, other in itertools.combinations(parts, 2):
+            made = {which in self.params.synthesize.runs for which in (part, other)}
+            readers = {reader_of(which, self.params.corpora[which]) for which in (part, other)}
+            raws = [Path(os.path.realpath(self.raw(which))) for which in (part, other)]
+            if raws[0].is_relative_to(raws[1]) or raws[1].is_relative_to(raws[0]):
+                why = f"lie in one folder ({self.raw(part)}, {self.raw(other)})"
+            elif made == {True}:
+                why = "are rendered from one seed"
+            elif made == {False} and len(readers) == 1:
+                why = f"have one reader, {readers.pop()}"
+            else:
+                continue
+            raise MerError(
+                f"corpora.{name}.parts: {part} and {other} {why}, so the same person would be in training and test; "
+                "leave one out. Other people's recordings in that layout need a reader of their own (CONTRIBUTING.md)"
+            )
 
     def released(self, name: str) -> Product:
         return Product("flow", RELEASED, "import_flow")
@@ -248,6 +282,43 @@ class _Planner:
         paths = [*args["reads"], *([args["weights"]] if weights else [])]
         section = spec.name if spec.name in self.params.knobs else f"experiments.{name}"
         return {"args": args, "section": section, "reads": _places("reads", paths), "code": code}
+
+    def curve(self, name: str, curve: Curve) -> None:
+        """Metrics against a knob: its values, ascending, with the experiments that have them."""
+        from mer import models
+
+        where, members = f"curves.{name}", self.params.members_of(curve)
+        first = self.params.experiments[members[0]]
+        spec = models.load(first.model)
+        if curve.knob not in spec.knobs:
+            raise MerError(
+                f"{where}.knob: model {spec.name} has no knob {curve.knob!r}; {suggestion(curve.knob, spec.knobs)}"
+            )
+        knobs = {member: spec.all_knobs(self.params.knobs_of(self.params.experiments[member])) for member in members}
+        holders: dict[float, str] = {}
+        for member, own in knobs.items():
+            others = [k for k in own if k != curve.knob and own[k] != knobs[members[0]].get(k)]
+            if others:
+                raise MerError(
+                    f"{where}.experiments: {members[0]} and {member} differ in {listed(others)} beside {curve.knob}; "
+                    "leave one of them out"
+                )
+            value = own[curve.knob]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise MerError(f"{where}.knob: {curve.knob} of {member} is {value!r}; needed is a number")
+            if holders.setdefault(value, member) != member:
+                raise MerError(
+                    f"{where}.experiments: {holders[value]} and {member} have the same {curve.knob}, {value}; "
+                    "leave one of them out"
+                )
+        args: Entry = {
+            "corpus": first.corpus, "model": spec.name, "knob": curve.knob,
+            "points": [f"{holders[value]}={value}" for value in sorted(holders)],
+        }  # fmt: skip
+        if curve.baseline is not None:
+            args["baseline"] = curve.baseline
+        read = [f"metrics/details/{one}.json" for one in [*members, *([curve.baseline] if curve.baseline else [])]]
+        self.add("curve", name, {"args": args, "scores": _places("scores", read)})
 
     # ---- pictures
 

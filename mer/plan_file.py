@@ -39,6 +39,9 @@ def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
         parts[f"pretrain.runs.{name}"] = {field: getattr(run, field, None) for field in sources}
     parts["synthesize.runs"] = list(params.synthesize.runs)
     parts["magnify_eulerian.recipes"] = list(params.magnify_eulerian.recipes)
+    for name, curve in params.curves.items():
+        values = {member: params.knobs_of(params.experiments[member]) for member in params.members_of(curve)}
+        parts[f"curves.{name}"] = [curve.model_dump(), {m: knobs.get(curve.knob) for m, knobs in values.items()}]
     parts["explain.drawn"] = params.explain.drawn
     return {name: _digest(part)[:12] for name, part in parts.items()}
 

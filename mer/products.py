@@ -6,17 +6,19 @@ expressions are equal products, so two models that read the same share a file. N
 the stages of a graph from these expressions.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from mer.errors import MerError, suggestion
+from mer.errors import MerError, short, suggestion
 
 CROPS = ("box224", "innereye256", "box112", "none224")
 # U-01: "[2:1:13], L = 32" cannot all hold. These keep both ends and L; both ends and the step (L = 12); the first end,
 # the step and L.
 FACTORS = ("linspace_2_13_32", "arange_2_14_1", "arange_2_34_1")
+MOST_FACTORS = 1024
 NAME = re.compile(r"[a-z0-9_]+")
 
 
@@ -179,27 +181,30 @@ def _label(text: str) -> str:
 
 
 def named_factors(name: str = FACTORS[0]) -> np.ndarray:
-    """(L,) factors, ascending.
+    """(L,) factors, ascending, MOST_FACTORS at most.
 
     Args:
         name: `linspace_<first>_<last>_<how many>` or `arange_<first>_<end>_<step>`, as NumPy reads them; UAMRN's own
             is one of `FACTORS` (U-01).
 
     Raises:
-        MerError: another name, or factors that are none, not above 0 or not ascending.
+        MerError: another name, or factors that are none, too many, not finite, not above 0 or not ascending.
     """
     kind, *numbers = name.split("_")
     try:
         first, last, third = (float(number) for number in numbers)
-        if kind == "linspace" and third == int(third):
-            factors = np.linspace(first, last, int(third))
-        else:
-            factors = {"arange": np.arange}[kind](first, last, third)
-    except (ValueError, KeyError, OverflowError, ZeroDivisionError):
+        count = third if kind == "linspace" else {"arange": (last - first) / third}[kind]
+        if not all(map(math.isfinite, (first, last, third))) or (kind == "linspace" and third != int(third)):
+            raise ValueError
+    except (ValueError, KeyError, ZeroDivisionError):
         raise MerError(
-            f"factors: {name!r} is no range of factors; write linspace_<first>_<last>_<how many> or "
-            f"arange_<first>_<end>_<step>, for example {FACTORS[0]}"
+            f"factors: {short(name)} is no range of factors; write linspace_<first>_<last>_<how many> or "
+            f"arange_<first>_<end>_<step> with finite numbers, for example {FACTORS[0]}"
         ) from None
-    if not len(factors) or factors[0] <= 0 or (np.diff(factors) <= 0).any():
-        raise MerError(f"factors: {name!r} gives {factors.tolist()[:4]}; needed are factors above 0 that ascend")
+    if count > MOST_FACTORS:  # before they take their memory
+        raise MerError(f"factors: {short(name)} gives {count:,.0f}; needed are {MOST_FACTORS} at most: ask for fewer")
+    with np.errstate(over="ignore", invalid="ignore"):  # between numbers of opposite sign, which are refused
+        factors = np.arange(first, last, third) if kind == "arange" else np.linspace(first, last, max(0, int(third)))
+    if not len(factors) or not factors[0] > 0 or not (np.diff(factors) > 0).all():
+        raise MerError(f"factors: {short(name)} gives {factors.tolist()[:4]}; needed are factors above 0 that ascend")
     return factors

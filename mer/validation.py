@@ -6,6 +6,7 @@
 import contextlib
 import importlib
 import inspect
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def check_raw(params: Params, plan: Plan) -> None:
         raw = entry["args"]["raw"]
         if not Path(raw).is_dir():
             how = " && ".join(megc2019_flow.how(raw))
-            raise MerError(f"{raw}: is missing; bring the release with: mkdir -p {raw} && {how}")
+            raise MerError(f"{raw}: is missing; bring the release with: mkdir -p {shlex.quote(raw)} && {how}")
     for name in plan["pretrain"]:
         run = params.pretrain.runs[name]
         for field in ("user_weights", "raw", "watch"):

@@ -9,15 +9,8 @@ if any(argument.startswith("stages.") for argument in sys.orig_argv):
     # round at all 20 % (docs/log.md). The numbers are the same. libgomp reads it when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Here, before a stage imports what takes seconds: a DVC killed in the meantime would not be noticed.
+    from mer import interrupt
     from stages._watch import die_with_parent
 
     die_with_parent()
-
-    def _one_line(kind, error, traceback, default=sys.excepthook):
-        """Ctrl-C while the imports run, before a stage can say it itself."""
-        if issubclass(kind, KeyboardInterrupt):
-            print("interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
-        else:
-            default(kind, error, traceback)
-
-    sys.excepthook = _one_line
+    interrupt.one_line("interrupted; finished clips and folds are kept, dvc repro goes on after them")

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from mer.errors import MerError, explained, suggestion
 from mer.parallel import Engine
 from mer.params import Params, load
 from mer.plan import SAFE
-from mer.project import check_folders
+from mer.project import check_encoding, check_folders
 from mer.storage.files import replace_file
 from mer.storage.spool import Spool
 
@@ -121,9 +122,10 @@ def run(name: str, main) -> None:
         # Before anything is opened: the key becomes part of paths.
         if (key and not SAFE.fullmatch(key)) or len(key) > 200:
             raise MerError(f"{key[:80]!r} is no key of a stage: a-z, 0-9, - and _ only; plan.yaml names them")
+        check_encoding()
         params = load("params.yaml")
         plan_file.check(params)
-        check_folders()
+        check_folders(plan_file.stages_of())
         stage = Stage(name, key, params)
         arguments = parsed(main, sys.argv[2:], label) if len(sys.argv) > 2 else from_plan(main, stage)
         # Also a stage that keeps no spool must not be run twice at a time.
@@ -132,7 +134,7 @@ def run(name: str, main) -> None:
     except MerError as error:
         print(f"{label}: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
-    except OSError as error:
+    except Exception as error:
         line = explained(error)
         if line is None:
             raise
@@ -142,6 +144,13 @@ def run(name: str, main) -> None:
         print(f"{label}: interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
         sys.exit(130)
     _note_time(label, time.perf_counter() - start)
+
+
+def chosen(entries: Mapping[str, Any], name: str, where: str) -> Any:
+    """An entry of a part of params.yaml, which messages call `where`. Raises MerError where none has this name."""
+    if name not in entries:
+        raise MerError(f"params.yaml: {where} has no {name!r}; {suggestion(name, entries)}")
+    return entries[name]
 
 
 def options(main) -> dict[str, inspect.Parameter]:

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from mer.clips import Clip, clips, read_frames, read_index
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, frame_warp
 from mer.storage.build import available, build_product
 from mer.storage.cache import ClipCache
@@ -25,6 +25,8 @@ def compute(clip: Clip, *, landmarks: ClipCache, crop: str, **options) -> dict:
         if t == 0:
             try:
                 transform = clip_transform(frame, landmarks[clip.id], crop, **options)
+            except FileError:
+                raise
             except MerError as error:
                 raise MerError(f"{clip.id}: {error}") from None
             warp = frame_warp(transform, size, frame.shape[:2])

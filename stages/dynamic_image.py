@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 from mer.clips import Clip, clips, read_index
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from mer.motion.dynamic_image import dynamic_image
 from mer.storage.build import available, build_product
 from mer.storage.cache import ClipCache
@@ -28,6 +28,8 @@ def pooled(clip: Clip, which: str, frames: ClipCache, apex: ClipCache) -> np.nda
 def compute(clip: Clip, *, which: str, solver: str, c: float, frames: ClipCache, apex: ClipCache) -> dict:
     try:
         return {"data": dynamic_image(pooled(clip, which, frames, apex), solver=solver, c=c)}
+    except FileError:
+        raise
     except MerError as error:
         raise MerError(f"{clip.id}: {error}") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mer import corpora
 from mer.clips import check_counts, checked, files_digest, write_corrected, write_excluded, write_index
 from mer.corpora.facts import check_facts, is_whole_corpus
-from mer.errors import listed
+from mer.errors import MerError, listed
 from mer.macro import tables
 from mer.parallel import map_clips
 from stages._run import run
@@ -25,6 +25,8 @@ def main(stage, *, reader: str, raw: str, out: str, clips: int | None = None, su
         if left_out:
             print(f"{raw}: images left out by the set's own rules: {left_out}", file=sys.stderr)
         table = tables.index_table(images, stage.key)
+    elif not hasattr(module, "read_corpus"):
+        raise MerError(f"--reader {reader}: {module.__name__} reads no layout; name a module that has read_corpus")
     else:
         table = module.read_corpus(raw, stage.key, on_error=on_error)
     table = checked(table, f"corpus {stage.key}, read by {module.__name__}")

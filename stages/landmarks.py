@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mer.clips import Clip, clips, files_digest, read_excluded, read_frame, read_index
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from mer.faces.landmarks import ATTEMPTS, find_onset_face
 from mer.storage.build import build_product
 from stages._run import run
@@ -26,6 +26,8 @@ def compute(clip: Clip, *, backend: str, **options) -> dict:
     paths = clip.paths()[: LOOK_AHEAD + 1]
     try:
         face = find_onset_face((read_frame(path) for path in paths), backend, **options)
+    except FileError:
+        raise
     except MerError as error:
         raise MerError(str(error) if str(paths[0].parent) in str(error) else f"{paths[0]}: {error}") from None
     attempt = np.int64(ATTEMPTS.index(face.attempt))

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from mer.clips import Clip, clips, files_digest, read_index, read_paths
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, warp
 from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify_frames
 from mer.storage.build import available, build_product
 from mer.storage.cache import ClipCache
 from mer.storage.files import digest
-from stages._run import run
+from stages._run import chosen, run
 
 FILTER = ("alpha", "low", "high", "filter", "lambda_c", "chroma")
 
@@ -63,6 +63,8 @@ def compute(
         data = np.empty((keep.stop - keep.start, size, size, 3), np.uint8)
         for image, place in zip(images, data, strict=True):
             place[...] = warp(image[None], transform, size)[0] if full else image
+    except FileError:
+        raise
     except MerError as error:
         raise MerError(f"{clip.id}: {error}; or leave such clips out with magnify_eulerian.on_error: exclude") from None
     return {"data": data[0] if product == "apex_frame" else data, "transform": transform}
@@ -97,10 +99,11 @@ def fingerprint(clip: Clip, *, source: ClipCache, full: bool, product: str, apex
 
 
 def main(stage, *, index: str, source: str, apex: str, crop: str, recipe: str, out: str):
-    cache, section = ClipCache(source), stage.section
+    section = stage.section
+    settings = chosen(section.recipes, recipe, "magnify_eulerian.recipes").model_dump()
+    cache = ClipCache(source)
     apexes = ClipCache(apex, "apex")
     rows, excluded = available(clips(read_index(index)), index, cache, apexes)
-    settings = section.recipes[recipe].model_dump()
     align = stage.params.align
     options = crop_options(crop, top_margin=align.top_margin, rotate=align.rotate, box=align.box)
     product, full = Path(out).stem, cache.kind == "landmarks"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mer import pretraining
 from mer.storage.weights import save_weights
-from stages._run import run
+from stages._run import chosen, run
 
 
 def main(stage):
     section = stage.params.pretrain
-    entry = section.runs[stage.key].model_dump()
+    entry = chosen(section.runs, stage.key, "pretrain.runs").model_dump()
     context = pretraining.Context(
         where=f"pretrain.runs.{stage.key}", seed=section.seed, device=stage.device, engine=stage.engine,
         checkpoint=stage.spool / "checkpoint.pt", code=stage.code(), progress=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 from mer.errors import MerError
 from mer.faces import detect_landmarks
 from mer.synthetic import corpus as synthetic
-from stages._run import run
+from stages._run import chosen, run
 
 
 def face_is_found(image, landmarks) -> bool:
@@ -23,7 +23,7 @@ def face_is_found(image, landmarks) -> bool:
 
 
 def main(stage):
-    size = stage.section.runs[stage.key]
+    size = chosen(stage.section.runs, stage.key, "synthesize.runs")
     synthetic.synthesize(
         Path("data/raw") / stage.key,
         subjects=size.subjects,

@@ -18,13 +18,13 @@ from mer.storage.build import available
 from mer.storage.cache import ClipCache
 from mer.storage.spool import Spool
 from mer.storage.weights import provenance, subjects_seen
-from stages._run import run
+from stages._run import chosen, run
 
 
 def main(
     stage, *, index: str, labels: str, classes: int, model: str, reads: list[str], out: str, weights: str | None = None
 ):
-    experiment, spec = stage.params.experiments[stage.key], models.load(model)
+    experiment, spec = chosen(stage.params.experiments, stage.key, "experiments"), models.load(model)
     validation.check_experiment(stage.params, stage.key, experiment)
     check_plan(stage)
     settings, knobs = stage.section.of(experiment), stage.params.knobs_of(experiment)

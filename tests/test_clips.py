@@ -99,6 +99,19 @@ def test_ids_that_differ_in_the_case_of_letters_or_their_composition(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("names", [("Anna", "anna"), ("M\u00fcller", "mu\u0308ller"), ("Strau\u00df", "STRAUSS")])
+def test_subjects_that_differ_in_the_case_of_letters_or_their_composition(tmp_path, names):
+    """Of other clips: their ids differ, and one person would be two folds, each trained on the other."""
+    table = rows("c/x/1", "c/x/2").assign(subject=names)
+    both = " and ".join(ascii(f"x/{name}") for name in names)
+    message = rf"c\.csv: subjects {re.escape(both)} differ in letter case or Unicode form only.*; write them alike"
+    refused(message, write_index, tmp_path / "c.csv", table)
+    write_table(tmp_path / "c.csv", table[list(COLUMNS)])  # as an earlier version wrote it
+    refused(message, read_index, tmp_path / "c.csv")
+    write_index(tmp_path / "c.csv", table.assign(corpus=["c", "d"]))  # two corpora: two people
+    assert len(read_index(tmp_path / "c.csv")) == 2
+
+
 @pytest.mark.parametrize("offset", [0, 7 * 10**9, 10**15])
 def test_a_clip_that_would_fill_the_memory(tmp_path, offset):
     refused(rf"c\.csv: clip c/s/1: has frames 1 to {offset}, needed are 1 to 1000000 of them; correct the row",

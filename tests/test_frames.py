@@ -1,5 +1,6 @@
 """Image files: what is read bit for bit as OpenCV reads it, and what is refused before it is decoded."""
 
+import errno
 import os
 import struct
 import zlib
@@ -10,6 +11,7 @@ import pytest
 
 from mer import clips
 from mer.clips import files_digest, read_frame
+from mer.errors import FileError
 from tests.helpers.refusals import refused
 
 RNG = np.random.default_rng(0)
@@ -374,6 +376,34 @@ def test_a_file_beyond_the_limit_a_pipe_and_a_folder(tmp_path, read):
     refused("large.jpg: has 269484033 bytes, a frame at most 269484032; replace", read, tmp_path / "large.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     refused("pipe.jpg: is no file, but a pipe or a device", read, tmp_path / "pipe.jpg")
-    refused("cannot be read .Is a directory.; unpack the corpus again", read, tmp_path)
-    refused("cannot be read .File name too long.", read, tmp_path / ("x" * 5000))
+    refused("is no file, but a folder; put the frame itself there", read, tmp_path)
+    refused("x: file name too long; shorten the name", read, tmp_path / ("x" * 5000))
     refused("none.jpg: frame is missing", read, tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("read", [read_frame, lambda path: files_digest([path])])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_an_error_of_the_system_is_no_fault_of_the_frame(tmp_path, monkeypatch, read, code):
+    """FileError excludes no clip (tests/storage/test_cache.py)."""
+
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(FileError, match=f"^a.jpg: (?i:{os.strerror(code)});") as error:
+        read("a.jpg")
+    assert "unpack" not in str(error.value)
+
+
+def test_a_damaged_frame_that_the_pipeline_rendered_is_repaired_and_not_replaced(tmp_path):
+    """Its copy in DVC's cache is damaged as well, and nobody has another."""
+    folder = tmp_path / "a corpus/sub01/EP01"
+    folder.mkdir(parents=True)
+    cut, none = written(folder, encoded()[:-400]), written(folder, b"none", "img2.jpg")
+    for path, what in ((cut, r"is a damaged JPEG \(.+\)"), (none, r"cannot be read as an image \(4 bytes\)")):
+        refused(rf"{path.name}: {what}; replace the file$", read_frame, path)
+    (tmp_path / "truth.h5").touch()
+    for path, what in ((cut, r"it is a damaged JPEG \(.+\)"), (none, r"it cannot be read as an image \(4 bytes\)")):
+        remedy = rf"run python -m tools.repair '{path}', then dvc repro"
+        with pytest.raises(FileError, match=rf"{path.name}: is damaged: {what}; {remedy}$"):
+            read_frame(path)

@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 from mer import params
 from mer.errors import MerError
 from tests.helpers.refusals import refused
-from tests.helpers.trees import change, without
+from tests.helpers.trees import BOMB, change, without
 from tools import preset
 
 LINEAR, STSTNET = "experiments/synthetic-linear", "experiments/synthetic-ststnet"
@@ -107,10 +107,51 @@ def test_a_value_of_another_type_or_outside_its_range_is_refused(raw, path, valu
         ("corpora/both", {"parts": ["synthetic"], "classes": 3}, "corpora.both.parts is ['synthetic']: list should"),
         ("corpora/both", {"parts": ["synthetic", "x"], "raw": "y", "classes": 3},
          "corpora.both: has parts, so raw belongs to them; remove it"),
+        ("curves/x", {"experiments": ["synthetic-lin", "synthetic-ststnet"], "knob": "c"},
+         "curves.x.experiments: 'synthetic-lin' matches none; did you mean 'synthetic-linear'?"),
+        ("curves/x", {"experiments": ["casme2-*"], "knob": "c"},
+         "curves.x.experiments: 'casme2-*' matches none; valid names: more-c1, more-c2, synthetic-linear"),
+        ("curves/x", {"experiments": ["*-linear"], "knob": "c"},
+         "curves.x.experiments: synthetic-linear alone is no curve; name two at least"),
+        ("curves/x", {"experiments": ["synthetic-*"], "knob": "c"},
+         "curves.x.experiments: synthetic-linear and synthetic-ststnet differ in model; leave one of them out"),
+        ("curves/x", {"experiments": ["more-c*"], "knob": "c", "baseline": "synthetic-linaer"},
+         "curves.x.baseline: 'synthetic-linaer' is no experiment; did you mean 'synthetic-linear'?"),
+        ("curves/x", {"experiments": ["more-c*"], "knob": "c", "baseline": "synthetic-linear"},
+         "curves.x.baseline: more-c1 and synthetic-linear differ in classes; leave one of them out"),
+        ("curves/x", {"experiments": ["more-c1", "theirs"], "knob": "c"},
+         "curves.x.experiments: more-c1 and theirs differ in classes, corpus, seeds; leave one of them out"),
+        ("curves/x", {"experiments": [], "knob": "c"}, "curves.x.experiments is []: list should have at least 1 item"),
+        ("curves/x", {"experiments": ["a; touch X"], "knob": "c"},
+         "curves.x.experiments.0 is 'a; touch X': string should match pattern"),
+        ("curves/x", {"experiments": ["more-c*"]}, "curves.x.knob is missing"),
+        ("curves/x", {"experiments": ["more-c*"], "nob": "c"}, "curves.x.nob is unknown; did you mean 'knob'?"),
+        ("curves/A b", {"experiments": ["more-c*"], "knob": "c"}, "curves: the name 'A b' must begin with a-z or 0-9"),
     ],
 )  # fmt: skip
 def test_names_that_do_not_meet_are_refused(raw, path, value, message):
+    if path.startswith("curves"):
+        raw = with_more_experiments(raw)
     check_refused(raw, path, value, message)
+
+
+def with_more_experiments(raw) -> dict:
+    """Two that differ in c, and one of another corpus."""
+    more = {"corpora/theirs": {"reader": "casme2", "classes": 5}, "curves": {}}
+    for i in (1, 2):
+        own = {"classes": 5, "knobs": {"c": i / 10}}
+        more[f"experiments/more-c{i}"] = {"corpus": "synthetic", "model": "linear", **own}
+    more["experiments/theirs"] = {"corpus": "theirs", "model": "linear", "seeds": [1], "audit": True}
+    for path, value in more.items():
+        raw = change(raw, path, value)
+    return raw
+
+
+def test_the_experiments_of_a_curve_are_those_that_it_names_in_the_order_of_the_parameters(raw):
+    raw = with_more_experiments(raw)
+    entry = {"experiments": ["more-c2", "m*c1"], "knob": "c"}
+    found = params.parse(change(raw, "curves", {"x": entry, "y": {**entry, "experiments": ["more-c*"]}}))
+    assert [found.members_of(curve) for curve in found.curves.values()] == [["more-c1", "more-c2"]] * 2
 
 
 def test_a_composite_of_a_composite_is_refused(raw):
@@ -231,8 +272,10 @@ def test_a_file_that_is_none(tmp_path, content, message):
     [
         ("a: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
         ("a: " + "9" * 5000, "has a value that cannot be read"),
+        (f"runtime: {{workers: {BOMB}}}", "with its aliases (*name) written out it has more than 1,000,000 characters"),
+        (f"preset: {BOMB}", "with its aliases (*name) written out it has more than 1,000,000 characters"),
     ],
-    ids=["nested", "digits"],
+    ids=["nested", "digits", "aliases", "aliases of a name"],
 )
 def test_yaml_beyond_the_parsers_limits_is_one_line(tmp_path, text, message):
     (tmp_path / "params.yaml").write_text(text)

@@ -27,6 +27,7 @@ from mer.products import (
     recording,
 )
 from tests.helpers.graph import wiring
+from tests.helpers.refusals import refused
 from tools import plan as tool
 from tools import preset
 
@@ -192,6 +193,35 @@ def test_a_corpus_that_nobody_reads(corpora, message):
 
 
 @pytest.mark.parametrize(
+    ("corpora", "message"),
+    [
+        ({"casme2": {}, "casme2-cropped": {"reader": "casme2"}},
+         "casme2 and casme2-cropped have one reader, casme2, so the same person would be in training and test; leave"),
+        ({"casme2": {}, "mine": {"reader": "casme2"}}, "casme2 and mine have one reader, casme2"),
+        ({"casme2": {}, "mine": {"reader": "samm", "raw": "data/raw/casme2"}},
+         "lie in one folder (data/raw/casme2, data/raw/casme2)"),
+        ({"casme2": {}, "mine": {"reader": "samm", "raw": "data/raw/casme2/../casme2/samm"}}, "lie in one folder"),
+        ({"synthetic": {}, "mine": {"reader": "samm", "raw": "data/raw/synthetic/corpus"}}, "lie in one folder"),
+        ({"synthetic": {}, "more": {"reader": "casme2"}}, "are rendered from one seed"),
+        ({"casme2": {}, "samm": {}, "smic": {}}, ""),
+        ({"synthetic": {}, "casme2": {}}, ""),  # who is rendered is no person of a corpus
+    ],
+)  # fmt: skip
+def test_parts_of_a_composite_with_the_same_people_are_refused(corpora, message):
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    if "more" in corpora:
+        raw["synthesize"]["runs"]["more"] = raw["synthesize"]["runs"]["synthetic"]
+    raw["corpora"] |= {name: {"classes": 3, **entry} for name, entry in corpora.items()}
+    raw["corpora"]["both"] = {"parts": list(corpora), "labels": "megc2019", "classes": 3}
+    if not message:
+        assert "both" in plan.derive(mer_params.parse(raw))[0]["compose"]
+        return
+    assert message in refused("^corpora.both.parts: ", plan.derive, mer_params.parse(raw))
+    raw["corpora"]["both"]["parts"].reverse()
+    refused("^corpora.both.parts: ", plan.derive, mer_params.parse(raw))
+
+
+@pytest.mark.parametrize(
     "key",
     ["../x", "/x", "a/b", "z; touch X; #", "$(touch X)", "`touch X`", "x' ; touch X; '", 'x" ; touch X; "', "x&&X",
      "-rf", "A", "", "x" * 65, "a\nb", "a b", "~"],
@@ -209,6 +239,70 @@ def test_a_name_that_could_leave_its_folder_or_reach_a_shell(section, key):
     assert section.replace("/", ".") in str(error.value)
 
 
+# ---- curves ---------------------------------------------------------------------------------------------------------
+
+
+def with_curve(knobs, curve=None, model="linear", **others) -> mer_params.Params:
+    """The demo with an experiment e0, e1, … for each entry of `knobs`, and a curve of them."""
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    for i, own in enumerate(knobs):
+        raw["experiments"][f"e{i}"] = {"corpus": "synthetic", "model": model, "knobs": own}
+    raw["curves"] = {"mine": {"experiments": ["e*"], "knob": "c"} | (curve or {})}
+    return mer_params.parse(raw | others)
+
+
+def test_a_curve_is_a_stage_of_its_experiments_in_the_order_of_the_knob():
+    """What an experiment does not say is the section's, and what no section says the model's default."""
+    params = with_curve([{"c": 0.1}, {}, {"c": 0.001}], {"baseline": "synthetic-ststnet"})
+    entry = plan.derive(params)[0]["curve"]["mine"]
+    assert entry["args"] == {
+        "corpus": "synthetic", "model": "linear", "knob": "c", "points": ["e2=0.001", "e1=0.01", "e0=0.1"],
+        "baseline": "synthetic-ststnet",
+    }  # fmt: skip
+    read = [f"metrics/details/{name}.json" for name in ("e0", "e1", "e2", "synthetic-ststnet")]
+    assert entry["scores"] == read + read[:1] * (plan.PLACES["scores"] - 4)
+    params = with_curve([{"c": 0.1}, {}, {"c": 0.001}], linear={"c": 0.5})
+    assert plan.derive(params)[0]["curve"]["mine"]["args"]["points"] == ["e2=0.001", "e0=0.1", "e1=0.5"]
+    default = models.load("linear").all_knobs({})["c"]
+    points = plan.derive(with_curve([{"c": 0.3}, {}], linear={}))[0]["curve"]["mine"]["args"]["points"]
+    assert f"e1={default}" in points
+
+
+@pytest.mark.parametrize(
+    ("knobs", "curve", "message"),
+    [
+        ([{"c": 0.1}, {}], {"knob": "cc"}, "curves.mine.knob: model linear has no knob 'cc'; did you mean 'c'?"),
+        ([{}, {}], {}, "curves.mine.experiments: e0 and e1 have the same c, 0.01; leave one of them out"),
+        ([{"c": 1}, {"c": 2}, {"c": 1.0}], {}, "e0 and e2 have the same c, 1.0; leave one of them out"),
+        ([{"c": 0.1}, {"c": 0.2, "grid": 14}], {}, "e0 and e1 differ in grid beside c; leave one of them out"),
+        ([{}, {"evm": "msmmt"}], {"knob": "evm"}, "curves.mine.knob: evm of e0 is 'none'; needed is a number"),
+        ([{"c": i / 100} for i in range(1, 24)], {}, "23 dependencies (metrics/details/e0.json, "),
+    ],
+)
+def test_what_is_no_curve_is_refused(knobs, curve, message):
+    with pytest.raises(MerError) as error:
+        plan.derive(with_curve(knobs, curve))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_curve_has_places_for_21_experiments_and_a_baseline():
+    params = with_curve([{"c": i / 100} for i in range(1, 22)], {"baseline": "synthetic-ststnet"})
+    assert len(set(plan.derive(params)[0]["curve"]["mine"]["scores"])) == plan.PLACES["scores"] == 22
+
+
+def test_the_value_of_a_curves_knob_decides_the_plan(tmp_path):
+    params, path = with_curve([{"c": 0.1}, {}]), tmp_path / "plan.yaml"
+    tool.write(tool.derived(params), path)
+    plan_file.check(params, path)
+    plan_file.check(with_curve([{"c": 0.1}, {}], flow=params.flow.model_dump() | {"lambda_": 0.3}), path)
+    of_the_section = with_curve([{"c": 0.1}, {}], linear=params.knobs["linear"] | {"c": 0.5})
+    of_the_curve = [with_curve([{"c": 0.1}, {}], curve) for curve in ({"knob": "grid"}, {"baseline": "e0"})]
+    for other in (with_curve([{"c": 0.2}, {}]), of_the_section, *of_the_curve):
+        with pytest.raises(MerError, match=r"older than params.yaml: curves.mine differs; run make plan"):
+            plan_file.check(other, path)
+
+
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +311,7 @@ def written(tmp_path):
     """The demo's parameters and their plan in a file."""
     params = composed("demo")
     path = tmp_path / "plan.yaml"
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 25 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 33 stages"]
     return params, path
 
 
@@ -230,7 +324,7 @@ def changed(change) -> mer_params.Params:
 def test_a_plan_fits_the_parameters_that_it_was_made_from(written):
     params, path = written
     plan_file.check(params, path)
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 25 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 33 stages"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What `make plan` and `make repro` refuse beyond types: knobs, recipes, classes, and what the user has to bring."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,12 @@ def test_a_missing_release_is_named_with_the_commands_that_bring_it(root, empty)
     refused(r"data/raw/megc2019_flow: is missing; .*dvc get --rev 91cf4bda", check_raw, parsed)
     Path("data/raw/megc2019_flow").mkdir(parents=True)
     check_raw(parsed)
+
+
+@pytest.mark.parametrize("raw", ["/disk 2/flow", "x; touch y", "it's $HOME", "data/raw/megc2019_flow"])
+def test_commands_to_copy_hold_the_folder_as_one_word(root, empty, raw):
+    parsed = params.parse(change(composed(root, "megc2019_flow"), "corpora/megc2019_flow/raw", raw))
+    said = refused("is missing; bring the release with: mkdir -p", check_raw, parsed)
+    make, *get = [shlex.split(command) for command in said.partition("bring the release with: ")[2].split(" && ")]
+    assert make == ["mkdir", "-p", raw]
+    assert [(line[:2], Path(line[-1]).parent, len(line)) for line in get] == [(["dvc", "get"], Path(raw), 8)] * 2

@@ -5,20 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mer.errors import MerError, explained
+from mer.project import check_encoding
 
 BAD_INPUT = 2
 
 
 @contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """Around a tool's main: MerError and errors of the operating system become one line on stderr."""
+    """Around a tool's main: MerError, errors of the operating system and short memory become one line on stderr."""
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
         stream.reconfigure(errors="backslashreplace")
     try:
+        check_encoding()
         yield
     except MerError as error:
         text = str(error)
-    except OSError as error:
+    except Exception as error:
         line = explained(error)
         if line is None:
             raise

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         lines = write(made)
         if given.raw:
             validation.check_raw(params, made[0])
-            check_folders()
+            check_folders(made[0])
             check_git()
         print("\n".join(lines))
         print(f"params.yaml is valid: preset {params.preset}, {len(params.experiments)} experiments")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 
 from mer.errors import MerError, listed, suggestion
 from mer.params import parse
 from mer.storage.files import replace_file
+from mer.storage.yaml_files import read_yaml
 from tools import plan
 from tools._errors import one_line
 
@@ -71,10 +71,7 @@ def compose(name: str, corpora: str = "") -> str:
 
 def _read(name: str):
     path = CONF / f"{name}.yaml"
-    try:
-        content = _yaml().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise MerError(f"{path}: is not valid YAML: {error}") from None
+    content = read_yaml(path, comments=True)
     if not isinstance(content, dict):
         raise MerError(f"{path}: is not a mapping of sections; see conf/demo.yaml")
     return content
@@ -94,6 +91,12 @@ def _expand(overlay, corpora: list[str]) -> None:
             elif entry["corpus"] in corpora or key not in {_named(one, entry["corpus"]) for one in of_all}:
                 experiments[key] = entry
     overlay["experiments"] = CommentedMap((key, _in_one_line(entry)) for key, entry in experiments.items())
+    if overlay.get("curves"):
+        overlay["curves"] = CommentedMap(
+            (_named(key, corpus), _in_one_line(_of_corpus(entry, corpus)))
+            for key, entry in overlay["curves"].items()
+            for corpus in (corpora if "{corpus}" in key else [""])
+        )
     drawn = (overlay.get("explain") or {}).get("drawn")
     if drawn:
         every = {_named(k, c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}
@@ -104,6 +107,15 @@ def _expand(overlay, corpora: list[str]) -> None:
 def _named(key: str, corpus: str) -> str:
     """Names of experiments have no underscore."""
     return key.replace("{corpus}", corpus.replace("_", "-"))
+
+
+def _of_corpus(value, corpus: str):
+    """The same with {corpus} filled in wherever an experiment is named."""
+    if isinstance(value, dict):
+        return {key: _of_corpus(inner, corpus) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_of_corpus(inner, corpus) for inner in value]
+    return _named(value, corpus) if isinstance(value, str) and "{corpus}" in value else value
 
 
 def _in_one_line(value):

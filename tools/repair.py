@@ -8,20 +8,14 @@ damaged copy back.
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from mer.errors import MerError
+from tools._dvc import LOCK, check_md5, dvc_processes, outputs
 from tools._errors import one_line
-from tools.mend import dvc_processes
-
-LOCK = "dvc.lock"
 
 
 def repair(target: str | Path, root: Path = Path(), cache: Path | None = None) -> list[str]:
@@ -58,20 +52,6 @@ def repair(target: str | Path, root: Path = Path(), cache: Path | None = None) -
     return [str(place) for place in removed]
 
 
-def outputs(lock: Path) -> dict[str, str]:
-    """Path -> MD5 of every output; that of a folder ends with `.dir`. Raises MerError where dvc.lock is none."""
-    try:
-        stages = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"].values()
-        return {out["path"]: str(out["md5"]) for stage in stages for out in stage.get("outs", ())}
-    except FileNotFoundError:
-        raise MerError(
-            f"{lock}: is not here, so DVC knows no outputs; run from the project's root, or run the stage again "
-            "that made the file"
-        ) from None
-    except (YAMLError, ValueError, KeyError, TypeError, AttributeError):
-        raise MerError(f"{lock}: cannot be read; bring it back from git: git checkout {LOCK}") from None
-
-
 def cache_folder(root: Path) -> Path:
     """Where DVC keeps its copies: below .dvc, unless `dvc cache dir` has set another place."""
     done = subprocess.run(
@@ -99,8 +79,7 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _copy(store: Path, md5: str) -> Path:
-    if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5):  # it becomes part of a path
-        raise MerError(f"{LOCK}: {md5[:80]!r} is no MD5; bring the file back from git: git checkout {LOCK}")
+    check_md5(md5)
     return store / md5[:2] / md5[2:]
 
 

@@ -3,10 +3,9 @@
 python -m tools.summary
 """
 
-import json
 from pathlib import Path
 
-from mer.errors import MerError
+from mer.evaluation.reports import Details, Leaks, Metric, read_json
 from mer.params import load
 from mer.plan_file import stages_of
 from tools._errors import one_line
@@ -17,7 +16,8 @@ def table(names, folder: Path = Path("metrics")) -> str:
     width = max((len(n) for n in names), default=10)
     lines = [f"{'experiment':<{width}}  {'UF1':<22}{'UAR':<22}{'acc':<8}{'clips':>6}{'subjects':>10}"]
     for name in names:
-        metric, details = (read(folder / part / f"{name}.json") for part in ("", "details"))
+        metric = read_json(folder / f"{name}.json", Metric)
+        details = read_json(folder / "details" / f"{name}.json", Details)
         cells = [_cell(metric[k], details["ci95"][k]) for k in ("uf1", "uar")]
         stamp = "  LEAKY" if details["protocol"]["leaky"] else ""
         lines.append(
@@ -27,19 +27,9 @@ def table(names, folder: Path = Path("metrics")) -> str:
     return "\n".join(lines)
 
 
-def read(path: Path) -> dict:
-    """A file of metrics. Raises MerError where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MerError(f"{path}: is missing; run dvc repro") from None
-    except ValueError as error:
-        raise MerError(f"{path}: cannot be read ({error}); run dvc repro") from None
-
-
 def leaks(names, path: Path = Path("metrics/leakage.json")) -> list[str]:
     """One line for each experiment whose leak was measured (train.audit)."""
-    found = read(path) if path.exists() else {}
+    found = read_json(path, Leaks) if path.exists() else {}
     lines = []
     for name in (n for n in names if n in found):
         cells = [
@@ -69,6 +59,7 @@ def main() -> None:
         folders = [Path("metrics/figures", key) for key in stages["figures"]]
         folders += [Path("metrics/explained", key) for key in stages["explain"]]
         pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
+        pictures += [Path("metrics/curves", f"{key}.png") for key in stages["curve"]]
         print("\nPictures: " + "  ".join(map(str, pictures)))
         print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 

@@ -15,17 +15,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from mer.clips import composed
 from mer.corpora.sheets import (
     ENDINGS,
     RowErrors,
     SheetFormat,
-    composed,
     corrections,
     fits,
     former_names,
     read_sheet,
 )
 from mer.errors import MerError, listed
+from mer.storage.files import unreadable
 
 DEPTH = 3  # levels of wrapping folders: CAS(ME)3 ships part_A/data/part_A/spNO.1, the deepest of all
 FRAME = re.compile(r"^(.*?)(\d+)\.(jpe?g|png|bmp)$", re.IGNORECASE | re.ASCII)
@@ -41,10 +42,14 @@ JUNK = frozenset({"__macosx"})  # what Macs put into archives: a copy of the tre
 
 
 def corpus_folder(root: str | Path, corpus: str) -> Path:
-    """`root` as a path. Raises MerError when it is no folder."""
+    """`root` as a path. Raises MerError when it is no folder, FileError when the system does not hand it out."""
     root = Path(root)
     if not os.path.isdir(root):  # unlike Path's, False also for a path that is too long
         raise MerError(f"{root}: there is no such folder; unpack the corpus there or correct corpora.{corpus}.raw")
+    try:
+        os.scandir(root).close()  # a glob finds nothing in such a folder, and says nothing
+    except OSError as error:
+        raise unreadable(root, error) from None
     return root
 
 
@@ -55,13 +60,7 @@ def find_sheet(root: Path, headings: dict[str, str]) -> Path:
     Raises MerError when there is none, or when several have the columns.
     """
     for below in ("", "*/", "*/*/"):
-        found = [
-            p
-            for p in root.glob(f"{below}*")
-            if p.suffix.lower() in ENDINGS
-            and p.name[0] not in "~."
-            and not JUNK & {part.lower() for part in p.relative_to(root).parts}
-        ]
+        found = sheets_in(root, below)
         if found:
             break
     if len(found) > 1:
@@ -74,6 +73,17 @@ def find_sheet(root: Path, headings: dict[str, str]) -> Path:
         )
     check_inside(found[0], root, "label sheet")
     return found[0]
+
+
+def sheets_in(root: Path, below: str = "") -> list[Path]:
+    """The sheets in `root`, or in its folders `below`, without what spreadsheet programs and Macs leave beside them."""
+    return [
+        p
+        for p in sorted(root.glob(f"{below}*"))
+        if p.suffix.lower() in ENDINGS
+        and p.name[0] not in "~."
+        and not JUNK & {part.lower() for part in p.relative_to(root).parts}
+    ]
 
 
 def check_inside(path: str | Path, root: Path, what: str) -> None:

@@ -6,6 +6,7 @@ magnitudes are lost and zero motion has no fixed grey level; mirroring is still 
 """
 
 import hashlib
+import shlex
 from importlib import resources
 from pathlib import Path
 
@@ -28,7 +29,7 @@ REVISION = "91cf4bda0a2db50d638d46c04c5d7cf3b602d446"
 def how(root: str | Path) -> tuple[str, str]:
     """The commands that bring images and labels to `root`."""
     images, labels = (
-        f"dvc get --rev {REVISION} {REPOSITORY} {path} -o {(Path(root) / Path(path).name).as_posix()}"
+        f"dvc get --rev {REVISION} {REPOSITORY} {path} -o {shlex.quote((Path(root) / Path(path).name).as_posix())}"
         for path in (f"datasets/{IMAGES}", LABELS)
     )
     return images, labels

@@ -15,7 +15,6 @@ import hashlib
 import io
 import os
 import re
-import unicodedata
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,9 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from mer.errors import MerError, listed, suggestion
+from mer.clips import composed, same_name
+from mer.errors import FileError, MerError, listed, suggestion
+from mer.storage.files import unreadable
 
 ANNOTATIONS = ["subject", "clip", "onset", "apex", "offset", "emotion", "aus", "apex_source"]
 ENDINGS = (".xlsx", ".xls", ".csv")
@@ -51,6 +52,8 @@ class SheetFormat:
         subject: a cell of the subject column -> the name used in ids, equal for `1`, `01` and `sub01`.
         clip: a row's (file name, onset) -> the clip's name; needed where one file holds several clips.
         emotion: a cell of the emotion column -> the word in `emotions`; for sheets that number their classes.
+        told: a clip's name -> the subject and emotion that it tells, as ids and `emotions` have them; None where it
+            tells neither. A row that says another is refused.
         editions: digest of the rows (see `edition`) -> what that edition is called.
         other_editions: number of rows -> an edition that is known by nothing else.
         rows: of the edition whose counts stand in FACTS; None where there is no such edition.
@@ -62,6 +65,7 @@ class SheetFormat:
     subject: Callable[[str], str]
     clip: Callable[[str, str], str] = lambda name, onset: name
     emotion: Callable[[str], str] = str.lower
+    told: Callable[[str], tuple[str, str] | None] = lambda clip: None
     editions: Mapping[str, str] = field(default_factory=dict)
     other_editions: Mapping[int, str] = field(default_factory=dict)
     rows: int | None = None
@@ -87,7 +91,7 @@ class RowErrors:
             raise MerError(f"on_error is {self.on_error!r}; {suggestion(self.on_error, ['stop', 'exclude'])}")
 
     def add(self, subject: str, clip: str, error: MerError) -> None:
-        if self.on_error == "stop":
+        if self.on_error == "stop" or isinstance(error, FileError):
             raise error
         self.excluded.append((f"{self.corpus}/{subject}/{clip}", str(error)))
 
@@ -104,16 +108,6 @@ def numbered(pattern: str, name_format: str) -> Callable[[str], str]:
         return name_format.format(int(found[1])) if found else text.strip()
 
     return name
-
-
-def composed(name: str) -> str:
-    """A name in Unicode's composed form. Sheets and disks write `ü` as one character, or as `u` and two dots."""
-    return unicodedata.normalize("NFC", name)
-
-
-def same_name(name: str) -> str:
-    """What is equal for names that differ in letter case or Unicode form only: on some disks they are one folder."""
-    return composed(composed(name).lower())
 
 
 def short(text: str) -> str:
@@ -158,8 +152,7 @@ def grids(path: str | Path) -> dict[str, pd.DataFrame]:
     except FileNotFoundError:
         raise MerError(f"{path}: the label sheet is missing; put the corpus's {kind[1:]} there") from None
     except OSError as error:
-        raise MerError(f"{path}: cannot be read ({error.strerror or error}); correct its permissions, or get the label "
-                       "sheet again") from error  # fmt: skip
+        raise unreadable(path, error) from error
     except Exception as error:  # openpyxl, xlrd, zipfile and csv raise a dozen kinds for a damaged file
         what = short(str(error) or type(error).__name__)[1:-1]
         raise MerError(f"{path}: cannot be read as {kind[1:]} ({what}); get the label sheet again") from error
@@ -355,9 +348,11 @@ def read_cells(path: str | Path, headings: dict[str, str]) -> pd.DataFrame:
 
 
 def fits(path: str | Path, headings: dict[str, str]) -> bool:
-    """Whether a file can be read and has all the columns."""
+    """Whether a file is a sheet with all the columns. Raises FileError where the system does not hand it out."""
     try:
         read_cells(path, headings)
+    except FileError:
+        raise
     except MerError:
         return False
     return True
@@ -450,8 +445,8 @@ def read_sheet(path: str | Path, sheet_format: SheetFormat, errors: RowErrors | 
 
     Raises:
         MerError: what `read_cells` refuses, a row without name, a name that is a path, a clip in two rows, also when
-            they differ in letter case; a cell that is no number, an unknown emotion, or onset <= apex <= offset
-            violated.
+            they differ in letter case; a cell that is no number, an unknown emotion, onset <= apex <= offset violated,
+            or another subject or emotion than the clip's name tells.
     """
     path = Path(path)
     errors = errors or RowErrors()
@@ -485,7 +480,7 @@ def read_sheet(path: str | Path, sheet_format: SheetFormat, errors: RowErrors | 
             done = _correct(path, sheet_format.corpus, line, known.get((line["subject"], line["clip"]), []))
             line["clip"] = sheet_format.clip(line["video"], line["onset"])
             note(line["subject"], line["clip"])
-            rows.append(_row(path, sheet_format, line))
+            rows.append(_row(path, number, sheet_format, line))
             corrected += done
         except MerError as error:
             errors.add(line["subject"], line["clip"], MerError(f"{error}{sheet_format.too_many(len(cells))}"))
@@ -514,7 +509,7 @@ def edition(table: pd.DataFrame, sheet_format: SheetFormat, name: str, corrected
     return f"{name}, {len(table)} rows, {digest} ({other})"
 
 
-def _row(path: Path, sheet_format: SheetFormat, line: dict) -> dict:
+def _row(path: Path, row: int, sheet_format: SheetFormat, line: dict) -> dict:
     where = f"{path}: subject {line['subject']} clip {line['clip']}"
 
     def number(name: str) -> int:
@@ -536,6 +531,12 @@ def _row(path: Path, sheet_format: SheetFormat, line: dict) -> dict:
         raise MerError(
             f"{where}: {sheet_format.headings['emotion']} {short(line['emotion'])} is unknown; "
             f"{suggestion(emotion[:60], sheet_format.emotions)}"
+        )
+    told = sheet_format.told(line["clip"]) or (line["subject"], emotion)
+    if told != (line["subject"], emotion):
+        raise MerError(
+            f"{where}: row {row} says subject {line['subject']}, {emotion}, the clip's name subject {told[0]}, "
+            f"{told[1]}; correct the row"
         )
     return {
         "subject": line["subject"],

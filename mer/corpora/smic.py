@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from mer.corpora.layout import JUNK, Layout, corpus_folder, index_table, read_frames
+from mer.corpora.layout import JUNK, Layout, check_inside, corpus_folder, index_table, read_frames, sheets_in
 from mer.corpora.sheets import ANNOTATIONS, ENDINGS, RowErrors, SheetFormat, edition, numbered, read_sheet
 from mer.errors import MerError, listed
+from mer.storage.files import unreadable
 
 FPS = 100.0
 CLASSES = {3: {name: {name} for name in ("negative", "positive", "surprise")}}
@@ -27,6 +28,14 @@ CODES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 _CLIP = re.compile(r"s(\d+)_(ne|po|sur)_(\d+)", re.IGNORECASE)
 _SKIP = {"non_micro", "vis", "nir"}  # clips without expression, and the corpus's two slower cameras
 _subject = numbered("s?", "s{:02d}")
+
+
+def _told(clip: str) -> tuple[str, str] | None:
+    """Subject and class by a clip's name."""
+    match = _CLIP.fullmatch(clip)
+    return (_subject(match[1]), CODES[match[2].lower()]) if match else None
+
+
 SHEET_FORMAT = SheetFormat(
     corpus="smic",
     headings={
@@ -40,6 +49,7 @@ SHEET_FORMAT = SheetFormat(
     emotions=frozenset(CLASSES[3]),
     subject=_subject,
     emotion=lambda text: {"0": "negative", "1": "positive", "2": "surprise"}.get(text, text.lower()),
+    told=_told,
     editions={"009ffe3e3699": "the public sheet of apexes"},
     rows=164,
 )
@@ -66,7 +76,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
 
     Raises:
         MerError: no such folder or sheet, no clip, a clip in two places or in a folder of another class or subject; of
-            a sheet what `casme2.read_annotations` refuses.
+            a sheet what `casme2.read_annotations` refuses, and a row that says another than the clip's name.
     """
     path = Path(path)
     if path.suffix.lower() in ENDINGS:
@@ -91,10 +101,11 @@ def read_corpus(root: str | Path, corpus: str = "smic", on_error: str = "stop") 
     errors = RowErrors(on_error, corpus)
     root = corpus_folder(root, corpus)
     clips = _find_clips(root)
-    sheets = [p for p in sorted(root.glob("*")) if p.suffix.lower() in ENDINGS and "apex" in p.name.lower()]
+    sheets = [p for p in sheets_in(root) if "apex" in p.name.lower()]
     if len(sheets) > 1:
         raise MerError(f"{root}: needs one sheet of apexes at most, found {listed(p.name for p in sheets)}; remove one")
     if sheets:
+        check_inside(sheets[0], root, "sheet of apexes")
         table = read_sheet(sheets[0], SHEET_FORMAT, errors)
         known = {clip.lower() for clip in table["clip"]} | {i.split("/")[-1].lower() for i, _ in errors.excluded}
         unknown = sorted(clips.keys() - known)
@@ -111,7 +122,7 @@ def read_corpus(root: str | Path, corpus: str = "smic", on_error: str = "stop") 
 def _find_clips(root: Path) -> dict[str, Path]:
     """Clip name in lower case -> its folder, in the order of names. Raises MerError as `read_annotations`."""
     found: dict[str, Path] = {}
-    for folder, names, _ in os.walk(root):
+    for folder, names, _ in os.walk(root, onerror=_refuse):  # which would leave a folder out without a word
         for name in names:
             match = _CLIP.fullmatch(name)
             if not match:
@@ -135,6 +146,10 @@ def _find_clips(root: Path) -> dict[str, Path]:
             f"{root}: has no clip folder named as s1_ne_01; unpack SMIC's HS folder there (HS/s1/micro/negative/...)"
         )
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise unreadable(error.filename, error) from None
 
 
 def _from_folders(clips: dict[str, Path], root: Path, errors: RowErrors) -> pd.DataFrame:

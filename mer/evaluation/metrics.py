@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mer.errors import MerError
+from mer.errors import MerError, listed
 
 KEPT = ("uf1", "uar", "acc")
 
@@ -38,12 +38,18 @@ def _integers(labels: ArrayLike, n_classes: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _check_lengths(**lists: ArrayLike) -> None:
-    """Raise MerError unless there are as many of each."""
+def _check_lists(**lists: ArrayLike) -> None:
+    """Raise MerError unless there are as many of each, and each of `subjects` has a name."""
     counts = {name: np.shape(values)[0] if np.ndim(values) else 0 for name, values in lists.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise MerError(f"there are {found}; needed is one of each for every clip")
+    unnamed = np.flatnonzero(pd.isna(np.asarray(lists["subjects"], dtype=object)))
+    if len(unnamed):
+        raise MerError(
+            f"{len(unnamed)} of {counts['subjects']} clips have no subject, the first in row {unnamed[0]}; read the "
+            "table with every cell as text: a subject may be named NA"
+        )
 
 
 def score(y_true: ArrayLike, y_pred: ArrayLike, class_names: Sequence[str]) -> dict:
@@ -61,8 +67,10 @@ def score(y_true: ArrayLike, y_pred: ArrayLike, class_names: Sequence[str]) -> d
         class_counts, undefined: {metric: reason}}; floats in 0..1, or None where undefined.
 
     Raises:
-        MerError: lengths differ, nothing to score, or a label outside the list.
+        MerError: lengths differ, nothing to score, a label outside the list, or two classes of one name.
     """
+    if len(set(class_names)) < len(class_names):
+        raise MerError(f"class names are {listed(class_names, 9)}; needed is a name of its own for each class")
     confusion = confusion_matrix(y_true, y_pred, len(class_names))
     hits, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     undefined: dict[str, str] = {}
@@ -115,12 +123,12 @@ def bootstrap_ci95(
         has no UAR and is left out of that metric; with none left the interval is None.
 
     Raises:
-        MerError: lengths differ, a label outside the list, or no replicate.
+        MerError: lengths differ, a label outside the list, a clip without a subject, or no replicate.
     """
     if replicates < 1:
         raise MerError(f"replicates is {replicates}; needed is 1 at least")
     confusion_matrix(y_true, y_pred, len(class_names))  # for its checks, before labels are taken subject by subject
-    _check_lengths(labels=y_true, predictions=y_pred, subjects=subjects, **({} if runs is None else {"runs": runs}))
+    _check_lists(labels=y_true, predictions=y_pred, subjects=subjects, **({} if runs is None else {"runs": runs}))
     runs = np.zeros(np.shape(y_true), dtype=int) if runs is None else runs
     return _intervals(_replicates(y_true, y_pred, subjects, runs, len(class_names), replicates, seed))
 
@@ -159,8 +167,11 @@ def _intervals(values: dict[str, np.ndarray]) -> dict:
 
 
 def subject_accuracy(y_true: ArrayLike, y_pred: ArrayLike, subjects: ArrayLike) -> pd.DataFrame:
-    """One row a subject: subject, correct, n, accuracy; the mean of `accuracy` is the fold mean (U-17, S-16)."""
-    _check_lengths(labels=y_true, predictions=y_pred, subjects=subjects)
+    """One row a subject: subject, correct, n, accuracy; the mean of `accuracy` is the fold mean (U-17, S-16).
+
+    Raises MerError where lengths differ, or a clip has no subject.
+    """
+    _check_lists(labels=y_true, predictions=y_pred, subjects=subjects)
     table = pd.DataFrame({"subject": subjects, "correct": np.asarray(y_true) == np.asarray(y_pred)})
     grouped = table.groupby("subject")["correct"].agg(correct="sum", n="size").reset_index()
     return grouped.assign(accuracy=grouped["correct"] / grouped["n"])
@@ -269,7 +280,6 @@ def pooled(predictions: pd.DataFrame, names: Sequence[str]) -> dict:
             for seed, rows in predictions.groupby("seed", sort=False)}  # fmt: skip
     scores = list(runs.values())
     first = scores[0]
-    together = {name: _mean([s[name] for s in scores]) for name in KEPT}
     per_class = {
         name: {k: _mean([s["per_class"][name][k] for s in scores]) for k in ("f1", "recall", "precision")}
         | {"n": first["per_class"][name]["n"], "predicted": sum(s["per_class"][name]["predicted"] for s in scores)}
@@ -277,7 +287,7 @@ def pooled(predictions: pd.DataFrame, names: Sequence[str]) -> dict:
     }
     values = {k: [s[k] for s in scores] for k in KEPT}
     return {
-        **together,
+        **means(scores),
         "n_clips": first["n_clips"],
         "per_class": per_class,
         "confusion": np.sum([s["confusion"] for s in scores], axis=0).tolist(),
@@ -286,6 +296,11 @@ def pooled(predictions: pd.DataFrame, names: Sequence[str]) -> dict:
         "runs": [{"seed": int(seed), **{k: s[k] for k in KEPT}} for seed, s in runs.items()],
         "spread": {k: float(np.std(v, ddof=1)) if len(v) > 1 and None not in v else None for k, v in values.items()},
     }
+
+
+def means(runs: Sequence[dict]) -> dict[str, float | None]:
+    """uf1, uar and acc over the runs of an experiment, such as `runs` of its details; None where a run has none."""
+    return {name: _mean([run[name] for run in runs]) for name in KEPT}
 
 
 def _mean(values: list) -> float | None:

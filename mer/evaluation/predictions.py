@@ -11,7 +11,6 @@ import hashlib
 import json
 import platform
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import numpy as np
 
 from mer.errors import MerError, listed
 from mer.storage.cache import CacheWriter
-from mer.storage.files import damaged, digest, unreadable
+from mer.storage.files import damaged, digest, replaced_folder, unreadable
 from mer.storage.tables import printable, read_cells
 
 if TYPE_CHECKING:
@@ -119,8 +118,7 @@ def write_predictions(
 ) -> None:
     """Write all files, then put the folder into place: it is there whole or not at all.
 
-    They are gathered beside the folder, so on its disk. An earlier folder stays until the new one is complete; killed
-    between the two renames, it lies beside its place as `.<experiment>.old`, and the new one as `.<experiment>.new`.
+    How an earlier folder is replaced: `mer.storage.files.replaced_folder`.
 
     Args:
         folder: data/predictions/<experiment>; an earlier one is replaced.
@@ -131,44 +129,20 @@ def write_predictions(
     Raises:
         MerError: an explanation that a product cannot hold, such as one that is not finite.
     """
-    fresh, old = (folder.with_name(f".{folder.name}.{name}") for name in ("new", "old"))
-    _remove(fresh)
-    fresh.mkdir(parents=True)
-    files: dict[str, dict[str, Any]] = {}
-    for name, rows in (("predictions.csv", predictions), ("audit.csv", audit)):
-        if len(rows):
-            rows.to_csv(fresh / name, index=False, lineterminator="\n", float_format="%.9g", encoding="utf-8")
-            files[name] = {"rows": len(rows), "sha256": _sha256(fresh / name)}
-    if explanations:
-        params = {"model": run_info["model"]}
-        with CacheWriter(fresh / "explain.h5", kind="explain", ragged=False, params=params) as file:
-            for clip_id, found in explanations.items():
-                arrays: dict[str, Any] = found  # the engine refuses the names `key` and `clip_id`
-                file.append(clip_id, **arrays)
-        files["explain.h5"] = {"rows": len(explanations)}
-    (fresh / RUN).write_text(run_text({**run_info, "files": files}), encoding="utf-8")
-    _exchange(fresh, folder, old)
-
-
-def _exchange(fresh: Path, folder: Path, old: Path) -> None:
-    """Put `fresh` in the place of `folder`; what was there is removed at the end."""
-    if folder.exists():
-        _remove(old)  # left by a killed run; with a folder in place nobody needs it
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    _remove(old)
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)
+    with replaced_folder(folder) as fresh:
+        files: dict[str, dict[str, Any]] = {}
+        for name, rows in (("predictions.csv", predictions), ("audit.csv", audit)):
+            if len(rows):
+                rows.to_csv(fresh / name, index=False, lineterminator="\n", float_format="%.9g", encoding="utf-8")
+                files[name] = {"rows": len(rows), "sha256": _sha256(fresh / name)}
+        if explanations:
+            params = {"model": run_info["model"]}
+            with CacheWriter(fresh / "explain.h5", kind="explain", ragged=False, params=params) as file:
+                for clip_id, found in explanations.items():
+                    arrays: dict[str, Any] = found  # the engine refuses the names `key` and `clip_id`
+                    file.append(clip_id, **arrays)
+            files["explain.h5"] = {"rows": len(explanations)}
+        (fresh / RUN).write_text(run_text({**run_info, "files": files}), encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

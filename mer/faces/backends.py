@@ -9,6 +9,7 @@ the image given, outer pixel edges (pixel 0 spans -0.5..0.5).
 import contextlib
 import functools
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -201,7 +202,8 @@ def _hub_folder(weights: str | Path | None, files: Sequence[str]) -> Iterator[No
     import torch
 
     before = torch.hub.get_dir()
-    with tempfile.TemporaryDirectory(prefix="mer-weights-") as folder:
+    # With this process's number, as mer.parallel.remove_leftovers looks for it.
+    with tempfile.TemporaryDirectory(prefix=f"mer-{os.getpid()}-") as folder:
         checkpoints = Path(folder) / "checkpoints"
         checkpoints.mkdir()
         for name in files:

@@ -1,10 +1,13 @@
 """Which clips a fold trains on, holds out and tests. Everything is keyed by (corpus, subject), never by position."""
 
+import numbers
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mer.clips import check_subjects
 from mer.errors import MerError
 from mer.storage.files import digest
 
@@ -27,11 +30,36 @@ class Fold:
 
 
 def folds(table: pd.DataFrame) -> list[Fold]:
-    """One fold a (corpus, subject), in the order of their names. Raises MerError with fewer than two subjects."""
+    """One fold a (corpus, subject), in the order of their names.
+
+    Subjects are text, or whole numbers in all rows. Raises MerError for any other, for subjects that are one person
+    (mer.clips.check_subjects), and with fewer than two.
+    """
     keys = list(zip(table["corpus"], table["subject"], strict=True))
+    for row, key in enumerate(keys):
+        if not _is_named(*key) or isinstance(key[1], str) != isinstance(keys[0][1], str):
+            raise MerError(
+                f"leave-one-subject-out: {clip_in(table, row)} is of corpus {key[0]!r}, subject {key[1]!r}; needed are "
+                "names, or whole numbers for all subjects: read the table with every cell as text"
+            )
+    check_subjects(((corpus, str(subject)) for corpus, subject in keys), "leave-one-subject-out")
     if len(set(keys)) < 2:
         raise MerError(f"leave-one-subject-out needs two subjects, the index has {len(set(keys))}")
     return [Fold(c, s, tuple(i for i, k in enumerate(keys) if k == (c, s))) for c, s in sorted(set(keys))]
+
+
+def _is_named(corpus: Any, subject: Any) -> bool:
+    return all(isinstance(name, str) and name for name in (corpus, str(subject) if is_whole(subject) else subject))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a cell of a table is a whole number."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def clip_in(table: pd.DataFrame, row: int) -> str:
+    """How messages call a row of a table."""
+    return f"clip {table['id'].iloc[row]}" if "id" in table else f"row {row}"
 
 
 def hold_out(who: np.ndarray, labels: np.ndarray, share: float, stream: int) -> np.ndarray:

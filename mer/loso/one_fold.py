@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mer.errors import MerError
-from mer.loso.task import LabelledClips, Task, TrainingPlan, autocast, new_network, weight_dtype
+from mer.loso.task import LabelledClips, Task, TrainingPlan, autocast, compiled, new_network, weight_dtype
 from mer.networks import random_layers
 
 
@@ -28,7 +28,7 @@ class SingleFold:
         self.sources = list(random_layers.sources(self.network).values())
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimizer]
         self.optimizer = kind(self.network.parameters(), lr=plan.schedule.lr, weight_decay=plan.weight_decay)
-        self.call = torch.compile(self.network) if plan.compiled else self.network
+        self.call = compiled(self.network, plan)
         self.steps = self.epoch = 0
         self.best: dict[str, Tensor] = {}
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mer import models
 from mer.errors import MerError, listed
-from mer.loso.folds import Fold, folds
+from mer.loso.folds import Fold, clip_in, folds, is_whole
 from mer.loso.jobs import EXPLAINED, EXPLAINED_TRAINING, EstimatorTraining, Job, Training
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.storage.build import report_reused
@@ -81,13 +81,14 @@ def run(
         tested, from 1; 0 without epochs), id, corpus, subject, fold, label and one probability p0, p1, … a class.
 
     Raises:
-        MerError: fewer than two subjects, values or a loss that are not finite (naming fold, epoch and clips), more
-            than fits into memory even fold by fold.
+        MerError: fewer than two subjects, or others that `folds` refuses; a label that is no class; values or a loss
+            that are not finite (naming fold, epoch and clips); more than fits into memory even fold by fold.
     """
     if selection not in SELECTIONS:
         raise MerError(f"train.selection is {selection!r}; valid: {', '.join(SELECTIONS)}")
     order = np.argsort(table["id"].to_numpy(), kind="stable")  # row order of the caller cannot matter
     table = table.iloc[order].reset_index(drop=True)
+    todo, labels = folds(table), _labels(table, classes)
     spec = models.load(model)
     knobs = dict(knobs or {})
     models.check_knobs(model, knobs)
@@ -97,7 +98,7 @@ def run(
     _check_finite(inputs, table)
     arguments: dict[str, Any] = {
         "inputs": inputs,
-        "labels": table["label"].to_numpy(dtype=np.int64, copy=True),
+        "labels": labels,
         "ids": table["id"].tolist(),
         "subjects": (table["corpus"] + "/" + table["subject"].astype(str)).to_numpy(),
         "model": model,
@@ -118,7 +119,7 @@ def run(
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
     common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
     seeds = list(dict.fromkeys(seeds))
-    jobs, kept = _jobs(folds(table), seeds, training, folds_in_parallel, common, spool, engine)
+    jobs, kept = _jobs(todo, seeds, training, folds_in_parallel, common, spool, engine)
     if spool is None:
         results = _train_jobs(jobs, training, training, engine)
     else:
@@ -136,6 +137,18 @@ def run(
     if explained is not None:
         _emit_explanations([(j, r) for j, r in done if j.seed == seeds[0]], table["id"].tolist(), explained)
     return pd.concat(predictions, ignore_index=True)
+
+
+def _labels(table: pd.DataFrame, classes: int) -> np.ndarray:
+    """The labels, (N,) int64. Raises MerError for one that is no position in the list of classes."""
+    labels: list[Any] = table["label"].tolist()
+    for row, label in enumerate(labels):
+        if not is_whole(label) or not 0 <= label < classes:
+            raise MerError(
+                f"label of {clip_in(table, row)} is {label!r}; needed is the number of its class, 0 to {classes - 1}: "
+                "take the labels of mer.corpora.select"
+            )
+    return np.array(labels, dtype=np.int64)
 
 
 def _jobs(

@@ -21,7 +21,7 @@ from mer.errors import MerError
 from mer.loso.augmentation import AS_IT_IS
 from mer.loso.one_fold import SingleFold
 from mer.loso.stacked_adam import StackedAdam
-from mer.loso.task import LabelledClips, Loss, Task, TrainingPlan, autocast, new_network, weight_dtype
+from mer.loso.task import LabelledClips, Loss, Task, TrainingPlan, autocast, compiled, new_network, weight_dtype
 from mer.networks import norm, random_layers
 
 
@@ -85,9 +85,7 @@ class StackedFolds:
         self.norms = [name for name, m in network.named_modules() if isinstance(m, norm.MaskedBatchNorm)]
         self.adam = StackedAdam(self.flat, weight_decay=plan.weight_decay, optimizer=plan.optimizer)
         # Nothing in here may refer to self: a cycle would keep the memory of finished folds until Python looks for it.
-        self.forward = vmap(functools.partial(_loss_of_one, network, plan.loss), randomness="error")
-        if plan.compiled:
-            self.forward = torch.compile(self.forward)
+        self.forward = compiled(vmap(functools.partial(_loss_of_one, network, plan.loss), randomness="error"), plan)
         self.best: dict[str, Tensor] = {}
         self.epoch = 0
 

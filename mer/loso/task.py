@@ -9,7 +9,7 @@ Shapes: N clips, K folds, B rows of a batch, C classes.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -163,3 +163,27 @@ def weight_dtype(inputs: Tensor) -> torch.dtype:
 
 def autocast(device: torch.device, plan: TrainingPlan) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if plan.bf16 else contextlib.nullcontext()
+
+
+def compiled(function: Callable[..., Tensor], plan: TrainingPlan) -> Callable[..., Tensor]:
+    """The function, by torch.compile where the plan says so.
+
+    Its first call, which compiles, raises MerError where that fails, as it does without a compiler.
+    """
+    if not plan.compiled:
+        return function
+    from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+    call = torch.compile(function)
+
+    def checked(*args: Any) -> Tensor:
+        try:
+            return call(*args)
+        except TorchDynamoException as error:
+            reason = str(error).partition("\n\nSet TORCH")[0][:200]  # which variables to set for a longer one
+            raise MerError(
+                f"recipe.compiled: torch.compile fails here ({reason}); set it to false, or install a C++ compiler "
+                "(g++), and Triton for a GPU"
+            ) from None
+
+    return checked

@@ -75,7 +75,8 @@ def _read_release(root: Path, last: int) -> pd.DataFrame:
         if peak not in frames:
             absent.append(f"{subject}/{sequence}/{peak}")
             continue
-        emotion = tables.emotion_of(_text(sheets[0]), CODES, str(sheets[0]))
+        text = tables.read_text(sheets[0], "ascii", "unpack Emotion_labels.zip").strip()
+        emotion = tables.emotion_of(text, CODES, str(sheets[0]))
         # Names have eight digits, so their order is that of time.
         upto = [p for name, p in sorted(frames.items()) if _of(name, subject, sequence) and name <= peak]
         rows += [_row(p, subject, emotion) for p in _last(upto, last, place)]
@@ -131,11 +132,3 @@ def _row(path: Path, subject: str, emotion: str) -> dict:
         "split": "",
         "image": path.as_posix(),
     }
-
-
-def _text(path: Path) -> str:
-    tables.check_file(path)
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except UnicodeDecodeError:
-        raise MerError(f"{path}: is no text; unpack Emotion_labels.zip there again") from None

@@ -61,7 +61,8 @@ def _read_release(root: Path, base: Path, images: str) -> pd.DataFrame:
     tables.check_inside(sheet, root)
     on_disk = {p.name: p for p in tables.entries(folder, root) if p.suffix.lower() in tables.IMAGES}
     rows, absent = [], []
-    for number, line in enumerate(_text(sheet).splitlines(), start=1):
+    text = tables.read_text(sheet, "utf-8-sig", "put the release's file")
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{sheet}: line {number}"
@@ -86,11 +87,3 @@ def _read_release(root: Path, base: Path, images: str) -> pd.DataFrame:
         )
     tables.refuse_absent(folder, absent, f"images of {sheet.name} are", f"unpack Image/{images}.zip there again")
     return tables.make_table(root, rows, {"not in the label list": len(on_disk) - len(rows)})
-
-
-def _text(path: Path) -> str:
-    tables.check_file(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise MerError(f"{path}: is no text; put the release's file there again") from None

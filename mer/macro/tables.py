@@ -5,13 +5,14 @@ any of its rows, `summary(table)` counts. Nothing is known beforehand about how 
 editions disagree (fidelity D-16), so everything is counted from what lies on disk. docs/macro.md shows the folders.
 """
 
+import contextlib
 import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import pandas as pd
 from mer.clips import COLUMNS as INDEX_COLUMNS
 from mer.clips import read_frame
 from mer.errors import MerError, listed, suggestion
+from mer.storage.files import unreadable
 
 # id: `<corpus>/<image>`; subject: "" where the set does not tell; emotion: a name of EMOTIONS; split: train, val, test,
 # or "" where the set has none; image: a path, or `<path of a csv>#<row>` where the pixels are text (row 0 is the first
@@ -128,15 +130,11 @@ def load_image(row: Any) -> np.ndarray:
     if inside_csv is None:
         return read_frame(Path(image))
     path, number = Path(inside_csv["path"]), int(inside_csv["row"])
-    check_file(path)
-    try:
-        stat = path.stat()
-    except OSError:
-        raise _no_file(path) from None
-    columns, offsets, lines = _layout(path, stat.st_size, stat.st_mtime_ns)
-    if number >= len(offsets):
-        raise MerError(f"{path}: has no row {number}, only {len(offsets)} rows; put the whole file there again")
-    with path.open("rb") as file:
+    with _opened(path) as file:
+        stat = os.fstat(file.fileno())
+        columns, offsets, lines = _layout(path, stat.st_size, stat.st_mtime_ns)
+        if number >= len(offsets):
+            raise MerError(f"{path}: has no row {number}, only {len(offsets)} rows; put the whole file there again")
         file.seek(int(offsets[number]))
         record = _record(path, columns, number, int(lines[number]), file.readline(MAX_LINE))
     grey = parse_pixels(record.cells.get("pixels", ""), record.where)
@@ -182,6 +180,16 @@ def check_file(path: Path) -> None:
     """Raise MerError for what is there and no file: a pipe would be waited for without end."""
     if path.exists() and not path.is_file():
         raise MerError(f"{path}: is no file, but a folder or a pipe; put the set's file there")
+
+
+def read_text(path: Path, encoding: str, source: str) -> str:
+    """A text of the set. Raises MerError as a csv does, and, naming its `source`, for what is no text."""
+    with _opened(path) as file:
+        content = file.read()
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        raise MerError(f"{path}: is no text; {source} there again") from None
 
 
 def entries(folder: Path, root: Path) -> list[Path]:
@@ -345,19 +353,13 @@ def _count_pixels(text: str, where: str) -> list[str]:
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(number from 1, offset in bytes, line) of every line that is not blank."""
     offset = 0
-    check_file(path)
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
-                if len(line) > MAX_LINE:
-                    raise MerError(f"{path}: line {number} has over {MAX_LINE} bytes; put the set's file there again")
-                if line.strip():
-                    yield number, offset, line
-                offset += len(line)
-    except FileNotFoundError:
-        raise _no_file(path) from None
-    except OSError as error:
-        raise MerError(f"{path}: cannot be read ({error.strerror}); put the set's file there again") from None
+    with _opened(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+            if len(line) > MAX_LINE:
+                raise MerError(f"{path}: line {number} has over {MAX_LINE} bytes; put the set's file there again")
+            if line.strip():
+                yield number, offset, line
+            offset += len(line)
 
 
 def _cells(where: str, line: bytes) -> list[str]:
@@ -393,5 +395,14 @@ def _layout(path: Path, size: int, mtime: int) -> tuple[tuple[str, ...], np.ndar
     return _header(path, header[2]), places[:, 0], places[:, 1]
 
 
-def _no_file(path: Path) -> MerError:
-    return MerError(f"{path}: the file is missing; put it there as docs/macro.md shows")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file of the set. Raises MerError where it is missing or no file, FileError where it is not handed out."""
+    check_file(path)
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise MerError(f"{path}: the file is missing; put it there as docs/macro.md shows") from None
+    except OSError as error:
+        raise unreadable(path, error) from None

@@ -47,7 +47,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from mer.errors import MerError, listed, suggestion
+from mer.errors import MerError, listed, short, suggestion
 from mer.products import Product, Weights
 
 # What a file may declare: name -> whether a file without it is refused. READS may be a function, reads.
@@ -166,7 +166,7 @@ def check_value(where: str, value: Any, annotation: Any) -> None:
     """Raise MerError unless `value` is what a plain annotation (bool, int, float, str, Literal) allows."""
     if get_origin(annotation) is Literal:
         if value not in get_args(annotation):
-            raise MerError(f"{where} is {value!r}; valid: {', '.join(map(str, get_args(annotation)))}")
+            raise MerError(f"{where} is {short(value)}; valid: {', '.join(map(str, get_args(annotation)))}")
         return
     if annotation not in (bool, int, float, str):
         raise MerError(
@@ -175,4 +175,4 @@ def check_value(where: str, value: Any, annotation: Any) -> None:
     allowed = {float: (float, int)}.get(annotation, annotation)
     right = isinstance(value, allowed) and (annotation is bool or not isinstance(value, bool))
     if not right:
-        raise MerError(f"{where} is {value!r}; needed is a value of type {annotation.__name__}")
+        raise MerError(f"{where} is {short(value)}; needed is a value of type {annotation.__name__}")

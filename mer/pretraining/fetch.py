@@ -24,6 +24,10 @@ def run(entry: dict[str, Any], context: Context) -> Made:
             f"{context.where}.network is {entry['network']!r}, for which there are no official weights to fetch; put a "
             f"file into its user_weights, train it, or take {listed(able)}"
         )
-    network = module.load_official(module.build_pretrained(), source, revision)
+    try:
+        network = module.load_official(module.build_pretrained(), source, revision)
+    except MerError as error:  # whose remedies end with a file of one's own
+        folder = entry["user_weights"]
+        raise MerError(f"{error} into {folder}" if folder is not None else str(error)) from None
     what = source if Path(source).is_dir() else f"{source}, revision {revision}"
     return Made(network, {"weights": f"official: {what}"})

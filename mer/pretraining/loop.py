@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from mer.storage.files import replace_file
-from mer.storage.weights import check_torch_file
+from mer.storage.weights import load_torch
 
 THREADS = 2  # of a CPU: sums in convolutions depend on how many there are, so the number is fixed
 
@@ -98,16 +98,20 @@ def resume(path: str | Path | None, key: str, network: nn.Module, optimizer: tor
     """Take up a checkpoint of this key; the steps it has behind it, 0 without one.
 
     Args:
-        path: of `keep`; None, or no such file: there is no checkpoint. A damaged one is said on stderr and ignored.
+        path: of `keep`; None, or no such file: there is no checkpoint. A damaged one is said on stderr and ignored, and
+            `keep` writes over it.
         key: tells of which training it is; one of another training is ignored.
         network, optimizer: changed in place where the checkpoint is taken up.
+
+    Raises FileError where the system does not hand it out, MemoryError where it does not fit: it may be sound then.
     """
     if path is None or not Path(path).is_file():
         return 0
     try:
-        check_torch_file(Path(path))
-        kept = torch.load(path, map_location="cpu", weights_only=True)
+        kept = load_torch(path)
         found, step, weights, state = (kept[name] for name in ("key", "step", "model", "optimizer"))
+    except (FileError, MemoryError):
+        raise
     except Exception as error:  # a damaged file fails in any way; it is worth no more than none, but that is said
         reason = str(error).partition("\n")[0] or type(error).__name__
         print(f"{path}: the checkpoint is damaged ({reason}); training begins anew", file=sys.stderr)

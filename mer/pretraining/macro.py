@@ -105,8 +105,9 @@ def training_images(entry: dict[str, Any], context: Context) -> tuple[pd.DataFra
         reader, options = corpora.load(entry["reader"]).read_macro, entry["options"]
         check_options(reader, options, f"params.yaml: {context.where}.options")
         table = reader(entry["raw"], **options)
-        how = "".join(f", {name} {value}" for name, value in options.items())
-        return table, f"{entry['reader']}{how} ({len(table)} images)", entry["crop"]
+        edition = [table.attrs["edition"]] if "edition" in table.attrs else []
+        what = ", ".join([entry["reader"], *edition, *(f"{name} {value}" for name, value in options.items())])
+        return table, f"{what} ({len(table)} images)", entry["crop"]
     if context.pool is None:
         return None, "", ""
     table = pool.read_macro(context.pool / "macro")

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from mer.clips import read_frame
 from mer.errors import MerError
+from mer.macro.pool import listed_images
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MULTIPLE, Conv, MagNet, Residual
 from mer.magnification.moving_layers import Quadruples
@@ -47,7 +48,6 @@ LONGEST = 1.0  # norm of the gradient; scenes that are magnified 20 times would 
 WARMUP = 0.1  # share of the steps in which the rate grows to `lr`, while Adam learns the gradients' sizes
 HARD_AFTER = 5000  # steps after which scenes are as difficult as they get
 BETAS = (0.9, 0.99)  # Adam's; the usual 0.999 remembers 1000 steps, more than a short training has
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def run(entry: dict[str, Any], context: Context) -> Made:
@@ -69,10 +69,8 @@ def run(entry: dict[str, Any], context: Context) -> Made:
 
 
 def portraits(folder: Path) -> list[np.ndarray]:
-    """The images below a folder, (H, W, 3) uint8 RGB. Raises MerError if there is no such folder."""
-    if not folder.is_dir():
-        raise MerError(f"{folder}: there is no such folder; run dvc repro synthesize")
-    return [read_frame(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES]
+    """The images of `pool/macro`, (H, W, 3) uint8 RGB. Raises MerError as mer.macro.pool.listed_images does."""
+    return [read_frame(path) for path in sorted(Path(row["image"]) for row in listed_images(folder))]
 
 
 def train(

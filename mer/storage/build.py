@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mer.errors import MerError, listed
+from mer.errors import FileError, MerError, listed
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.storage.cache import CacheWriter, ClipCache, check_finite
 from mer.storage.files import digest
@@ -41,7 +41,8 @@ def build_product(
     clip's key also covers `params` and `code` (a digest of the code that makes the numbers), so a block is reused only
     if computing it again would give the same. Killed anywhere, the next call goes on after the last finished clips.
     Raises what compute raises; blocks finished before it stay. With `on_error` "exclude" a clip whose compute raises
-    MerError is left out instead and listed with its reason, beside those that `excluded` hands on from the inputs.
+    MerError is left out instead and listed with its reason, beside those that `excluded` hands on from the inputs. A
+    FileError is raised all the same: it is no fault of the clip.
     """
     path = Path(path)
     with Spool(spool) as work:
@@ -108,6 +109,8 @@ def _one(
         arrays = compute(clip)
         check_finite(clip.id, np.asarray(arrays["data"]))
         spool.put(key, arrays)
+    except FileError:
+        raise
     except MerError as error:
         if on_error == "stop":
             raise

@@ -28,7 +28,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from mer.errors import MerError, listed, suggestion
+from mer.errors import FileError, MerError, listed, suggestion
 from mer.storage.files import damaged, unreadable
 from mer.storage.seal import SCHEMA, SEALED, Seal, read_seal, sealed
 from mer.storage.spool import Part, checksum
@@ -43,7 +43,7 @@ class ClipCache:
     """A product file, read clip by clip: `len(cache)`, `cache.ids`, `cache[clip_id]`, `cache.load()`.
 
     `cache[clip_id]` is (T, ...) in a ragged product and the item itself otherwise. Safe to pickle: a worker opens the
-    file anew. Raises MerError when the file is missing, damaged, of another schema or of another kind than asked for,
+    file anew. Raises FileError when the file is missing, damaged, of another schema or of another kind than asked for,
     and wherever a clip is read whose bytes are not those that were written.
     """
 
@@ -55,9 +55,11 @@ class ClipCache:
             with h5py.File(self.path, "r", locking=False) as file:
                 self._read_tables(file, seal)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # sealed by another program
-            raise MerError(f"{self.path}: is not a product of this project ({error}); run dvc repro") from None
+            if isinstance(error, OSError) and error.errno is not None:  # HDF5's own errors have none
+                raise unreadable(self.path, error) from None
+            raise FileError(f"{self.path}: is not a product of this project ({error}); run dvc repro") from None
         if kind is not None and self.kind != kind:
-            raise MerError(f"{self.path}: holds {self.kind!r}, needed is {kind!r}; run dvc repro")
+            raise FileError(f"{self.path}: holds {self.kind!r}, needed is {kind!r}; run dvc repro")
         self._row = {clip_id: i for i, clip_id in enumerate(self.ids)}
 
     def _read_tables(self, file: h5py.File, seal: Seal) -> None:
@@ -101,13 +103,13 @@ class ClipCache:
         i = self._index(clip_id)
         length = int(self._offsets[i + 1] - self._offsets[i])
         if not 0 <= t < length:
-            raise MerError(f"{self.path}: clip {clip_id} has {length} frames, frame {t} was asked for; run dvc repro")
+            raise FileError(f"{self.path}: clip {clip_id} has {length} frames, frame {t} was asked for; run dvc repro")
         return self._rows(int(self._offsets[i]) + t, 1)[0]
 
     def extra(self, name: str, clip_id: str) -> np.ndarray:
         """A small value kept beside the clip (e.g. `transform`)."""
         if name not in self._extras:
-            raise MerError(f"{self.path}: has no {name!r} beside its clips; {suggestion(name, self._extras)}")
+            raise FileError(f"{self.path}: has no {name!r} beside its clips; {suggestion(name, self._extras)}")
         return self._extras[name][self._index(clip_id)]
 
     def extras(self, clip_id: str) -> dict[str, np.ndarray]:
@@ -151,7 +153,7 @@ class ClipCache:
                         raise damaged(self.path, "it has become shorter while it was read")
                     left = left[done:]
         except FileNotFoundError:
-            raise MerError(f"{self.path}: has gone while it was read; run dvc repro") from None
+            raise FileError(f"{self.path}: has gone while it was read; run dvc repro") from None
         except OSError as error:
             raise unreadable(self.path, error) from None
         for row, array in enumerate(rows, start=first):
@@ -165,7 +167,7 @@ class ClipCache:
         try:
             return self._row[clip_id]
         except KeyError:
-            raise MerError(
+            raise FileError(
                 f"{self.path}: has no clip {clip_id!r} ({len(self)} clips); {suggestion(clip_id, self.ids[:2000])}"
                 if len(self) < 20
                 else f"{self.path}: has no clip {clip_id!r} among its {len(self)}; run dvc repro to make it again"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mer.errors import MerError
+from mer.errors import FileError
 from mer.storage.files import REPAIR, damaged, unreadable
 
 SCHEMA = 2
@@ -52,13 +52,13 @@ def sealed(head: bytes, end: int, tail: bytes) -> bytes:
 def read_seal(path: Path) -> Seal:
     """The seal of a product, after it was compared with the file. Takes no longer than reading all but the data.
 
-    Raises MerError where the file cannot be read, is no product of this schema, or is damaged.
+    Raises FileError where the file cannot be read, is no product of this schema, or is damaged.
     """
     try:
         with open(path, "rb") as file:
             size, block = os.fstat(file.fileno()).st_size, file.read(SEALED)
             if block.startswith(b"\x89HDF"):
-                raise MerError(
+                raise FileError(
                     f"{path}: is no product of schema {SCHEMA}, but of an older version of this project or of another "
                     f"program; run {REPAIR} {shlex.quote(str(path))}, then dvc repro"
                 )
@@ -70,7 +70,7 @@ def read_seal(path: Path) -> Seal:
             around = (_pieces(file, *place) for place in ((SEALED, seal.start), (seal.end, size)))
             found = seal.signed(itertools.chain.from_iterable(around))
     except FileNotFoundError:
-        raise MerError(f"{path}: there is no such product; run dvc repro") from None
+        raise FileError(f"{path}: there is no such product; run dvc repro") from None
     except OSError as error:
         raise unreadable(path, error) from None
     if found != seal:

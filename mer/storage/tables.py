@@ -43,12 +43,13 @@ def read_cells(path: str | Path) -> list[list[str]]:
 def write_table(path: str | Path, table: "pd.DataFrame") -> None:
     """Write a table as csv with one more column, `seal`: a digest of the row, its number and the seal of the next row.
 
-    So `read_table` finds a row that was changed, doubled, moved or lost. A table without rows has no `seal`.
+    So `read_table` finds a row that was changed, doubled, moved or lost. A table without rows has no `seal`. Raises
+    MerError for a cell with a line break or with more characters than are read, and for what is no text.
     """
     text = table.to_csv(index=False, lineterminator="\n")
     if "\r" in text or text.count("\n") != len(table) + 1:
         raise MerError(f"{path}: a cell holds a line break; rename what it comes from")
-    heading, *rows = csv.reader(io.StringIO(text, newline=""))
+    heading, *rows = _split(path, text)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*heading, "seal"] if rows else heading)
@@ -59,6 +60,21 @@ def write_table(path: str | Path, table: "pd.DataFrame") -> None:
         line = ascii(error.object[: error.start + 1].rpartition("\n")[2])
         raise MerError(f"{path}: {line} ends with a character that is no text; rename what it comes from") from None
     replace_file(path, content)
+
+
+def _split(path: str | Path, text: str) -> list[list[str]]:
+    """The cells of a csv text. Raises MerError for a cell that `read_cells` would not read."""
+    lines: list[list[str]] = []
+    try:
+        for line in csv.reader(io.StringIO(text, newline="")):
+            lines.append(line)
+    except csv.Error:
+        start = printable(text.split("\n")[len(lines)])
+        raise MerError(
+            f"{path}: line {len(lines) + 1} ({start}…) has a cell of more than {csv.field_size_limit()} characters; "
+            "shorten it, or leave that row out"
+        ) from None
+    return lines
 
 
 def printable(text: str, most: int = 80) -> str:

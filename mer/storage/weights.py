@@ -7,6 +7,7 @@ compared, or those of a model of transformers.
 
 import contextlib
 import hashlib
+import io
 import json
 import shlex
 import zipfile
@@ -129,11 +130,9 @@ def read_weights(
     if path.suffix == ".safetensors":
         content, _ = _read_safetensors(path, source)
     else:
-        _check_readable(path)
         try:
-            check_torch_file(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except MerError:
+            content = load_torch(path)
+        except (MerError, MemoryError):
             raise
         except Exception as error:  # a file of another kind makes the reader fail in any way
             reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
@@ -240,6 +239,8 @@ def _read_safetensors(path: Path, source: str = "") -> tuple[dict[str, Tensor], 
         with safetensors.safe_open(path, "pt") as file:
             state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from None
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise MerError(f"{path}: is not a safetensors file of weights ({reason}); {remedy}") from None
     try:
@@ -262,14 +263,32 @@ def _check_readable(path: Path) -> None:
         raise unreadable(path, error) from None
 
 
-def check_torch_file(path: Path) -> None:
-    """Raise MerError where a torch file's own sums do not fit; torch does not compare them. Old ones have none."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as file:
-        try:
-            broken = file.testzip()
-        except zipfile.BadZipFile as error:
-            broken = str(error)
-    if broken is not None:
-        raise MerError(f"{path}: is damaged ({broken} has another sum than was written); copy or fetch it again")
+def load_torch(path: str | Path) -> Any:
+    """What a torch file holds, on the CPU.
+
+    Raises:
+        FileError: the system does not hand out the file.
+        MerError: its own sums do not fit; torch does not compare them, and files of the old form have none.
+        MemoryError: it does not fit into memory.
+        Exception: whatever torch raises for a file of another kind.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = io.BytesIO(file.read())  # what fails from here on is the content's fault
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if zipfile.is_zipfile(content):
+        with zipfile.ZipFile(content) as parts:
+            try:
+                broken = parts.testzip()
+            except zipfile.BadZipFile as error:
+                broken = str(error)
+        if broken is not None:
+            raise MerError(f"{path}: is damaged ({broken} has another sum than was written); copy or fetch it again")
+    content.seek(0)
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # torch's own word for it
+            raise MemoryError(f"{path}: {error}") from None
+        raise

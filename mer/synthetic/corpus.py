@@ -179,9 +179,11 @@ def synthesize(
 
     pool_macro = images per pool subject and emotion, pool_clips and pool_pairs = per pool subject.
     accept(image (H, W, 3) uint8, landmarks (68, 2) float32) -> bool judges every new face; refused ones are redrawn.
-    Raises MerError for impossible sizes, after 20 refused faces, or when `root` holds other files.
+    Raises MerError for impossible sizes, after 20 refused faces, or when `root` is a link or holds other files.
     """
     root = Path(root)
+    if root.is_symlink():
+        raise MerError(f"{root}: is a link, which no folder can be renamed over; name the folder itself, or remove it")
     others = sorted(p.name for p in root.iterdir() if p.name not in CONTENTS) if root.exists() else []
     if others:
         raise MerError(

@@ -4,6 +4,8 @@ pool/macro/<emotion>/sub101_1.jpg, pool/macro/labels.csv      the same action un
 pool/clips/sub101/clip01/img1.jpg                             micro-expressions without labels
 pool/pairs/sub101_01_a.jpg, _b.jpg, _m.jpg, pool/pairs/pairs.csv
     a, b: the same face displaced by less than a pixel; m: a displaced by `factor` times as much
+
+Both lists are tables of mer.storage.tables, whose rows are sealed.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mer.parallel import SERIAL, Engine, map_clips
+from mer.storage.tables import write_table
 from mer.synthetic import clip as make
 from mer.synthetic.face import Identity, crop_side
 from mer.synthetic.motion import backward_map, forward_flow, pixels, render, slope
@@ -65,7 +68,7 @@ def write_pool(
         ("pairs/pairs.csv", ["a", "b", "magnified", "subject", "factor", "peak"], 1),
     ):
         rows = [row for result in done for row in result[part]]
-        pd.DataFrame(rows, columns=columns).to_csv(folder / name, index=False, lineterminator="\n")
+        write_table(folder / name, pd.DataFrame(rows, columns=columns))
 
 
 def _write_subject(job: _Job) -> tuple[list, list]:

@@ -1,5 +1,6 @@
 """Mini-corpora in every layout that circulates, and everything that can be wrong with a folder of frames."""
 
+import errno
 import os
 import shutil
 import unicodedata
@@ -410,3 +411,15 @@ def test_colour_frames_stay_colour(tmp_path):
     table = casme3.read_corpus(root)
     assert read_frame(table.loc[0, "frame"].format(table.loc[0, "onset"]))[0, 0, 0] > 200
     assert cv2.imread(table.loc[0, "frame"].format(table.loc[0, "onset"]))[0, 0, 2] > 200
+
+
+def test_a_corpus_folder_that_the_system_does_not_hand_out_is_not_called_empty(tmp_path, monkeypatch):
+    root, scandir = mini.casme2(tmp_path / "c"), os.scandir
+
+    def fail(path="."):
+        if str(path) == str(root):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", fail)
+    refused("/c: permission denied; give yourself the right to it", casme2.read_corpus, root)

@@ -1,6 +1,7 @@
 """Label sheets with the oddities of spreadsheet programs: what changes nothing, and what is refused."""
 
 import datetime
+import errno
 import os
 import tempfile
 import zipfile
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mer.corpora import casme2, casme3, load, names, samm, sheets, smic
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from tests.helpers import mini
 from tests.helpers.refusals import refused
 
@@ -214,6 +215,21 @@ def test_what_is_no_sheet(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"")
     refused("is no label sheet; needed is one of .xlsx, .xls, .csv", casme2.read_annotations, tmp_path / "a.txt")
     refused("has headings and no row", casme2.read_annotations, sheet(tmp_path, [HEADINGS]))
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_an_error_of_the_system_is_no_fault_of_the_sheet(tmp_path, monkeypatch, code):
+    path = sheet(tmp_path, [HEADINGS, *ROWS])
+
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    for read in (casme2.read_annotations, lambda path: sheets.fits(path, {})):
+        said = refused(f"{path.name}: (?i:{os.strerror(code)});", read, path)
+        assert "again: " not in said
+    with pytest.raises(FileError):
+        sheets.RowErrors("exclude", "c").add("s", "1", FileError("x.csv: input/output error; check the disk"))
 
 
 def test_what_is_no_file(tmp_path):

@@ -1,7 +1,10 @@
 """SMIC-HS: labels from folders, apexes from the public sheet, where it lies."""
 
+import errno
+import os
 import shutil
 
+import pandas as pd
 import pytest
 
 from mer.corpora import select, smic
@@ -98,3 +101,51 @@ def test_sheet_and_folders_must_agree(tmp_path):
     assert [c for c, _ in table.attrs["excluded"]] == ["mine/s03/s3_ne_16"]
     mini.draw(root / "SMIC_all_cropped/HS/s1/micro/negative/s1_ne_09/reg_image000001.jpg", mini.tiny(1, 1))
     refused("smic_apex.xlsx: lacks 1 clips that lie there: s1_ne_09", smic.read_corpus, root)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "message"),
+    [
+        ("subject", 3, "row 2 says subject s03, negative, the clip's name subject s01, negative; correct the row"),
+        ("label", 1, "row 2 says subject s01, positive, the clip's name subject s01, negative; correct the row"),
+    ],
+)
+def test_a_row_that_says_another_than_the_clips_name_is_refused(tmp_path, cell, value, message):
+    """Exchanged classes leave all counts as they are."""
+    root = mini.smic(tmp_path, apexes=True)
+    rows = pd.read_excel(root / "smic_apex.xlsx")
+    rows.loc[0, cell] = value
+    rows.to_csv(root / "smic_apex.csv", index=False)
+    (root / "smic_apex.xlsx").unlink()
+    for read, argument in ((smic.read_corpus, root), (smic.read_annotations, root / "smic_apex.csv")):
+        refused(message, read, argument)
+    table = smic.read_corpus(root, "mine", on_error="exclude")
+    assert len(table) == len(rows) - 1
+    assert message in table.attrs["excluded"][0][1]
+
+
+def test_what_programs_leave_beside_a_sheet_is_no_sheet(tmp_path):
+    root = mini.smic(tmp_path, apexes=True)
+    expected = smic.read_corpus(root)
+    for name in ("._smic_apex.xlsx", "~$smic_apex.xlsx"):
+        (root / name).write_bytes(b"\x00\x05\x16\x07")
+    pd.testing.assert_frame_equal(smic.read_corpus(root), expected)
+
+
+def test_a_sheet_outside_of_the_corpus_is_refused(tmp_path):
+    root = mini.smic(tmp_path / "smic", apexes=True)
+    (root / "smic_apex.xlsx").rename(tmp_path / "elsewhere.xlsx")
+    (root / "smic_apex.xlsx").symlink_to(tmp_path / "elsewhere.xlsx")
+    refused("smic_apex.xlsx: is a link out of .*; copy the sheet of apexes there", smic.read_corpus, root)
+
+
+def test_a_folder_that_the_system_does_not_hand_out_is_not_left_out(tmp_path, monkeypatch):
+    root, scandir = mini.smic(tmp_path), os.scandir
+
+    def fail(path):
+        if str(path).endswith("positive"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", fail)
+    refused("positive: input/output error; the disk", smic.read_corpus, root)

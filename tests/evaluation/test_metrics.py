@@ -94,6 +94,19 @@ def test_labels_that_are_no_positions_are_named(y, p, message):
         metrics.bootstrap_ci95(y, p, ["a", "b"], THREE, replicates=10)
 
 
+def test_classes_of_one_name_are_refused():
+    """Their F1 would stand in one place, and the mean be of the others: 0.333 here, where 0.556 is right."""
+    with pytest.raises(MerError, match="class names are a, a, b; needed is a name of its own for each class"):
+        metrics.score([0, 1, 2], [0, 1, 1], ["a", "a", "b"])
+
+
+@pytest.mark.parametrize("nobody", [np.nan, None, pd.NA])
+def test_a_clip_without_a_subject_is_refused(nobody):
+    for function in (lambda *a: metrics.bootstrap_ci95(*a, THREE, replicates=10), metrics.subject_accuracy):
+        with pytest.raises(MerError, match="1 of 3 clips have no subject, the first in row 1; read the table with"):
+            function([0, 1, 2], [0, 1, 2], ["a", nobody, "a"])
+
+
 def test_subjects_of_another_number_are_refused():
     for function in (lambda *a: metrics.bootstrap_ci95(*a, THREE, replicates=10), metrics.subject_accuracy):
         with pytest.raises(MerError, match="2 labels, 2 predictions, 1 subjects"):

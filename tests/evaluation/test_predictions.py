@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mer.evaluation import predictions
 from mer.evaluation.predictions import describe_run, read_predictions, run_text, write_predictions
 from mer.storage.cache import ClipCache
 from tests.helpers.refusals import refused
@@ -218,7 +217,7 @@ def test_killed_at_any_step_the_old_or_the_new_folder_is_whole(tmp_path, monkeyp
     with monkeypatch.context() as patched:
         for name in ("rename", "mkdir", "write_text", "unlink"):
             patched.setattr(Path, name, counted(getattr(Path, name)))
-        patched.setattr(predictions.shutil, "rmtree", counted(shutil.rmtree))
+        patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
         patched.setattr(pd.DataFrame, "to_csv", counted(pd.DataFrame.to_csv))
         with contextlib.suppress(Killed):
             write(folder, new, new[:0], INFO, {})

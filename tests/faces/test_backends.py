@@ -2,6 +2,9 @@
 
 import importlib.util
 import shutil
+import subprocess
+import sys
+import tempfile
 import urllib.error
 
 import numpy as np
@@ -10,6 +13,7 @@ import skimage.data
 
 from mer.errors import MerError
 from mer.faces import backends, detect_landmarks, face_box, find_face
+from mer.parallel import remove_leftovers
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +208,15 @@ def test_a_folder_without_the_files_or_with_broken_ones(tmp_path, fresh):
     shutil.copy(tmp_path / FAN, tmp_path / S3FD)
     with pytest.raises(MerError, match="is truncated or not face-alignment's"):
         find_face(image, "face_alignment", weights=tmp_path)
+
+
+def test_what_a_killed_process_leaves_of_the_folder_of_links_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # read TMPDIR again, and forget it afterwards
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "a").touch()
+    code = "import os, sys; from mer.faces import backends\nwith backends._hub_folder(sys.argv[1], ['a']): os._exit(1)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert len(list((tmp_path / "tmp").glob("mer-*"))) == 1
+    remove_leftovers()
+    assert not list((tmp_path / "tmp").glob("mer-*"))

@@ -1,9 +1,10 @@
 """dvc.yaml with the entries of a plan filled in, as DVC does it."""
 
-import re
 from pathlib import Path
 
 from ruamel.yaml import YAML
+
+from mer import project
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -15,17 +16,7 @@ def body(stage: str) -> dict:
 
 def expanded(stage: str, what: str, key: str = "", entry: dict | None = None) -> list[str]:
     """Entries of a list of a stage (deps, params, outs, metrics, plots) with ${key} and ${item…} filled in."""
-
-    def fill(match) -> str:
-        if match[1] == "key":
-            return key
-        value = entry
-        for name, place in re.findall(r"\.(\w+)|\[(\d+)\]", match[1].removeprefix("item")):
-            value = value[name] if name else value[int(place)]
-        return str(value)
-
-    names = [next(iter(e)) if isinstance(e, dict) else e for e in body(stage).get(what, [])]
-    return [re.sub(r"\$\{(.*?)\}", fill, name) for name in names]
+    return project.expanded(body(stage), what, key, entry)
 
 
 def wiring(plan: dict) -> list[str]:
@@ -34,6 +25,6 @@ def wiring(plan: dict) -> list[str]:
     for stage in GRAPH:
         for key, entry in plan[stage].items() if "foreach" in GRAPH[stage] else [("", {})]:
             reads = sorted({d for d in expanded(stage, "deps", key, entry) if d.startswith(("data/", "metrics/"))})
-            writes = sorted({o for what in ("outs", "metrics", "plots") for o in expanded(stage, what, key, entry)})
+            writes = sorted({o for what in project.WRITTEN for o in expanded(stage, what, key, entry)})
             lines.append(f"{stage}{'@' * bool(key)}{key}: {' '.join(reads)} -> {' '.join(writes)}")
     return lines

@@ -2,6 +2,9 @@
 
 import copy
 
+# A few lines of YAML that stand for 10**9 values ("billion laughs"), as one value of another mapping.
+BOMB = "[&b0 [" + "1, " * 10 + "], " + ", ".join(f"&b{n} [" + f"*b{n - 1}, " * 10 + "]" for n in range(1, 9)) + "]"
+
 
 def change(raw: dict, path: str, value) -> dict:
     """A copy of the tree with another value at `path`, such as "flow/theta"."""

@@ -3,10 +3,12 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mer.errors import MerError
-from mer.loso.folds import hold_out
+from mer.loso.folds import folds, hold_out
+from tests.helpers.refusals import refused
 
 
 def clips(n=240, subjects=25, seed=0):
@@ -71,3 +73,27 @@ def test_few_subjects_are_held_out_as_well_as_can_be():
         held = hold_out(who, labels, 0.2, stream)
         found = error([k for k, w in enumerate(np.unique(who)) if w in who[held]])
         assert found <= 2 * best + 4  # exchanging one subject at a time may end beside the best choice
+
+
+@pytest.mark.parametrize(
+    ("subjects", "message"),
+    [
+        ([1.0, 1.0, np.nan, np.nan], "row 0 is of corpus 'm', subject 1.0; needed are names"),
+        (["1", "1", np.nan, "3"], "row 2 is of corpus 'm', subject nan; .*: read the table with every cell as text"),
+        (["a", "b", None, "c"], "row 2 is of corpus 'm', subject None"),
+        (["a", "b", pd.NA, "c"], "row 2 is of corpus 'm', subject <NA>"),
+        (["a", "b", "", "c"], "row 2 is of corpus 'm', subject ''"),  # nobody knows who that is
+        (["a", "b", 2, "c"], "row 2 is of corpus 'm', subject 2; needed are names, or whole numbers for all"),
+        ([True, False, True, False], "row 0 is of corpus 'm', subject True"),
+        (["Anna", "Bob", "anna", "Bob"], "leave-one-subject-out: subjects 'm/Anna' and 'm/anna' differ in letter case"),
+    ],
+)  # fmt: skip
+def test_clips_without_a_subject_and_one_person_under_two_names_are_refused(subjects, message):
+    table = pd.DataFrame({"corpus": "m", "subject": pd.Series(subjects, dtype=object)})
+    refused(message, folds, table)
+    refused(message.replace("row ", "clip x"), folds, table.assign(id=[f"x{row}" for row in range(4)]))
+
+
+def test_whole_numbers_are_subjects_in_their_order():
+    table = pd.DataFrame({"corpus": "m", "subject": [10, 2, 2, 10]})
+    assert [fold.name for fold in folds(table)] == ["m/2", "m/10"]

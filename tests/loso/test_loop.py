@@ -22,6 +22,7 @@ from mer.loso.stacked_folds import StackedFolds, vmap_obstacle
 from mer.loso.task import LabelledClips, Task, TrainingPlan
 from mer.models import ststnet
 from mer.networks import norm, random_layers
+from tests.helpers.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -361,6 +362,23 @@ def test_compiled_is_the_same(in_parallel):
     plain = train_folds(tasks[:2], x, y, small(), plan(6, batch_size=100), **options)
     compiled = train_folds(tasks[:2], x, y, small(), plan(6, batch_size=100, compiled=True), **options)
     assert furthest(plain, compiled) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")  # of what torch.compile imports
+def test_without_a_compiler_what_is_compiled_is_refused_with_what_to_do():
+    from torch._inductor import config
+
+    tasks, x, y = folds()
+    message = r"^recipe.compiled: torch.compile fails here \(.*C\+\+ compiler.*\); set it to false, or install a C\+\+"
+    with config.patch({"cpp.cxx": (None, "/nonexistent/g++"), "fx_graph_cache": False}):
+        for in_parallel in (True, False):
+            torch._dynamo.reset()
+            refused(message, train_folds, tasks[:2], x, y, small(), plan(1, compiled=True), ids=[""] * len(y),
+                    in_parallel=in_parallel)  # fmt: skip
+        torch._dynamo.reset()
+        # It is no reason to train fold by fold, which would fail as well.
+        refused(message, vmap_obstacle, small(), x, plan(1, compiled=True))
+    torch._dynamo.reset()
 
 
 def test_stacked_folds_free_their_memory_when_they_are_done():

@@ -70,6 +70,15 @@ def test_one_subject_is_refused():
         folds(table(subjects=1))
 
 
+@pytest.mark.parametrize("label", [1.7, 1.0, -1, 3, np.nan, "1", True, None])
+@pytest.mark.parametrize("model", ["ststnet", "linear"])
+def test_a_label_that_is_no_class_is_refused(label, model):
+    rows = table()
+    rows = rows.assign(label=pd.Series([*rows["label"][:5], label, *rows["label"][6:]], dtype=object))
+    with pytest.raises(MerError, match=rf"label of clip c/s1/05 is {label!r}; needed is the number of its class"):
+        run(rows, flow(), model=model)
+
+
 def test_shuffled_rows_change_nothing():
     rows, x = table(), flow()
     order = np.random.default_rng(9).permutation(24)

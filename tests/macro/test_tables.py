@@ -1,5 +1,6 @@
 """What holds for every macro-expression set: folders, class lists, pixels as text."""
 
+import errno
 import os
 
 import numpy as np
@@ -138,3 +139,24 @@ def test_one_bad_pixel_is_refused(place, word):
     words[place] = word
     with pytest.raises(MerError, match=r"^here: pixel"):
         macro.parse_pixels(" ".join(words), "here")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_an_error_of_the_system_is_no_fault_of_the_set(tmp_path, raf, ck, monkeypatch, code):
+    put(tmp_path / "fer/fer2013.csv", csv_text(FER[:2]))
+    opened = open
+
+    def fail(file, *args, **kwargs):
+        if str(file).endswith((".csv", ".txt")):
+            raise OSError(code, os.strerror(code))
+        return opened(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", fail)
+    for name, read, argument in (
+        ("fer2013.csv", fer2013.read_macro, tmp_path / "fer"),
+        ("fer2013.csv", macro.load_image, {"image": f"{tmp_path}/fer/fer2013.csv#0"}),
+        ("list_patition_label.txt", rafdb.read_macro, raf),
+        ("_emotion.txt", ckplus.read_macro, ck),
+    ):
+        said = refused(f"{name}: (?i:{os.strerror(code)});", read, argument)
+        assert "there again" not in said

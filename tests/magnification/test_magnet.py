@@ -324,9 +324,17 @@ def test_u01_factors():
     default[0] = -1
     assert named_factors()[0] == 2  # a copy
     assert len(named_factors("linspace_2_13_8")) == 8
-    unreadable = ("arange_2_14", "linspace_2_13_2.5", "arange_1_2_0", "logspace_1_2_3")
-    for wrong in (*unreadable, "linspace_0_13_8", "arange_5_1_1"):
-        with pytest.raises(MerError, match=f"factors: '{wrong}' "):
+    assert len(named_factors("linspace_2_13_1024")) == len(named_factors("arange_1_1025_1")) == 1024
+    for wrong, message in {
+        "arange_2_14": "is no range", "linspace_2_13_2.5": "is no range", "arange_1_2_0": "is no range",
+        "logspace_1_2_3": "is no range", "linspace_nan_nan_8": "is no range", "linspace_2_inf_8": "is no range",
+        "arange_2_14_nan": "is no range", "linspace_2_13_inf": "is no range",
+        "linspace_2_13_1025": "gives 1,025; needed are 1024 at most",  # and the next two took gigabytes
+        "linspace_1_2_1e12": "gives 1,000,000,000,000;", "arange_1_2_1e-9": "gives 1,000,000,000;",
+        "linspace_0_13_8": "above 0 that ascend", "arange_5_1_1": "that ascend", "linspace_2_13_-1": "that ascend",
+        "linspace_2_13_0": "that ascend", "linspace_1e308_-1e308_3": "that ascend",
+    }.items():  # fmt: skip
+        with pytest.raises(MerError, match=f"^factors: '{wrong}' .*{message}"):
             named_factors(wrong)
 
 

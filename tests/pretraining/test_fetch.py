@@ -7,9 +7,12 @@ import sys
 import pytest
 import torch
 
+from mer import models
 from mer.errors import MerError
 from mer.networks.resnet import ResNet18, as_torchvision, needed
 from mer.pretraining import Context, run
+from mer.products import Weights
+from mer.storage.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,8 +67,35 @@ def test_a_network_without_official_weights_is_refused():
         run(entry("someone/magnet", network="magnet"), CONTEXT)
     assert str(caught.value).startswith(
         "pretrain.runs.official.network is 'magnet', for which there are no official weights to fetch; put a file into "
-        "its user_weights, train it, or take resnet18"
+        "its user_weights, train it, or take resnet18, vit"
     )
+
+
+def test_a_tiny_vit_of_a_folder_goes_from_the_stage_into_msmmt(tmp_path):
+    """The official weights' way from end to end: transformers' folder, file of weights, network."""
+    import transformers
+
+    folder = tmp_path / "tiny"
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=224
+    )
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    made = run(entry(folder, network="vit"), CONTEXT)
+    assert made.about == {"weights": f"official: {folder}"}
+    save_weights(made.network, tmp_path / "vit.safetensors", made.about)
+    spec, small = models.load("msmmt"), {"size": 128, "width": 32, "layers": 3, "heads": 4}
+    assert Weights("vit") in spec.reads(spec.all_knobs(small))
+    network = spec.load_weights(models.build("msmmt", 3, **small), tmp_path / "vit.safetensors")
+    for vit in network.vits.values():
+        assert torch.equal(vit.pos_embed, made.network.pos_embed)
+        assert torch.equal(vit.blocks[2].qkv.weight, made.network.blocks[2].qkv.weight)
+
+
+def test_where_the_weights_cannot_be_had_the_folder_to_fill_is_named(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(MerError, match=f"or bring a file of your own into {own}$"):
+        run(entry(tmp_path / "nothing", network="vit") | {"user_weights": str(own)}, CONTEXT)
 
 
 OFFLINE = """

@@ -1,6 +1,8 @@
 """The training loop: killed anywhere it ends with the same bits, and nothing that is not finite reaches the weights."""
 
+import errno
 import math
+import os
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from mer.errors import MerError
 from mer.pretraining import loop
 from mer.pretraining.loop import fixed_threads, keep, resume, train
+from tests.helpers.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -139,6 +142,41 @@ def test_a_damaged_checkpoint_is_said_and_ignored(tmp_path, capsys, damage):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path}: the checkpoint is damaged (")
     assert line.endswith("training begins anew")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_checkpoint_that_is_not_handed_out_stops_and_stays(tmp_path, monkeypatch, code):
+    """It may be sound: a training that began anew would write over it."""
+    path = tmp_path / "c.pt"
+    Training().train(checkpoint=path)
+    kept, opened = path.read_bytes(), open
+
+    def fail(file, *args, **kwargs):
+        if str(file) == str(path):
+            raise OSError(code, os.strerror(code))
+        return opened(file, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", fail)
+        refused(rf"c\.pt: (?i:{os.strerror(code)}); ", Training().train, checkpoint=path, every=1)
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")]
+)
+def test_a_checkpoint_that_does_not_fit_into_memory_stops_and_stays(tmp_path, monkeypatch, error):
+    path = tmp_path / "c.pt"
+    Training().train(checkpoint=path)
+    kept = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError):
+        Training().train(checkpoint=path, every=1)
+    assert path.read_bytes() == kept
 
 
 def test_a_checkpoint_is_taken_up_under_its_own_key_only(tmp_path):

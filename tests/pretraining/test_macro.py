@@ -14,10 +14,13 @@ from torch.nn import functional as F
 from mer.errors import MerError
 from mer.loso.optim import Schedule
 from mer.macro import tables as sets
-from mer.macro.pool import read_macro
+from mer.macro.pool import COLUMNS, read_macro
 from mer.networks.resnet import ResNet18
 from mer.pretraining import loop, macro
 from mer.pretraining.macro import WHOLE, cut, draw, emotions, faces, hold_out, pretrain, targets
+from mer.pretraining.moving_layers import portraits
+from mer.storage.tables import read_table, write_table
+from tests.helpers.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -501,13 +504,17 @@ POOL = [("surprise", "sub102_1"), ("happiness", "sub101_1"), ("others", "sub101_
 @pytest.fixture
 def pool(tmp_path):
     root = tmp_path / "pool" / "macro"
-    lines = ["file,subject,emotion,aus,peak"]
+    rows = []
     for number, (emotion, name) in enumerate(POOL):
         (root / emotion).mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(root / emotion / f"{name}.jpg"), np.full((20, 24, 3), 50 * number, np.uint8))
-        lines.append(f"{emotion}/{name}.jpg,{name.split('_')[0]},{emotion},6+12,4.1")
-    (root / "labels.csv").write_text("\n".join([*lines, ""]))
+        rows.append([f"{emotion}/{name}.jpg", name.split("_")[0], emotion, "6+12", 4.1])
+    label(root, rows)
     return root
+
+
+def label(root, rows):
+    write_table(root / "labels.csv", pd.DataFrame(rows, columns=COLUMNS))
 
 
 def test_the_pool_is_a_table_like_any_set(pool):
@@ -525,19 +532,33 @@ def test_the_pool_is_a_table_like_any_set(pool):
 
 
 def test_the_pool_bad_input(pool):
-    labels = (pool / "labels.csv").read_text()
+    rows = read_table(pool / "labels.csv", COLUMNS)
     (pool / "others/sub101_1.jpg").unlink()
-    with pytest.raises(MerError, match=r"labels\.csv: 1 images are missing: others/sub101_1\.jpg; run dvc repro"):
-        read_macro(pool)
-    (pool / "labels.csv").write_text(labels.replace("subject", "person"))
-    with pytest.raises(MerError, match=r"labels\.csv: columns subject are missing"):
-        read_macro(pool)
-    (pool / "labels.csv").write_text(labels.replace("happiness/", "../../../happiness/"))
-    with pytest.raises(MerError, match="leads out of"):
-        read_macro(pool)
-    (pool / "labels.csv").write_text(labels.partition("\n")[0])
-    with pytest.raises(MerError, match="holds no labelled image"):
-        read_macro(pool)
+    for read in (read_macro, portraits):
+        refused(r"labels\.csv: 1 images are missing: others/sub101_1\.jpg; run dvc repro", read, pool)
+    label(pool, [[f"../../../{name}", *row] for name, *row in rows])
+    for read in (read_macro, portraits):
+        refused("leads out of", read, pool)
+    label(pool, [])
+    refused("holds no labelled image", read_macro, pool)
+    assert portraits(pool) == []  # MagNet learns textures then
     (pool / "labels.csv").unlink()
-    with pytest.raises(MerError, match=r"labels\.csv: there is no such file; run dvc repro synthesize"):
-        read_macro(pool)
+    for read in (read_macro, portraits):
+        refused(r"labels\.csv: there is no such file; run dvc repro synthesize", read, pool)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "".join(text.splitlines(keepends=True)[:3]),
+        lambda text: text.replace(",happiness,", ",surprise,"),
+        lambda text: text.replace("subject", "person"),
+        lambda text: text[:-4],
+    ],
+    ids=["cut at a row", "another emotion", "another column", "cut in a row"],
+)
+def test_a_damaged_list_of_the_pool_is_refused(pool, damage):
+    text = (pool / "labels.csv").read_text()
+    (pool / "labels.csv").write_text(damage(text))
+    for read in (read_macro, portraits):
+        refused(r"labels\.csv: is damaged: .*; run python -m tools\.repair", read, pool)

@@ -21,12 +21,13 @@ from mer.plan import ALWAYS, CODE_PLACES, PLACES, STAGES
 from mer.plan_file import stages_of
 from stages._run import Stage, options
 from tests.helpers.graph import GRAPH, ROOT, body, expanded
-from tests.helpers.project import make_project
+from tests.helpers.project import edit, make_project
 
 SCRIPTS = {path.stem for path in (ROOT / "stages").glob("[!_]*.py")}
 # Pictures: what draws them is what the stage is for, but a change of it computes nothing anew elsewhere.
 DRAWN_BY = {"figures": {"mer.evaluation.figures", "mer.evaluation.magnified", "mer.evaluation.galleries",
-                        "mer.evaluation.canvas"}}  # fmt: skip
+                        "mer.evaluation.canvas"},
+            "curve": {"mer.evaluation.canvas"}}  # fmt: skip
 # Stages whose entries name code of their own: by name imported, so not to be seen in the script.
 OF_AN_ENTRY = {
     "index": ("mer/corpora/", "mer/macro/"), "compose": ("mer/corpora/",), "figures": ("mer/corpora/",),
@@ -220,8 +221,9 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def recorded(root, tmp_path_factory):
-    """stage@key -> (parameters read, files read, files written), from one run of the whole tiny demo."""
+    """stage@key -> (parameters read, files read, files written), from one run of the whole tiny demo and a curve."""
     folder = make_project(root, tmp_path_factory.mktemp("project"))
+    edit(folder, _with_a_curve)
     opened = Opened(folder)
     real_open = h5py.File.__init__
 
@@ -251,6 +253,12 @@ def recorded(root, tmp_path_factory):
     return params, records
 
 
+def _with_a_curve(params) -> None:
+    """Which the demo lacks, being of one experiment a model."""
+    params["experiments"]["synthetic-linear-fine"] = {"corpus": "synthetic", "model": "linear", "knobs": {"grid": 14}}
+    params["curves"] = {"grid": {"experiments": ["synthetic-linear*"], "knob": "grid", "baseline": "synthetic-ststnet"}}
+
+
 def snapshot(folder: Path) -> set[str]:
     files = [p for top in ("data", "metrics") for p in (folder / top).rglob("*") if p.is_file()]
     return {p.relative_to(folder).as_posix() for p in files if ".partial" not in p.parts}
@@ -262,7 +270,7 @@ def below(path: str, declared) -> bool:
 
 def test_parameters_read_are_the_parameters_declared(recorded):
     params, records = recorded
-    assert len(records) == 25
+    assert len(records) == 28
     for name, (seen, _, _, entry) in records.items():
         stage, key = name.split("@")
         declared = set(expanded(stage, "params", key, entry))

@@ -144,10 +144,11 @@ def test_a_set_is_learned_instead_of_the_pool(project):
     put(project / "data/raw/fer2013/fer2013new.csv", PLUS)
     pretrain()
     about = weights_about(RESNET)
-    assert about["weights"] == "2 steps on fer2013, labels ferplus (3 images), from random weights"
+    what = "fer2013, fer2013.csv with fer2013new.csv, majority half, labels ferplus (3 images)"
+    assert about["weights"] == f"2 steps on {what}, from random weights"
     assert about["accuracy"].endswith(" of 2 held-out images, 7 emotions")  # val and test; who got a vote is a class
     pretrain(options={}, steps=0)
-    assert weights_about(RESNET) == {"weights": "0 steps on fer2013 (6 images), from random weights"}
+    assert weights_about(RESNET) == {"weights": "0 steps on fer2013, fer2013.csv (6 images), from random weights"}
     assert same(tensors(RESNET), needed(drawn(0)))
 
 
@@ -164,7 +165,8 @@ def ckplus(folder: Path) -> tuple[dict, str, str]:
     put(folder / "Emotion/S103/001/S103_001_00000002_emotion.txt", "1")
     draw(folder / "cohn-kanade-images/S103/001/S103_001_00000002.png", size=(320, 320))
     options = {"reader": "ckplus", "options": {"last": 1}, "crop": "box224"}
-    return options, "ckplus, last 1 (7 images), 1 of them without a face", "of 3 held-out images, 3 emotions"
+    what = "ckplus, cohn-kanade-images, last 1 (7 images), 1 of them without a face"
+    return options, what, "of 3 held-out images, 3 emotions"
 
 
 def rafdb(folder: Path) -> tuple[dict, str, str]:
@@ -174,7 +176,8 @@ def rafdb(folder: Path) -> tuple[dict, str, str]:
         draw(folder / f"basic/Image/aligned/{stem}_aligned.jpg", 30 * code, size=(100, 100))
         lines.append(f"{stem}.jpg {code}\n")
     put(folder / "basic/EmoLabel/list_patition_label.txt", "".join(lines))
-    return {"reader": "rafdb", "options": {}, "crop": "none"}, "rafdb (7 images)", "of 1 held-out images, 7 emotions"
+    what = "rafdb, list_patition_label.txt, aligned (7 images)"
+    return {"reader": "rafdb", "options": {}, "crop": "none"}, what, "of 1 held-out images, 7 emotions"
 
 
 @pytest.mark.parametrize("unpack", [ckplus, rafdb])
@@ -190,7 +193,7 @@ def test_another_set_is_one_entry(project, unpack):
 def test_images_without_any_face_are_refused(project):
     draw(project / "data/raw/ckplus/CK+48/happy/S010_004_00000017.png", size=(64, 64))
     refused(
-        "no face was found in any image of ckplus (1 images); set pretrain.runs.resnet18.crop to none",
+        "no face was found in any image of ckplus, CK+48 (1 images); set pretrain.runs.resnet18.crop to none",
         reader="ckplus", options={}, raw="data/raw/ckplus", crop="box224",
     )  # fmt: skip
 
@@ -277,8 +280,9 @@ def test_magnet_is_trained_on_the_pools_portraits(project):
 
 def test_a_pool_that_has_not_been_made_is_refused(project):
     refused(
-        "data/raw/others/pool/macro: there is no such folder; run dvc repro synthesize", name="magnet", pool="others"
-    )
+        "data/raw/others/pool/macro/labels.csv: there is no such file; run dvc repro synthesize",
+        name="magnet", pool="others",
+    )  # fmt: skip
 
 
 # ---- the user's own, and official weights ---------------------------------------------------------------------------

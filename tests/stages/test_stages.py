@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mer.clips import clips, read_index, write_index
-from mer.errors import MerError
+from mer.clips import Clip, clips, read_index, write_index
+from mer.errors import FileError, MerError
+from mer.storage.files import damaged
+from stages import dynamic_image, flow, landmarks, magnify_eulerian
 from stages.align import compute
 from stages.landmarks import LOOK_AHEAD
 from tests.helpers.project import edit, make_project
@@ -124,9 +126,9 @@ def test_unreadable_image(project, content):
     broken = frames(a_clip(project))[10]
     broken.write_bytes(content)
     result = stage(project, "align", "synthetic-box224")
-    refused(
-        result, f"{broken.relative_to(project)}: cannot be read as an image ({len(content)} bytes); replace the file"
-    )
+    name = broken.relative_to(project)  # an output of the pipeline
+    refused(result, f"{name}: is damaged: it cannot be read as an image ({len(content)} bytes)",
+            f"run python -m tools.repair {name}, then dvc repro")  # fmt: skip
 
 
 def test_no_face_found(project):
@@ -173,7 +175,7 @@ def test_a_corrected_clip_costs_itself_only(project, workers):
     code, lines = stage(project, "align", "synthetic-box224")
     assert code == 2
     assert len(lines) == 1, lines
-    assert f"{broken.relative_to(project)}: cannot be read as an image" in lines[0]
+    assert f"{broken.relative_to(project)}: is damaged: it cannot be read as an image" in lines[0]
     broken.write_bytes(good)
     code, lines = stage(project, "align", "synthetic-box224")
     assert code == 0
@@ -353,3 +355,39 @@ def test_onset_and_apex_as_a_pair(flown):
         position = clip.numbers.index(clip.apex)  # annotated in the synthetic corpus
         assert int(apex[clip.id]) == position
         assert np.array_equal(pair[clip.id], frames[clip.id][[0, position]])
+
+
+class Damaged:
+    """A product of which no clip can be read."""
+
+    def fail(self, *args):
+        raise damaged("data/cache/c/in.h5", "clip c/s/1 has other bytes than were written")
+
+    __getitem__ = frame = extra = fail
+
+
+RECIPE = {"around": 0, "filter": "iir", "band": "hz", "low": 1.0, "high": 2.0, "fps": None, "alpha": 1.0,
+          "lambda_c": 0.0, "chroma": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda clip: compute(clip, landmarks=Damaged(), crop="box224"),
+        lambda clip: landmarks.compute(clip, backend="dlib"),
+        lambda clip: dynamic_image.compute(clip, which="all", solver="rank_svm", c=1.0, frames=Damaged(), apex={}),
+        lambda clip: magnify_eulerian.compute(clip, source=Damaged(), full=False, product="frames", apex={},
+                                              recipe=RECIPE, crop={"crop": "box224"}),
+        lambda clip: flow.compute(clip, product="flow", frames=Damaged(), apex={clip.id: 1}),
+    ],
+    ids=["align", "landmarks", "dynamic_image", "magnify_eulerian", "flow"],
+)  # fmt: skip
+def test_what_is_no_fault_of_the_clip_stays_known_as_such(tmp_path, monkeypatch, work):
+    """`on_error: exclude` leaves out no clip for a FileError (tests/storage/test_cache.py)."""
+    frame = str(tmp_path / "img{}.png")
+    for number in (1, 2, 3):
+        cv2.imwrite(frame.format(number), np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(landmarks, "read_frame", lambda path: Damaged().fail())
+    clip = Clip("c/s/1", "c", "s", "1", "x", "", 1, 2, 3, "annotated", 200.0, frame, "", "")
+    with pytest.raises(FileError, match=r"^data/cache/c/in\.h5: is damaged: clip c/s/1 has other bytes"):
+        work(clip)

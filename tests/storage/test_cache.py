@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mer.errors import MerError
+from mer.errors import FileError, MerError
 from mer.parallel import Engine
 from mer.storage.build import available, build_product, check_same_clips
 from mer.storage.cache import CacheWriter, ClipCache
@@ -400,3 +400,33 @@ def test_what_cannot_be_computed_may_be_excluded_and_is_listed(tmp_path):
     assert work.seen == [4]
     assert ClipCache(path).ids == [i.id for i in ITEMS]
     assert ClipCache(path).excluded == {}
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(workers=2)], ids=["here", "in workers"])
+def test_a_damaged_input_excludes_no_clip(tmp_path, engine):
+    """The clip is sound: the product would be made of fewer clips, and nothing would say so."""
+    source = tmp_path / "in" / "a.h5"
+    build(source)
+    cache, content = ClipCache(source), bytearray(source.read_bytes())
+    content[content.index(cache[ITEMS[4].id].tobytes())] ^= 1
+    source.write_bytes(content)
+
+    def copied(item):
+        return {"data": cache[item.id]}
+
+    with pytest.raises(FileError, match=rf"clip {ITEMS[4].id} has other bytes.*; run python -m tools\.repair"):
+        build_product(
+            tmp_path / "b.h5", ITEMS, copied, fingerprint, kind="frames", ragged=True, params={}, code="v1",
+            spool=tmp_path / ".partial", engine=engine, on_error="exclude",
+        )  # fmt: skip
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_hdf5_that_cannot_open_a_file_is_not_called_damage(tmp_path, monkeypatch):
+    build(tmp_path / "a.h5")
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EMFILE, "Unable to synchronously open file (unable to open file: errno = 24)")
+
+    monkeypatch.setattr("h5py.File", fail)
+    refused(r"a\.h5: too many open files; raise the limit", ClipCache, tmp_path / "a.h5")

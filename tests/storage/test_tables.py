@@ -1,5 +1,7 @@
 """Tables of text: what is written is read, cell by cell; a row that is changed, doubled, moved or lost is named."""
 
+import csv
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -122,3 +124,13 @@ def test_a_name_that_is_no_text_is_refused(tmp_path):
     """As the system gives the name of a file whose bytes are no UTF-8."""
     refused(r"'x\\udcff' ends with a character that is no text", write_table, tmp_path / "t.csv",
             pd.DataFrame({"id": ["x\udcff"]}, dtype=object))  # fmt: skip
+
+
+def test_a_cell_that_could_not_be_read_is_not_written(tmp_path):
+    long = "1 " * (csv.field_size_limit() // 2)
+    write_table(tmp_path / "t.csv", pd.DataFrame({"id": ["c/1", "c/2"], "absent": ["", long]}))
+    assert read_table(tmp_path / "t.csv", ["id", "absent"]) == [["c/1", ""], ["c/2", long]]
+    before = (tmp_path / "t.csv").read_bytes()
+    refused(rf"t\.csv: line 3 \(c/2,.*…\) has a cell of more than {len(long)} characters; shorten it", write_table,
+            tmp_path / "t.csv", pd.DataFrame({"id": ["c\u2028/1", "c/2"], "absent": ["", long + "x"]}))  # fmt: skip
+    assert (tmp_path / "t.csv").read_bytes() == before

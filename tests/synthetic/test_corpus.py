@@ -115,6 +115,20 @@ def test_replaces_an_earlier_corpus_but_never_foreign_files(root, tmp_path):
     assert not (tmp_path / ".raw.partial").exists()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_refused_before_anything_is_rendered(tmp_path, monkeypatch, there):
+    """Everything was rendered, and then the folder could not be renamed over it."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    if there:
+        (tmp_path / "target").mkdir()
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(synthetic, "map_clips", None)
+    with pytest.raises(MerError, match="link: is a link, which no folder can be renamed over; name the folder itself"):
+        synthetic.synthesize(link, subjects=3, clips=15)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 # ---- plan -----------------------------------------------------------------------------------------------------
 
 

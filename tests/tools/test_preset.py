@@ -10,6 +10,7 @@ from mer import params, validation
 from mer.params import Params
 from mer.plan import derive
 from tests.helpers.refusals import refused
+from tests.helpers.trees import BOMB
 from tools import plan, preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,20 @@ def test_an_entry_of_a_corpuss_own_comes_before_that_of_all():
     own = "casme2/sub02/EP03_02f"  # Figure 4
     drawn = parsed(preset.compose("uamrn", "casme2,samm")).explain.drawn
     assert drawn == {"casme2-uamrn": own, "samm-uamrn": ""}
+
+
+def test_a_curve_is_there_for_each_corpus():
+    found = parsed(preset.compose("msmmt_alpha", "casme2,megc2019_flow")).curves
+    assert list(found) == ["casme2-msmmt-alpha", "megc2019-flow-msmmt-alpha"]
+    assert found["megc2019-flow-msmmt-alpha"].model_dump() == {
+        "experiments": ["megc2019-flow-msmmt-a*"], "knob": "alpha", "baseline": "megc2019-flow-linear-innereye"
+    }  # fmt: skip
+
+
+def test_figure_8_has_alpha_from_0_to_1_in_steps_of_a_tenth():
+    found = parsed(preset.compose("msmmt_alpha"))
+    points = derive(found)[0]["curve"]["composite-msmmt-alpha"]["args"]["points"]
+    assert points == [f"composite-msmmt-a{10 * i:03}={i / 10}" for i in range(11)]
 
 
 def test_an_experiment_is_one_line():
@@ -185,7 +200,9 @@ def mine(tmp_path, monkeypatch):
         (b"", "is not a mapping"),
         (b"- 1", "is not a mapping"),
         (b"a: [1", "is not valid YAML"),
-        (b"preset: \xff", "is not valid YAML"),
+        (b"preset: \xff", "is not UTF-8 text; save it as UTF-8"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "is nested too deeply; correct it"),
+        (f"preset: {BOMB}".encode(), "is not valid YAML: with its aliases .* more than 1,000,000 characters; correct"),
         (b"preset: mine\nflow: {thetta: 0.3}\n", r"flow.thetta is unknown; did you mean 'theta'\?"),
         (b"preset: mine\nalgin: {}\n", r"section 'algin' is unknown; did you mean 'align'\?"),
         (b"preset: mine\nalign: {runs: {}}\n", "align.runs is gone: the stages follow from corpora and experiments"),
@@ -216,7 +233,7 @@ def make(tmp_path, monkeypatch, capsys):  # which then holds the output of the d
 
 
 def test_a_preset_writes_parameters_and_plan_and_says_what_changes(make, capsys):
-    assert "plan.yaml is new: 25 stages" in capsys.readouterr().out
+    assert "plan.yaml is new: 33 stages" in capsys.readouterr().out
     make("uamrn", "casme2")
     out = capsys.readouterr().out
     assert out.startswith("params.yaml is now preset uamrn\n")
@@ -243,6 +260,18 @@ def test_a_preset_that_is_refused_changes_no_file(make, capsys, arguments):
     assert said.err.count("\n") == 1
     assert [Path(name).read_bytes() for name in ("params.yaml", "plan.yaml")] == before
     assert Path("data/predictions/synthetic-other").is_dir()
+
+
+@pytest.mark.parametrize("arguments", [("demo",), ()])
+def test_another_folder_is_refused(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["preset", *arguments])
+    with pytest.raises(SystemExit) as end:
+        preset.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "preset: conf/corpora.yaml: there is no such file here; run from the project's root\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_preset_leaves_no_predictions_of_another_behind(make):

@@ -10,7 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.helpers.refusals import refused
-from tools.repair import cache_folder, outputs, repair
+from tools._dvc import outputs
+from tools.repair import cache_folder, repair
 
 FILES = {"data/a/x.h5": b"x", "data/predictions/e": {"predictions.csv": b"p", "run.json": b"r", "more/deep": b"d"},
          "data/a/x.h5.more": b"y", "metrics/e.json": b"m"}  # fmt: skip
@@ -101,7 +102,7 @@ def test_a_lock_file_that_is_none(project, content):
     (project / "dvc.lock").unlink()
     if content is not None:
         (project / "dvc.lock").write_bytes(content)
-    message = "dvc.lock: (is not here, so DVC knows no outputs; run from|cannot be read; bring it back)"
+    message = "dvc.lock: (is not here, so DVC knows no outputs; run from|is damaged, .*; bring it back from git: git)"
     refused(message, run, project, "data/a/x.h5")
     assert (project / "data/a/x.h5").exists()
 
