@@ -35,7 +35,6 @@ from torch.nn import functional as F
 
 from mer.clips import read_frame
 from mer.errors import MerError
-from mer.macro.pool import listed_images
 from mer.magnification import moving_layers
 from mer.magnification.magnet import MULTIPLE, Conv, MagNet, Residual
 from mer.magnification.moving_layers import Quadruples
@@ -70,6 +69,8 @@ def run(entry: dict[str, Any], context: Context) -> Made:
 
 def portraits(folder: Path) -> list[np.ndarray]:
     """The images of `pool/macro`, (H, W, 3) uint8 RGB. Raises MerError as mer.macro.pool.listed_images does."""
+    from mer.macro.pool import listed_images  # brings pandas, which a machine without a pool may lack
+
     return [read_frame(path) for path in sorted(Path(row["image"]) for row in listed_images(folder))]
 
 

@@ -125,6 +125,8 @@ class Interrupt:
         if name == "mer.errors":
             os.kill(os.getpid(), signal.SIGINT)
 
+# A shell starts its background jobs without the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupt())
 """
 
