@@ -47,8 +47,11 @@ def vmap_obstacle(build: Callable[[], nn.Module], inputs: Tensor, plan: Training
         return network
 
     try:
+        stacked_folds = StackedFolds(tasks, clips, perturbed, plan)
+        found = stacked_folds.losses(batches, [None, None])
+        torch.autograd.grad(found.sum(), stacked_folds.flat)  # what fails in the backward pass alone
+        losses = found.detach().double().tolist()
         with torch.no_grad():
-            losses = StackedFolds(tasks, clips, perturbed, plan).losses(batches, [None, None]).double().tolist()
             for task, batch, stacked in zip(tasks, batches, losses, strict=True):
                 single = SingleFold(task, clips, perturbed, plan).losses([batch], [None]).item()
                 # Another mask or other statistics change the loss of three clips by far more.

@@ -568,7 +568,8 @@ def test_why_folds_that_keep_less_are_trained_one_by_one(keep):
     x, _, _ = toy()
     plan = TrainingPlan(schedule=Schedule(lr=1e-3, epochs=1), batch_size=6, loss=msmmt.loss)
     found = vmap_obstacle(lambda: models.build("msmmt", 3, **SMALL, keep=keep), x, plan)
-    assert found is None or "vmap" in found or "hook" in found
+    assert found is not None  # torch's checkpoints do not run under vmap
+    assert "vmap" in found
 
 
 def test_it_learns_where_the_flow_is():
