@@ -349,14 +349,14 @@ def test_a_key_that_the_parameters_do_not_have_is_refused(project, monkeypatch, 
 # ---- text, locks, shells --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [("tools.summary",), ("stages.spot", "synthetic-box224")])
+@pytest.mark.parametrize("command", [("tools.summary",), ("stages.evaluate", "synthetic-linear")])
 @pytest.mark.parametrize(("locale", "refuses"), [("POSIX", True), ("C.UTF-8", False)])
 def test_names_of_files_that_are_not_utf8_are_refused_with_a_locale_that_has_them(project, command, locale, refuses):
     """A folder `Müller` was "no folder", and a frame in it a UnicodeEncodeError."""
     settings = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-m", *command], cwd=project, capture_output=True, text=True, check=False,
                           env=environment(project, **settings))  # fmt: skip
-    assert done.returncode == 2  # both lack what the stages before them make
+    assert done.returncode == 2  # both lack what stages make that no test here runs
     assert len(done.stderr.splitlines()) == 1, done.stderr
     said = "names of files are ascii in this locale, and needed is UTF-8; set LC_ALL=C.UTF-8"
     assert (said in done.stderr) == refuses, done.stderr
