@@ -25,6 +25,7 @@ Folder = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern
 Classes = Literal[3, 4, 5, 7, 8]
 Seed = Annotated[int, Field(ge=0)]
 Selection = Literal["last_epoch", "inner_val", "test_best"]
+Validation = Literal["held_out", "test_subject"]
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
 OnError = Literal["stop", "exclude"]
 
@@ -170,6 +171,46 @@ class MacroRun(Section):
     weight_decay: float = Field(ge=0)
 
 
+class MacroSet(Section):
+    """Where a macro-expression set lies; what is not said follows from its name: data/raw/<name>, watched itself."""
+
+    raw: Folder | None = None
+    watch: Folder | None = None
+    options: dict[str, str | int] = {}
+    crop: Literal["none", "box224", "box112"] = "none"
+
+
+class MacroSetsRun(Section):
+    """A network that learns three classes of macro-expressions of several sets, or of a synthetic pool."""
+
+    task: Literal["macro_sets"]
+    network: Name
+    knobs: dict[str, Any] = {}
+    user_weights: Folder | None
+    sets: dict[Literal["ckplus", "rafdb", "fer2013"], MacroSet] = Field(min_length=1)
+    missing: Literal["refuse", "leave_out"]
+    pool: Name | None
+    balance: Literal["undersample", "oversample", "weights"]
+    held_out: HeldOut
+    size: int = Field(ge=16, le=512)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    optimizer: Literal["adam", "adamw"]
+    lr: float = Field(gt=0)
+    factor: float = Field(gt=0, lt=1)
+    patience: int = Field(ge=0)
+    stop: int = Field(ge=0)
+    mirror: bool
+
+    def located(self) -> dict[str, dict[str, Any]]:
+        """The sets with what follows from their names: raw, watch, options, crop."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, one in self.sets.items():
+            raw = one.raw or f"data/raw/{name}"
+            found[name] = {"raw": raw, "watch": one.watch or raw, "options": dict(one.options), "crop": one.crop}
+        return found
+
+
 class FetchRun(Section):
     """The official weights of a network: source is a name on the hub or a folder, revision a commit or tag there."""
 
@@ -181,7 +222,7 @@ class FetchRun(Section):
 
 
 class Pretrain(Section):
-    runs: dict[Name, Annotated[MovingLayersRun | MacroRun | FetchRun, Discriminator("task")]]
+    runs: dict[Name, Annotated[MovingLayersRun | MacroRun | MacroSetsRun | FetchRun, Discriminator("task")]]
     seed: Seed
 
 
@@ -220,8 +261,13 @@ class Experiment(Section):
     recipe: dict[str, Any] = {}
     selection: Selection | None = None
     held_out: HeldOut | None = None
+    validation: Validation | None = None
     seeds: list[Seed] | None = None
     audit: bool | None = None
+    shuffled: bool | None = None
+
+
+OVERRIDDEN = ("selection", "held_out", "validation", "seeds", "audit", "shuffled")  # fields of Train in an Experiment
 
 
 class Train(Section):
@@ -230,11 +276,13 @@ class Train(Section):
     selection: Selection
     audit: bool
     held_out: HeldOut
+    validation: Validation
+    shuffled: bool
     folds_in_parallel: Literal["auto"] | Annotated[int, Field(ge=1)]
 
     def of(self, experiment: Experiment) -> "Train":
         """The settings with which an experiment is trained: its own before those of all."""
-        own = {name: getattr(experiment, name) for name in ("selection", "held_out", "seeds", "audit")}
+        own = {name: getattr(experiment, name) for name in OVERRIDDEN}
         return self.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
@@ -251,6 +299,13 @@ class Curve(Section):
     baseline: ExperimentKey | None = None
 
 
+class HeatMaps(Section):
+    """Maps of several experiments side by side; clips: how many, by class and subject, or which."""
+
+    experiments: list[ExperimentKey] = Field(min_length=2, max_length=8)
+    clips: Annotated[int, Field(ge=1, le=24)] | Annotated[list[Folder], Field(min_length=1, max_length=24)]
+
+
 class Explain(Section):
     """drawn: experiment -> the clip that is drawn; "": the first."""
 
@@ -258,7 +313,10 @@ class Explain(Section):
 
 
 class Figures(Section):
+    """macro: the set whose images stand beside micro-expressions; null: the pool of a synthetic corpus, else none."""
+
     clips_per_class: int = Field(ge=1, le=8)
+    macro: Literal["ckplus", "rafdb", "fer2013"] | None = None
 
 
 class Runtime(Section):
@@ -285,6 +343,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     curves: dict[ExperimentKey, Curve] = {}
+    heatmaps: dict[ExperimentKey, HeatMaps] = {}
     explain: Explain
     figures: Figures
     runtime: Runtime
@@ -337,6 +396,20 @@ class Params(Section):
                         f"{suggestion(curve.baseline, self.experiments)}"
                     )
                 self._alike(f"{where}.baseline", first, curve.baseline, {"corpus", "labels", "classes"})
+        return self
+
+    @model_validator(mode="after")
+    def _heat_maps_are_of_the_same_clips(self) -> Self:
+        for name, entry in self.heatmaps.items():
+            where = f"heatmaps.{name}.experiments"
+            for one in entry.experiments:
+                if one not in self.experiments:
+                    raise ValueError(f"{where}: {one!r} is no experiment; {suggestion(one, self.experiments)}")
+            if len(set(entry.experiments)) < len(entry.experiments):
+                raise ValueError(f"{where} names an experiment twice; name each once")
+            first, *others = entry.experiments
+            for other in others:
+                self._alike(where, first, other, {"corpus", "labels", "classes"})
         return self
 
     def _alike(self, where: str, first: str, other: str, fields: set[str]) -> None:

@@ -20,18 +20,18 @@ from typing import Any, Self
 
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
-from mer.params import Corpus, Curve, Experiment, Params
+from mer.params import Corpus, Curve, Experiment, HeatMaps, Params
 from mer.products import CROPS, Product, Weights
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
     "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "pretrain", "magnify_learned",
     "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "curve", "explain",
-    "figures",
+    "heatmaps", "figures",
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 4, "parts": 5, "drawn": 10, "scores": 22}
-CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 8, "embed": 2, "train": 8, "figures": 1}
+PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8}
+CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 12, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -55,6 +55,8 @@ def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
         planner.experiment(name, experiment)
     for name, curve in params.curves.items():
         planner.curve(name, curve)
+    for name, entry in params.heatmaps.items():
+        planner.heatmaps(name, entry)
     for corpus in params.corpora:
         planner.figures(corpus)
     return planner.plan(), {model: sorted(knobs) for model, knobs in sorted(planner.wiring.items())}
@@ -209,6 +211,9 @@ class _Planner:
         if run.task == "macro":
             reads.append(run.watch)
             code.append(f"mer.macro.{run.reader}")
+        if run.task == "macro_sets":
+            reads += [one["watch"] for one in run.located().values()]
+            code += [f"mer.macro.{name}" for name in run.sets]
         if run.task == "fetch" and run.source.startswith(
             ("data/", "./", "../", "/")
         ):  # a folder, not a name on the hub
@@ -322,6 +327,26 @@ class _Planner:
 
     # ---- pictures
 
+    def heatmaps(self, name: str, entry: HeatMaps) -> None:
+        """Maps of several experiments on the same clips."""
+        from mer import models
+        from mer.evaluation.explained import drawer
+
+        where, kinds = f"heatmaps.{name}.experiments", {}
+        for one in entry.experiments:
+            model = self.params.experiments[one].model
+            kinds[one] = getattr(drawer(model), "MAPS", None) if models.load(model).explain is not None else None
+            if kinds[one] is None:
+                raise MerError(f"{where}: {one}: model {model} explains no maps over its pictures; leave it out")
+        first = entry.experiments[0]
+        for one, kind in kinds.items():
+            if kind != kinds[first]:
+                raise MerError(f"{where}: {first} explains {kinds[first]}, {one} {kind}; leave one of them out")
+        args: Entry = {"maps": kinds[first], "experiments": entry.experiments}
+        args |= {"number": entry.clips} if isinstance(entry.clips, int) else {"clips": entry.clips}
+        read = [f"data/predictions/{one}" for one in entry.experiments]
+        self.add("heatmaps", name, {"args": args, "explained": _places("explained", read)})
+
     def figures(self, name: str) -> None:
         """Pictures of a corpus; a composite has those of its parts."""
         from mer.evaluation.figures import NEEDS
@@ -340,8 +365,22 @@ class _Planner:
         if name in self.sequences:
             needs = {**needs, "magnet": self.sequences[name]}
         paths = {what: self.make(product, name, why) for what, product in needs.items()}
+        code = [_labels_module(args["labels"])]
+        if len(needs) > 1:  # with frames
+            reader, raw = self.macro(name)
+            if reader is not None:
+                args["macro_reader"], paths["macro"] = reader, raw
+                code.append(f"mer.macro.{reader}")
         entry = {"args": args | paths, "drawn": _places("drawn", list(paths.values()))}
-        self.add("figures", name, entry | {"code": _code("figures", [_labels_module(args["labels"])])})
+        self.add("figures", name, entry | {"code": _code("figures", code)})
+
+    def macro(self, name: str) -> tuple[str | None, str]:
+        """(reader, folder) of the macro-expressions that stand beside a corpus's clips; (None, "") without any."""
+        chosen = self.params.figures.macro
+        if chosen is not None:
+            return chosen, f"data/raw/{chosen}"
+        made = self.params.synthesize.runs.get(name)
+        return ("pool", f"data/raw/{name}/pool/macro") if made is not None and made.pool_subjects else (None, "")
 
 
 class _Noting(dict):

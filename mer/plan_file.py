@@ -38,11 +38,18 @@ def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
     for name, run in params.pretrain.runs.items():
         parts[f"pretrain.runs.{name}"] = {field: getattr(run, field, None) for field in sources}
     parts["synthesize.runs"] = list(params.synthesize.runs)
+    without = [name for name, run in params.synthesize.runs.items() if not run.pool_subjects]
+    if without:
+        parts["synthesize.runs without a pool"] = without
     parts["magnify_eulerian.recipes"] = list(params.magnify_eulerian.recipes)
     for name, curve in params.curves.items():
         values = {member: params.knobs_of(params.experiments[member]) for member in params.members_of(curve)}
         parts[f"curves.{name}"] = [curve.model_dump(), {m: knobs.get(curve.knob) for m, knobs in values.items()}]
+    for name, entry in params.heatmaps.items():
+        parts[f"heatmaps.{name}"] = entry.model_dump()
     parts["explain.drawn"] = params.explain.drawn
+    if params.figures.macro is not None:
+        parts["figures.macro"] = params.figures.macro
     return {name: _digest(part)[:12] for name, part in parts.items()}
 
 

@@ -133,9 +133,23 @@ def check_raw(params: Params, plan: Plan) -> None:
         if not Path(raw).is_dir():
             how = " && ".join(megc2019_flow.how(raw))
             raise MerError(f"{raw}: is missing; bring the release with: mkdir -p {shlex.quote(raw)} && {how}")
+    chosen = params.figures.macro
+    if any(entry["args"].get("macro_reader") == chosen for entry in plan["figures"].values()) and chosen is not None:
+        raw = f"data/raw/{chosen}"
+        if not Path(raw).is_dir():
+            raise MerError(f"{raw}: is missing; unpack the set there (docs/macro.md), or set figures.macro to null")
     for name in plan["pretrain"]:
         run = params.pretrain.runs[name]
         for field in ("user_weights", "raw", "watch"):
             path = getattr(run, field, None)
             if path is not None and not Path(path).exists():
                 raise MerError(f"{path}: is missing; make that folder, or correct pretrain.runs.{name}.{field}")
+        if run.task == "macro_sets":
+            models.check_knobs(run.network, run.knobs, f"params.yaml: pretrain.runs.{name}.knobs")
+        for reader, one in run.located().items() if run.task == "macro_sets" else ():
+            for field in ("raw", "watch"):
+                if not Path(one[field]).exists():
+                    raise MerError(
+                        f"{one[field]}: is missing; make that folder, or correct pretrain.runs.{name}.sets.{reader}"
+                        f".{field}"
+                    )

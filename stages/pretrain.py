@@ -16,7 +16,8 @@ from stages._run import chosen, run
 
 def main(stage):
     section = stage.params.pretrain
-    entry = chosen(section.runs, stage.key, "pretrain.runs").model_dump()
+    chosen_run = chosen(section.runs, stage.key, "pretrain.runs")
+    entry = chosen_run.model_dump() | ({"sets": chosen_run.located()} if chosen_run.task == "macro_sets" else {})
     context = pretraining.Context(
         where=f"pretrain.runs.{stage.key}", seed=section.seed, device=stage.device, engine=stage.engine,
         checkpoint=stage.spool / "checkpoint.pt", code=stage.code(), progress=True,

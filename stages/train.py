@@ -33,12 +33,14 @@ def main(
     names, caches = table.attrs["class_names"], [ClipCache(path) for path in reads]
     _, excluded = available(list(table.itertuples()), index, *caches)
     table = table[~table["id"].isin(excluded)]
+    if settings.shuffled:
+        table = shuffled(table, seed=settings.seed)
     seeds, explanations = list(settings.seeds) or [settings.seed], {}
     with Spool(stage.spool) as spool:
         predictions = loso.run(
             caches, table, model=model, classes=classes, knobs=knobs, recipe=experiment.recipe, seeds=seeds,
             selection=settings.selection, audit=settings.audit, held_out=settings.held_out,
-            folds_in_parallel=settings.folds_in_parallel, weights=weights, explained=explanations.__setitem__,
+            validation=settings.validation, folds_in_parallel=settings.folds_in_parallel, weights=weights, explained=explanations.__setitem__,
             device=stage.device, engine=stage.engine, spool=spool, code=stage.code(),
         )  # fmt: skip
         # The folds stay in the spool: DVC has not recorded the folder yet, and a kill before it has must not cost them.
@@ -49,8 +51,10 @@ def main(
             editions=dict(zip(table["corpus"], table["edition"], strict=True)), device=stage.device, protocol={
                 "selection": settings.selection, "held_out": settings.held_out, "seeds": seeds,
                 "folds_in_parallel": settings.folds_in_parallel, "weights": networks(spec, caches, weights),
-                "leaky": settings.selection == loso.LEAKY,
+                "leaky": leaks(spec, experiment, settings),
                 "transductive": bool(seen(caches, weights) & set(table["corpus"] + "/" + table["subject"])),
+                **({"shuffled": True} if settings.shuffled else {}),
+                **({"validation": settings.validation} if settings.validation != "held_out" else {}),
             },
         )  # fmt: skip
         honest = predictions["selection"] == settings.selection
@@ -61,6 +65,23 @@ def check_plan(stage) -> None:
     """Raise MerError when the model reads, or imports, something else than when the plan was made."""
     if stage.entry() != derive_training(stage.params, stage.key):
         raise MerError("plan.yaml is older than the model's file, which reads or imports something else; run make plan")
+
+
+def shuffled(table, seed: int):
+    """The same clips, their labels exchanged at random; the counts of the classes stay."""
+    import numpy as np
+
+    return table.assign(label=np.random.default_rng(seed).permutation(table["label"].to_numpy()))
+
+
+def leaks(spec, experiment, settings) -> bool:
+    """Whether an epoch, a rate or the end of the training was chosen on the test subject."""
+    from mer.loso.recipe import Recipe
+
+    if spec.recipe is None or settings.validation == "held_out":
+        return settings.selection == loso.LEAKY
+    looked_at = Recipe.of(spec.recipe, experiment.recipe).needs_validation or settings.selection == "inner_val"
+    return looked_at or settings.selection == loso.LEAKY
 
 
 def recipe(spec, experiment) -> dict | None:

@@ -91,12 +91,13 @@ def _expand(overlay, corpora: list[str]) -> None:
             elif entry["corpus"] in corpora or key not in {_named(one, entry["corpus"]) for one in of_all}:
                 experiments[key] = entry
     overlay["experiments"] = CommentedMap((key, _in_one_line(entry)) for key, entry in experiments.items())
-    if overlay.get("curves"):
-        overlay["curves"] = CommentedMap(
-            (_named(key, corpus), _in_one_line(_of_corpus(entry, corpus)))
-            for key, entry in overlay["curves"].items()
-            for corpus in (corpora if "{corpus}" in key else [""])
-        )
+    for section in ("curves", "heatmaps"):
+        if overlay.get(section):
+            overlay[section] = CommentedMap(
+                (_named(key, corpus), _in_one_line(_of_corpus(entry, corpus)))
+                for key, entry in overlay[section].items()
+                for corpus in (corpora if "{corpus}" in key else [""])
+            )
     drawn = (overlay.get("explain") or {}).get("drawn")
     if drawn:
         every = {_named(k, c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}

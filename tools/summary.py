@@ -60,6 +60,7 @@ def main() -> None:
         folders += [Path("metrics/explained", key) for key in stages["explain"]]
         pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
         pictures += [Path("metrics/curves", f"{key}.png") for key in stages["curve"]]
+        pictures += [Path("metrics/heatmaps", f"{key}.png") for key in stages["heatmaps"]]
         print("\nPictures: " + "  ".join(map(str, pictures)))
         print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 

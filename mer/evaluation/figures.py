@@ -1,6 +1,7 @@
 """Pictures of a corpus as the pipeline sees it, from finished products: which products, and what is drawn of them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from mer.errors import MerError
 from mer.evaluation import galleries, magnified
+from mer.macro.tables import EMOTIONS, THREE, load_image
 from mer.motion.strain import unit_channels
 from mer.products import Product, apex, apex_frame, dynamic_image, eulerian, flow, frames, landmarks, recording
 from mer.storage.cache import ClipCache
@@ -31,6 +33,7 @@ NEEDS: dict[str, Product] = {
 OPTIONAL = ("magnet",)  # of the same clips; drawn where an experiment needs one
 EULERIAN = ("frames", "magnified", "plain", "apex_frame", "overdriven")
 WORST = 12  # crops on the contact sheet
+MACRO_CROP = "box112"  # of `plain` and `apex_frame`
 SHOWN = 6  # factors of a sequence
 PART = 3  # too_much.png shows one part in so many of the crop's edge
 
@@ -43,6 +46,7 @@ def draw(
     *,
     corpus: str,
     clips_per_class: int,
+    macro: "Macro | None" = None,
 ) -> None:
     """Draw a corpus; writes PNGs to `folder`.
 
@@ -54,6 +58,7 @@ def draw(
             of magnified motion magnified.png, too_much.png and factors.png.
         corpus: named in the titles.
         clips_per_class: rows of a class in clips.png.
+        macro: macro-expressions of other people, for macro_and_micro.png.
 
     Raises:
         MerError: a class has no clip, or a product lacks one.
@@ -75,6 +80,8 @@ def draw(
         galleries.dynamic_gallery(rows, folder / "dynamic_images.png", f"{corpus}: dynamic images")
     if products.keys() >= set(EULERIAN):
         _draw_eulerian(products, one, folder, corpus)
+    if macro is not None and products.keys() >= {"plain", "apex_frame"}:
+        _draw_macro(products, one, folder, corpus, macro)
     if "magnet" in products:
         rows = [_factor_row(products, *each) for each in one]
         networks = ", ".join(products["magnet"].params["networks"].values())
@@ -141,6 +148,66 @@ def _worst_faces(products: Mapping[str, ClipCache], table: "pd.DataFrame") -> li
         name = f"{clip.subject} {clip.clip}: {clip.score:.2f}"
         rows.append({"name": name, "image": face["onset"], "points": face["points"]})
     return rows
+
+
+# ---- macro-expressions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Macro:
+    """Images of macro-expressions, for the classes of a corpus.
+
+    table: of `read_macro`, one row an image with emotion, id and image (see mer.macro.tables). name: of the set.
+    classes: class name -> the emotions of the corpus that it takes (mer.corpora.class_lists), in label order.
+    """
+
+    table: "pd.DataFrame"
+    name: str
+    classes: Mapping[str, Collection[str]]
+
+    def image_of(self, label: int) -> dict | None:
+        """A row of the table whose emotion is one of a class; None where the set has none.
+
+        A class takes the emotions of its list, `happy` as `happiness`; where the set has none of them, and the class is
+        named like one of DCMA's Table 2, such as SMIC's `negative`, those of the table. Classes are spread over the
+        set: over its people, where it names them.
+        """
+        name, own = list(self.classes.items())[label]
+        for wanted in ({EMOTIONS.get(emotion, emotion) for emotion in own}, THREE.get(name, set())):
+            rows = self.table[self.table["emotion"].isin(wanted)].sort_values(["subject", "id"], kind="stable")
+            if len(rows):
+                return rows.iloc[int((label + 0.5) * len(rows) / len(self.classes))].to_dict()
+        return None
+
+
+def _draw_macro(
+    products: Mapping[str, ClipCache], shown: list[tuple], folder: Path, corpus: str, macro: Macro
+) -> None:  # fmt: skip
+    """DCMA's Figure 2: a class a row: a macro-expression, and the apex before and after magnification."""
+    recipe = str(dict(NEEDS["apex_frame"].settings)["recipe"])
+    rows = []
+    for label, (name, clip) in enumerate(shown):
+        found = macro.image_of(label)
+        image, said = (None, "") if found is None else _face_in(load_image(found))
+        rows.append({
+            "name": name, "macro": image,
+            "said": "" if found is None else " ".join(f"{found['subject']} {found['emotion']}{said}".split()),
+            "plain": products["plain"].frame(clip.id, int(products["apex"][clip.id])),
+            "apex_frame": products["apex_frame"][clip.id],
+        })  # fmt: skip
+    title = f"{corpus}: macro-expressions ({macro.name}, other people) and micro-expressions"
+    magnified.macro_gallery(rows, recipe, folder / "macro_and_micro.png", title)
+
+
+def _face_in(image: np.ndarray) -> tuple[np.ndarray, str]:
+    """The face in an image, cropped as the clips beside it are; where none is found the image, and a word about it."""
+    from mer.faces import align_clip, detect_landmarks, face_box
+
+    try:
+        points = detect_landmarks(image)
+    except MerError:
+        return image, " (whole image: no face was found)"
+    return align_clip(image[None], points, MACRO_CROP, box=face_box(image, points))[0], ""
 
 
 # ---- magnified motion ---------------------------------------------------------------------------------------------

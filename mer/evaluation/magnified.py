@@ -88,6 +88,36 @@ def strip_gallery(rows: list[dict], recipes: tuple[str, str], path: str | Path, 
         save(figure, path)
 
 
+def macro_gallery(rows: list[dict], recipe: str, path: str | Path, title: str) -> None:
+    """DCMA figure 2: a class a row: a macro-expression, the apex of a micro-expression, the apex magnified, and what
+    that changes.
+
+    Args:
+        rows: each {name, macro: (H, W, 3) uint8 RGB or None, said: who and what it shows; plain, apex_frame: (H, W, 3)
+            uint8 RGB, of one crop}.
+        recipe: of the magnification.
+        path: the PNG to write.
+    """
+    columns = ("macro-expression", "micro: apex", f"micro: apex, {recipe}", "their difference, x4")
+    with grid(len(rows), len(columns)) as (figure, axes):
+        for ax, row in zip(axes, rows, strict=True):
+            if row["macro"] is None:
+                ax[0].set_box_aspect(1)
+                ax[0].text(0.5, 0.5, "no image of\nthis class", transform=ax[0].transAxes, fontsize=8, color="0.4",
+                           ha="center", va="center")  # fmt: skip
+            else:
+                ax[0].imshow(row["macro"])
+                ax[0].set_xlabel(row["said"], fontsize=7)
+            difference = np.clip(128 + 4 * (row["apex_frame"].astype(int) - row["plain"]), 0, 255).astype(np.uint8)
+            for a, image in zip(ax[1:], (row["plain"], row["apex_frame"], difference), strict=True):
+                a.imshow(image)
+            ax[0].set_ylabel(row["name"], fontsize=9)
+        for a, name in zip(axes[0], columns, strict=True):
+            a.set_title(name, fontsize=8)
+        heading(figure, title)
+        save(figure, path)
+
+
 def too_much(panels: list[dict], path: str | Path, title: str) -> None:
     """Magnification beyond what it can do, side by side.
 

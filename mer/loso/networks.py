@@ -36,6 +36,7 @@ class NetworkTraining(Training):
     selection: str
     audit: bool
     held_out: float
+    validation: str
     weights: str | None
     explaining: bool
 
@@ -48,7 +49,7 @@ class NetworkTraining(Training):
         return self.recipe.epochs
 
     def settings(self) -> list:
-        held_out = self.held_out if self._holds_out else None
+        held_out = None if not self._holds_out else self.held_out if self.validation == "held_out" else self.validation
         weights = digest_of(self.weights) if self.weights else None
         return [
             self.model, self.classes, self.knobs, asdict(self.recipe), self.selection, self.audit, held_out,
@@ -140,7 +141,9 @@ class NetworkTraining(Training):
     def _task(self, fold: Fold, seed: int) -> Task:
         test, stream = np.array(fold.test), fold.stream(seed)
         train, validation = np.setdiff1d(np.arange(len(self.labels)), test), np.empty(0, dtype=np.int64)
-        if self._holds_out:
+        if self._holds_out and self.validation == "test_subject":
+            validation = test
+        elif self._holds_out:
             held = hold_out(self.subjects[train], self.labels[train], self.held_out, stream + HOLDING_OUT)
             train, validation = train[~held], train[held]
         return Task(fold.name, stream, train, test, validation)

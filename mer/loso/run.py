@@ -32,6 +32,7 @@ from mer.storage.spool import Spool
 
 SELECTIONS = ("last_epoch", "inner_val", "test_best")
 LEAKY = "test_best"
+VALIDATIONS = ("held_out", "test_subject")
 
 
 def run(
@@ -46,6 +47,7 @@ def run(
     selection: Literal["last_epoch", "inner_val", "test_best"] = "last_epoch",
     audit: bool = False,
     held_out: float = 0.2,
+    validation: Literal["held_out", "test_subject"] = "held_out",
     folds_in_parallel: int | Literal["auto"] = "auto",
     weights: str | None = None,
     explained: Callable[[str, dict[str, np.ndarray]], None] | None = None,
@@ -66,6 +68,7 @@ def run(
         selection: which epoch is tested; an estimator without epochs is tested as it is.
         audit: also keep what `test_best` would have given, as rows of that selection; nothing else changes.
         held_out: share of the training clips that `inner_val`, a plateau or early stopping hold out, whole subjects.
+        validation: whose loss these look at: held-out training subjects, or the test subject itself, which is a leak.
         folds_in_parallel: how many folds are trained in parallel; auto: one on a CPU, as many as fit on a GPU.
         weights: a file that the model's `load_weights` reads before a fold begins.
         explained: called once a clip, in the order of the ids, with the id and arrays by name: what the model's
@@ -86,6 +89,8 @@ def run(
     """
     if selection not in SELECTIONS:
         raise MerError(f"train.selection is {selection!r}; valid: {', '.join(SELECTIONS)}")
+    if validation not in VALIDATIONS:
+        raise MerError(f"train.validation is {validation!r}; valid: {', '.join(VALIDATIONS)}")
     order = np.argsort(table["id"].to_numpy(), kind="stable")  # row order of the caller cannot matter
     table = table.iloc[order].reset_index(drop=True)
     todo, labels = folds(table), _labels(table, classes)
@@ -113,7 +118,7 @@ def run(
 
         training = NetworkTraining(
             **arguments, recipe_changes=dict(recipe or {}), selection=selection,
-            audit=audit or selection == LEAKY, held_out=held_out, device=device, weights=weights,
+            audit=audit or selection == LEAKY, held_out=held_out, validation=validation, device=device, weights=weights,
             explaining=explained is not None and selection != LEAKY,
         )  # fmt: skip
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()

@@ -8,15 +8,18 @@ What a task's file declares:
 A task that trains calls mer.pretraining.loop.train with the loss of a step. The user's own file comes before any task
 and concerns none of them: `run` below.
 
-What a network's file in mer/networks or mer/magnification declares to be found here:
+What a network's file in mer/networks, mer/magnification or mer/models declares to be found here:
 
     NETWORK = "…"                             its name; nothing else has to know of it
-    build_pretrained()                        the whole network, its weights drawn from torch's generator
-    load_user_weights(path)                   the network with the weights of a user's own file
+    build_pretrained()                        the whole network, its weights drawn from torch's generator; a model's
+                                              takes its knobs
+    load_user_weights(path)                   the network with the weights of a user's own file; a model's takes knobs
     load_official(network, source, revision)  optional: gives the network official weights, without the last two those
                                               of ImageNet; returns it
+    PRETRAINED = (…)                          optional: the classes that the whole network tells apart, in label order
 
-Task `macro` needs a network that maps faces (B, size, size, 3) to features (B, network.width).
+Task `macro` needs a network that maps faces (B, size, size, 3) to features (B, network.width). Task `macro_sets` needs
+one that maps them to logits (B, 3) of negative, positive and surprise, and says so by PRETRAINED.
 
 What `Made.about` says stands in the file of weights (mer.storage.weights): `weights`, where they come from in a few
 words; `subjects`, as a sorted list of `<corpus>/<subject>`, whose frames the training saw. Without it there was nobody
@@ -68,7 +71,8 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     """The user's own weights where there is a file of them, taken as they are; else what the task makes.
 
     Args:
-        entry: with `task`, `network`, `user_weights` (a folder, or None) and what the task needs.
+        entry: with `task`, `network`, `user_weights` (a folder, or None) and what the task needs; `knobs`, where it
+            has some, are those of the network.
 
     Raises:
         MerError: an unknown task or network, a folder that is not there or holds several files, a file that is not the
@@ -80,7 +84,8 @@ def run(entry: dict[str, Any], context: Context) -> Made:
         return task.run(entry, context)
     from mer.storage.weights import digest_of
 
-    return Made(network.load_user_weights(own), {"weights": f"given: {own.name}", "sha256": digest_of(own)})
+    weights = network.load_user_weights(own, **entry.get("knobs", {}))
+    return Made(weights, {"weights": f"given: {own.name}", "sha256": digest_of(own)})
 
 
 # ---- what a user has put in place -----------------------------------------------------------------------------------
@@ -119,7 +124,7 @@ def tasks() -> dict[str, str]:
 
 def networks() -> dict[str, str]:
     """Name -> module. None is imported for it."""
-    return _declaring(["mer.networks", "mer.magnification"], r'^NETWORK = "(\w+)"')
+    return _declaring(["mer.networks", "mer.magnification", "mer.models"], r'^NETWORK = "(\w+)"')
 
 
 def load_task(name: str) -> ModuleType:

@@ -1,7 +1,8 @@
 """The training loop of all tasks. A training ends with the same bits whether it was killed on the way or not.
 
 A task gives the loss of step 0, 1, …, and draws everything at random as a function of the step. So the checkpoint needs
-no more than the weights, the optimiser's state and the number of steps; threads and kernels are fixed.
+no more than the weights, the optimiser's state and the number of steps; threads and kernels are fixed. What a task
+finds out on the way, such as validation losses, is the state of a `Watch` and goes into the checkpoint with them.
 """
 
 import io
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,26 @@ from mer.storage.files import replace_file
 from mer.storage.weights import load_torch
 
 THREADS = 2  # of a CPU: sums in convolutions depend on how many there are, so the number is fixed
+
+
+class Watch(Protocol):
+    """What looks at the network after each step: it may end the training, and `rate` may read what it has seen.
+
+    All that it does is a function of the step, the weights and its own state.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further step is made."""
+
+    def after(self, step: int) -> None:
+        """Called when step 0, 1, … is made; leaves the weights, and the network in training mode."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen: tensors, numbers, and lists and dicts of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave; the tensors are on the CPU."""
 
 
 def train(
@@ -36,9 +58,10 @@ def train(
     max_norm: float = math.inf,
     autocast: torch.dtype | None = None,
     step_seed: Callable[[int], int] | None = None,
+    watch: Watch | None = None,
     progress: bool = False,
 ) -> None:
-    """Train a network in place, for `steps` steps; afterwards it is in evaluation mode.
+    """Train a network in place, for `steps` steps at most; afterwards it is in evaluation mode.
 
     Args:
         network: on the device that it shall be trained on.
@@ -53,6 +76,7 @@ def train(
         autocast: the type in which torch.autocast computes the loss; None: as the weights are.
         step_seed: of torch's generator before a step, for a network that draws (dropout). The caller's generator stays
             as it is. None: nothing is seeded.
+        watch: is asked after each step, and may end the training. None: all steps are made.
         progress: show a bar.
 
     Raises:
@@ -62,9 +86,11 @@ def train(
     device = parameters[0].device
     with fixed_threads(device), torch.random.fork_rng(enabled=step_seed is not None):
         network.train()
-        done = resume(checkpoint, key, network, optimizer)
+        done = resume(checkpoint, key, network, optimizer, watch)
         with tqdm(total=steps, initial=done, desc=task, unit="step", disable=not progress, mininterval=0.5) as bar:
             for step in range(done, steps):
+                if watch is not None and watch.ended:
+                    break
                 if step_seed is not None:
                     torch.manual_seed(step_seed(step))
                 with torch.autocast(device.type, autocast, enabled=autocast is not None):
@@ -80,10 +106,13 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate(step)
                 optimizer.step()
+                if watch is not None:
+                    watch.after(step)
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
                 bar.update()
-                if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == steps):
-                    keep(checkpoint, key, step + 1, network, optimizer)
+                last = step + 1 == steps or (watch is not None and watch.ended)
+                if checkpoint is not None and ((step + 1) % every == 0 or last):
+                    keep(checkpoint, key, step + 1, network, optimizer, watch)
         network.eval()
 
 
@@ -94,14 +123,20 @@ def _not_finite(task: str, step: int, steps: int, what: str) -> MerError:
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def resume(path: str | Path | None, key: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def resume(
+    path: str | Path | None,
+    key: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    watch: Watch | None = None,
+) -> int:
     """Take up a checkpoint of this key; the steps it has behind it, 0 without one.
 
     Args:
         path: of `keep`; None, or no such file: there is no checkpoint. A damaged one is said on stderr and ignored, and
             `keep` writes over it.
         key: tells of which training it is; one of another training is ignored.
-        network, optimizer: changed in place where the checkpoint is taken up.
+        network, optimizer, watch: changed in place where the checkpoint is taken up.
 
     Raises FileError where the system does not hand it out, MemoryError where it does not fit: it may be sound then.
     """
@@ -110,6 +145,7 @@ def resume(path: str | Path | None, key: str, network: nn.Module, optimizer: tor
     try:
         kept = load_torch(path)
         found, step, weights, state = (kept[name] for name in ("key", "step", "model", "optimizer"))
+        seen = kept["watch"] if watch is not None and found == key else {}
     except (FileError, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in any way; it is worth no more than none, but that is said
@@ -120,13 +156,23 @@ def resume(path: str | Path | None, key: str, network: nn.Module, optimizer: tor
         return 0
     network.load_state_dict(weights)
     optimizer.load_state_dict(state)
+    if watch is not None:
+        watch.load_state_dict(seen)
     return step
 
 
-def keep(path: str | Path, key: str, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def keep(
+    path: str | Path,
+    key: str,
+    step: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    watch: Watch | None = None,
+) -> None:
     """Write the checkpoint of a training that has `step` steps behind it; killed meanwhile, it leaves the old one."""
     buffer = io.BytesIO()
     state = {"key": key, "step": step, "model": network.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {} if watch is None else {"watch": watch.state_dict()}
     torch.save(state, buffer)
     replace_file(path, buffer.getvalue())
 

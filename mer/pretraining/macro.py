@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from mer import corpora
 from mer.errors import MerError, listed, suggestion
-from mer.faces import align_clip, detect_landmarks
+from mer.faces import CROPS, align_clip, detect_landmarks, face_box
 from mer.loso.optim import Schedule
 from mer.macro import pool
 from mer.macro.tables import EMOTIONS, load_image
@@ -172,7 +172,8 @@ def _face(path: str, *, size: int, crop: str) -> np.ndarray | None:
         landmarks = detect_landmarks(image)
     except MerError:
         return None  # none, or several: the caller counts them
-    return align_clip(image[None], landmarks, crop, size=size)[0]
+    box = face_box(image, landmarks) if CROPS[crop].reads == "box" else None
+    return align_clip(image[None], landmarks, crop, size=size, box=box)[0]
 
 
 def _square(image: np.ndarray, size: int) -> np.ndarray:
@@ -312,11 +313,11 @@ def pretrain(
     if steps == 0:
         return Pretrained(network.to(device).eval(), None, n)
 
-    initial = [[name, _content([value.detach().cpu().numpy()])] for name, value in network.state_dict().items()]
+    initial = [[name, content([value.detach().cpu().numpy()])] for name, value in network.state_dict().items()]
     learned = [name for name, p in network.named_parameters() if p.requires_grad]
     key = digest(
         steps, batch_size, size, lr, weight_decay, seed, device.type, mirror, crop,
-        _content(faces), _content([targets]), initial, learned, code,
+        content(faces), content([targets]), initial, learned, code,
     )  # fmt: skip
     head = nn.utils.skip_init(nn.Linear, network.width, targets.shape[1])
     for parameter in head.parameters():
@@ -363,7 +364,7 @@ def accuracy(
     return right / len(faces)
 
 
-def _content(arrays: Iterable[np.ndarray]) -> str:
+def content(arrays: Iterable[np.ndarray]) -> str:
     """SHA-256 of the shapes and values of arrays, in their order."""
     found = hashlib.sha256()
     for array in arrays:
@@ -387,17 +388,25 @@ def draw(count: int, *, batch_size: int, seed: int, step: int, mirror: bool = Tr
     """What is seen at step 0, 1, … of a training on `count` images: a function of the seed and the step.
 
     The epochs, each an order of all images, follow each other without a gap: every batch is full, and a batch may end
-    one epoch and begin the next.
+    one epoch and begin the next. mirror, crop: see `look`.
     """
     places = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = range(places[0] // count, places[-1] // count + 1)
     orders = np.concatenate([np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in epochs])
+    return Batch(orders[places - epochs[0] * count], *look(batch_size, seed=seed, step=step, mirror=mirror, crop=crop))
+
+
+def look(batch_size: int, *, seed: int, step: int, mirror: bool = True, crop: float = 0.85) -> tuple[np.ndarray, int]:
+    """How the images of step 0, 1, … are seen, and the seed of what the network draws: see `Batch`.
+
+    mirror: half of them are mirrored. crop: the side of the square is drawn from `crop` to 1; 1: the face as it is.
+    """
     rng = np.random.default_rng([seed, 1, step])
     squares = np.empty((batch_size, 4))
     squares[:, 0] = (rng.random(batch_size) < 0.5) & mirror
     squares[:, 1] = rng.uniform(crop, 1, batch_size)
     squares[:, 2:] = rng.random((batch_size, 2)) * (1 - squares[:, 1:2])
-    return Batch(orders[places - epochs[0] * count], squares, int(rng.integers(2**63)))
+    return squares, int(rng.integers(2**63))
 
 
 def cut(faces: Sequence[np.ndarray], squares: np.ndarray, size: int, device: str | torch.device = "cpu") -> Tensor:
@@ -446,8 +455,8 @@ def _check_size(size: int) -> None:
         raise MerError(f"macro: size is {size}; needed is {SMALLEST} px at least")
 
 
-def _checked(faces: Sequence[np.ndarray], targets: Any, size: int, what: str) -> np.ndarray:
-    """The targets as (N, C) float32, if they and the faces are what they shall be."""
+def check_faces(faces: Sequence[np.ndarray], size: int, what: str) -> None:
+    """Raise MerError where there are none, or one is not as the function `faces` makes them; `what`: for messages."""
     if not len(faces):
         raise MerError(f"macro: there are no {what}; name a set that holds some")
     for index, face in enumerate(faces):
@@ -457,6 +466,11 @@ def _checked(faces: Sequence[np.ndarray], targets: Any, size: int, what: str) ->
                 f"macro: {what}: face {index} is {face.shape} {face.dtype}; needed is (side, side, 3) uint8 "
                 f"RGB, side {size} at most, as mer.pretraining.macro.faces makes them"
             )
+
+
+def _checked(faces: Sequence[np.ndarray], targets: Any, size: int, what: str) -> np.ndarray:
+    """The targets as (N, C) float32, if they and the faces are what they shall be."""
+    check_faces(faces, size, what)
     targets = np.asarray(targets, dtype=np.float32)
     if len(targets) != len(faces):
         raise MerError(f"macro: {len(faces)} {what} have {len(targets)} targets; give one for each image")

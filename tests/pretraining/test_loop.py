@@ -190,6 +190,88 @@ def test_a_checkpoint_is_taken_up_under_its_own_key_only(tmp_path):
     assert resume(tmp_path / "none.pt", "key", made.network, made.optimizer) == 0
 
 
+# ---- a watch --------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Sees the sum of the weights after every second step; has seen enough after `most`."""
+
+    def __init__(self, training, most=99):
+        self.training, self.most, self.seen = training, most, []
+
+    @property
+    def ended(self):
+        return len(self.seen) >= self.most
+
+    def after(self, step):
+        if step % 2:
+            self.seen.append(sum(p.sum().item() for p in self.training.network.parameters()))
+
+    def rate(self, step):
+        return 0.01 / (1 + len(self.seen))
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def watched(killed=None, most=99, **changes):
+    training = Training(killed=killed)
+    watch = Watch(training, most)
+    try:
+        training.train(watch=watch, rate=watch.rate, **changes)
+    except KeyboardInterrupt:
+        assert killed is not None
+    return training, watch
+
+
+@pytest.mark.parametrize("every", [1, 2, 50])
+@pytest.mark.parametrize("killed", range(STEPS))
+def test_what_a_watch_has_seen_is_kept_and_killed_at_any_step_it_ends_with_the_same_bits(tmp_path, every, killed):
+    (whole, seen), path = watched(), tmp_path / "c.pt"
+    assert len(seen.seen) == 2
+    watched(killed=killed, checkpoint=path, every=every)
+    resumed, again = watched(checkpoint=path, every=every)
+    assert resumed.steps == list(range(killed // every * every, STEPS))
+    assert equal(whole, resumed)
+    assert seen.seen == again.seen
+
+
+def test_a_watch_lowers_the_rate_and_sees_the_weights_after_the_step():
+    training, watch = watched()
+    by_hand, rates = Training(), [0.01, 0.01, 0.005, 0.005, 0.01 / 3]
+    by_hand.train(rate=lambda step: rates[step])
+    assert equal(training, by_hand)
+    two = Training().train(steps=2, rate=lambda step: 0.01)
+    assert watch.seen[0] == sum(p.sum().item() for p in two.network.parameters())
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_watch_ends_the_training_which_then_stays_ended(tmp_path, every):
+    path = tmp_path / "c.pt"
+    ended, watch = watched(most=1, checkpoint=path, every=every)
+    assert ended.steps == [0, 1]
+    assert not any(module.training for module in ended.network.modules())
+    again, seen = watched(most=1, checkpoint=path, every=every)
+    assert again.steps == []
+    assert equal(ended, again)
+    assert seen.seen == watch.seen
+
+
+def test_without_a_watch_a_checkpoint_holds_what_it_always_did(tmp_path):
+    Training().train(checkpoint=tmp_path / "c.pt")
+    assert torch.load(tmp_path / "c.pt", weights_only=True).keys() == {"key", "step", "model", "optimizer"}
+
+
+def test_a_checkpoint_without_what_a_watch_has_seen_is_damaged(tmp_path, capsys):
+    Training().train(checkpoint=tmp_path / "c.pt")
+    training, _ = watched(checkpoint=tmp_path / "c.pt")
+    assert training.steps == list(range(STEPS))
+    assert "the checkpoint is damaged ('watch'); training begins anew" in capsys.readouterr().err
+
+
 # ---- what is not finite ---------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mer.errors import MerError
+from mer.faces import align_clip
 from mer.loso.optim import Schedule
 from mer.macro import tables as sets
 from mer.macro.pool import COLUMNS, read_macro
@@ -95,6 +96,20 @@ def test_faces_are_squares_that_are_reduced_but_not_enlarged(tmp_path):
     assert np.array_equal(found[1], small)
     assert np.array_equal(found[2], faces(written(tmp_path, [wide[:, 20:60]]), 16)[0])
     assert np.array_equal(found[3], high[1:13])
+
+
+@pytest.mark.parametrize(("crop", "read"), [("box224", False), ("box112", True)])
+@pytest.mark.parametrize("found", [True, False])
+def test_a_crop_by_a_detection_box_looks_for_it(tmp_path, monkeypatch, crop, read, found):
+    """D-04: the landmarks' box where there is none."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    landmarks = np.random.default_rng(1).uniform(15, 45, (68, 2)).astype(np.float32)
+    box = np.array([10, 12, 50, 52], np.float32) if found else None
+    monkeypatch.setattr(macro, "detect_landmarks", lambda image: landmarks)
+    monkeypatch.setattr(macro, "face_box", lambda image, landmarks: box)
+    (face,) = faces(written(tmp_path, [image]), 32, crop=crop)
+    expected = align_clip(image[None], landmarks, crop, size=32, box=box if read else None)[0]
+    assert np.array_equal(face, expected)
 
 
 def test_faces_that_are_text_are_read(tmp_path):

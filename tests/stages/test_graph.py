@@ -27,10 +27,10 @@ SCRIPTS = {path.stem for path in (ROOT / "stages").glob("[!_]*.py")}
 # Pictures: what draws them is what the stage is for, but a change of it computes nothing anew elsewhere.
 DRAWN_BY = {"figures": {"mer.evaluation.figures", "mer.evaluation.magnified", "mer.evaluation.galleries",
                         "mer.evaluation.canvas"},
-            "curve": {"mer.evaluation.canvas"}}  # fmt: skip
+            "curve": {"mer.evaluation.canvas"}, "heatmaps": {"mer.evaluation.canvas"}}  # fmt: skip
 # Stages whose entries name code of their own: by name imported, so not to be seen in the script.
 OF_AN_ENTRY = {
-    "index": ("mer/corpora/", "mer/macro/"), "compose": ("mer/corpora/",), "figures": ("mer/corpora/",),
+    "index": ("mer/corpora/", "mer/macro/"), "compose": ("mer/corpora/",), "figures": ("mer/corpora/", "mer/macro/"),
     "pretrain": ("mer/",), "embed": ("mer/",), "train": ("mer/",), "explain": ("mer/evaluation/explained/",),
 }  # fmt: skip
 
@@ -221,9 +221,9 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def recorded(root, tmp_path_factory):
-    """stage@key -> (parameters read, files read, files written), from one run of the whole tiny demo and a curve."""
+    """stage@key -> (parameters read, files read, files written), from one run of the whole tiny demo and what it lacks."""
     folder = make_project(root, tmp_path_factory.mktemp("project"))
-    edit(folder, _with_a_curve)
+    edit(folder, _with_a_curve_and_heat_maps)
     opened = Opened(folder)
     real_open = h5py.File.__init__
 
@@ -253,8 +253,15 @@ def recorded(root, tmp_path_factory):
     return params, records
 
 
-def _with_a_curve(params) -> None:
+def _with_a_curve_and_heat_maps(params) -> None:
     """Which the demo lacks, being of one experiment a model."""
+    small = {"start": "random", "stem": 2, "blocks": 2, "layers": 1, "growth": 2, "size": 16}
+    both = [f"synthetic-maps-{attention}" for attention in ("none", "spatial")]
+    for name in both:
+        knobs = {**small, "attention": name.rpartition("-")[2]}
+        params["experiments"][name] = {"corpus": "synthetic", "model": "dcma", "knobs": knobs, "recipe": {"epochs": 1}}
+    params["heatmaps"] = {"maps": {"experiments": both, "clips": 2}}
+    params["explain"]["drawn"][both[1]] = ""
     params["experiments"]["synthetic-linear-fine"] = {"corpus": "synthetic", "model": "linear", "knobs": {"grid": 14}}
     params["curves"] = {"grid": {"experiments": ["synthetic-linear*"], "knob": "grid", "baseline": "synthetic-ststnet"}}
 
@@ -270,7 +277,7 @@ def below(path: str, declared) -> bool:
 
 def test_parameters_read_are_the_parameters_declared(recorded):
     params, records = recorded
-    assert len(records) == 28
+    assert len(records) == 34
     for name, (seen, _, _, entry) in records.items():
         stage, key = name.split("@")
         declared = set(expanded(stage, "params", key, entry))

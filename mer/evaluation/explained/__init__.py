@@ -8,17 +8,25 @@ The file has the model's name and one function:
         folder: where the pictures are written.
         title: begins every heading; the name of the experiment.
         clip: id of the one clip that is drawn by itself; it is in `found`.
+
+Where explain.h5 has a map (h, w) a clip as its data, and beside it the `picture` (H, W, 3) that the map is over, the
+file also says what the maps are, and stage heatmaps can set several experiments side by side:
+
+    MAPS = "Grad-CAM"
 """
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mer.errors import MerError
+from mer.errors import MerError, suggestion
+from mer.evaluation.predictions import read_predictions
+from mer.storage.cache import ClipCache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +40,29 @@ def drawer(model: str) -> ModuleType:
             "draw, or remove the experiment from explain.drawn"
         )
     return importlib.import_module(f"{__name__}.{model}")
+
+
+def read_explained(source: Path, where: str) -> tuple[ClipCache, "pd.DataFrame", dict]:
+    """explain.h5, predictions and run.json of an experiment.
+
+    Args:
+        source: data/predictions/<experiment>.
+        where: in params.yaml, what asks for them.
+
+    Raises MerError where nothing was explained, and what `read_predictions` and ClipCache raise.
+    """
+    predictions, run_info = read_predictions(source)
+    if not (source / "explain.h5").exists():
+        if run_info["protocol"]["leaky"]:
+            raise MerError(f"{source}: nothing is explained with selection test_best; set another, or remove {where}")
+        raise MerError(f"{source}: model {run_info['model']} has explained nothing; remove {where}")
+    return ClipCache(source / "explain.h5", "explain"), predictions, run_info
+
+
+def check_clip(clip: str, found: ClipCache, where: str) -> None:
+    """Raise MerError for a clip that was not predicted, naming the nearest; where: in params.yaml."""
+    if clip not in found:
+        raise MerError(f"params.yaml: {where} is {clip!r}, which was not predicted; {suggestion(clip, found.ids)}")
 
 
 def explained_rows(predictions: "pd.DataFrame", run_info: dict, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from mer.errors import MerError
 from mer.evaluation.canvas import blank, heading, save
 from mer.evaluation.explained import explained_rows
+from mer.evaluation.maps import between_classes, class_maps, means
 from mer.evaluation.reports import write_json
 from mer.models.msmmt import MODALITIES, sides
 from mer.networks.vit import PATCH
@@ -148,49 +149,6 @@ def thirds(weights: ArrayLike) -> list[float] | None:
         return None
     below = np.concatenate([[0], rows.cumsum()]) / rows.sum()
     return np.diff(np.interp(np.arange(4) / 3, np.arange(len(below)) / len(rows), below)).tolist()
-
-
-def relative(weights: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Relative weights (n, P, P), and the labels, of the clips that have any weight above 0."""
-    mean = weights.mean((1, 2))
-    return weights[mean > 0] / mean[mean > 0, None, None], labels[mean > 0]
-
-
-def class_maps(weights: np.ndarray, labels: np.ndarray, n_classes: int) -> list[np.ndarray | None]:
-    """Mean relative weights (P, P): of all clips, then of each class; None without clips."""
-    maps, labels = relative(weights, labels)
-    chosen = [np.ones(len(labels), dtype=bool), *(labels == c for c in range(n_classes))]
-    return [maps[which].mean(0) if which.any() else None for which in chosen]
-
-
-def between_classes(weights: np.ndarray, labels: np.ndarray) -> tuple[float, float] | None:
-    """How much of the differences between clips lies between classes, 0..1, and how much would by chance.
-
-    It is the sum of squares of the class means of the relative weights, over that of the clips, of all patches; (K - 1)
-    / (n - 1) is its mean over all ways to give n clips the labels of K classes. None with fewer than two classes, or
-    without a difference between clips.
-    """
-    maps, labels = relative(weights, labels)
-    classes, sizes = np.unique(labels, return_counts=True)
-    if len(classes) < 2:
-        return None
-    apart = maps - maps.mean(0)
-    total = (apart**2).sum()
-    if total < 1e-12 * maps.size:  # equal but for the rounding of float32
-        return None
-    own = sum(n * (apart[labels == c].mean(0) ** 2).sum() for c, n in zip(classes, sizes, strict=True))
-    return float(own / total), (len(classes) - 1) / (len(labels) - 1)
-
-
-def means(values: Sequence[float | None], labels: np.ndarray, n_classes: int) -> dict:
-    """{mean, by_class}: of N values, over those that are defined; None where none is."""
-
-    def mean(of: Sequence[float | None]) -> float | None:
-        defined = [v for v in of if v is not None]
-        return float(np.mean(defined)) if defined else None
-
-    own = [mean([v for v, label in zip(values, labels, strict=True) if label == c]) for c in range(n_classes)]
-    return {"mean": mean(values), "by_class": own}
 
 
 def summary(weights: np.ndarray, labels: np.ndarray, n_classes: int) -> dict:

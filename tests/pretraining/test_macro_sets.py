@@ -1,0 +1,826 @@
+"""Pretraining on several macro-expression sets: classes, what is held out, balance, that it learns, killed runs."""
+
+import math
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mer import pretraining
+from mer.macro import ckplus
+from mer.macro.pool import COLUMNS
+from mer.macro.tables import THREE
+from mer.models import dcma
+from mer.pretraining import Context, loop, macro_sets
+from mer.pretraining.macro import WHOLE, cut, look
+from mer.pretraining.macro_sets import (
+    CLASSES,
+    POOL_CLASSES,
+    POOL_EMOTIONS,
+    Validation,
+    class_weights,
+    epoch_size,
+    hold_out,
+    labelled,
+    order,
+    pretrain,
+    run,
+)
+from mer.storage.tables import write_table
+from mer.storage.weights import save_weights
+from mer.synthetic.pool import write_pool
+from tests.helpers.macro_sets import put
+from tests.helpers.refusals import refused
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KNOBS = {"stem": 4, "blocks": 2, "layers": 2, "growth": 4, "size": 32}
+ENTRY = {
+    "task": "macro_sets", "network": "dcma", "knobs": KNOBS, "user_weights": None, "missing": "refuse",
+    "balance": "undersample", "held_out": 0.2, "optimizer": "adam", "lr": 0.01, "factor": 0.1, "patience": 10,
+    "stop": 20, "epochs": 2, "batch_size": 8, "size": 32, "mirror": True,
+}  # fmt: skip
+WHERE = "pretrain.runs.dcma"
+
+
+@pytest.fixture(autouse=True)
+def one_thread_inside(monkeypatch):
+    monkeypatch.setattr(loop, "THREADS", 1)  # a second would wait for a core that other tests use
+
+
+def face(kind: int, number: int, side: int = 48) -> np.ndarray:
+    """A noisy grey face, bright in the first, second or third third of its rows; kind 3 (neutral): nowhere."""
+    image = np.random.default_rng([kind, number]).integers(40, 120, (side, side, 3), dtype=np.uint8)
+    image[kind * side // 3 : (kind + 1) * side // 3] += 100
+    return image
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+
+
+# ---- fabricated sets ------------------------------------------------------------------------------------------------
+
+
+def write_ckplus(root: Path) -> None:
+    """Ten people with a sequence of each class, one of them with a neutral one besides."""
+    for kind, emotion in enumerate(("contempt", "happy", "surprise")):
+        for person in range(10):
+            write_image(root / f"CK+48/{emotion}/S{person:03d}_00{kind}_00000009.png", face(kind, person))
+    write_image(root / "CK+48/neutral/S000_003_00000001.png", face(3, 0))
+
+
+def write_rafdb(root: Path) -> None:
+    for kind, code in enumerate((5, 4, 1, 7)):  # sadness, happiness, surprise, neutral
+        for number in range((10, 20, 5, 3)[kind]):
+            write_image(root / f"DATASET/train/{code}/train_{kind}{number:04d}_aligned.jpg", face(kind, number, 40))
+
+
+def write_fer2013(root: Path) -> None:
+    lines = ["emotion,pixels,Usage"]
+    for kind, code in enumerate((2, 3, 5, 6)):  # fear, happiness, surprise, neutral
+        for number in range((10, 10, 5, 2)[kind]):
+            lines.append(f"{code},{' '.join(map(str, face(kind, 100 + number)[..., 0].ravel()))},Training")
+    put(root / "fer2013.csv", "\n".join(lines) + "\n")
+
+
+WRITERS = {"ckplus": write_ckplus, "rafdb": write_rafdb, "fer2013": write_fer2013}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw")
+    for name, write in WRITERS.items():
+        write(root / name)
+    return root
+
+
+def sets_of(root: Path, *there: str) -> dict:
+    """The three sets of the entry; those that are not `there` have empty folders."""
+    (root / "empty").mkdir(exist_ok=True)
+    places = {name: root / name if name in there else root / "empty" for name in WRITERS}
+    return {n: {"raw": str(p), "watch": str(p), "options": {}, "crop": "none"} for n, p in places.items()}
+
+
+def made(raw, *there, pool=None, changes=None, **context):
+    entry = ENTRY | {"sets": sets_of(raw, *there)} | (changes or {})
+    return run(entry, Context(where=WHERE, pool=pool, **context))
+
+
+def states_equal(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def network(seed: int = 0) -> dcma.DCMA:
+    torch.manual_seed(seed)
+    return dcma.build_pretrained(**KNOBS)
+
+
+# ---- classes --------------------------------------------------------------------------------------------------------
+
+
+def table_of(*emotions: str) -> pd.DataFrame:
+    return pd.DataFrame({"emotion": emotions, "id": range(len(emotions))})
+
+
+def test_the_emotions_of_the_sets_are_the_three_classes_and_neutral_is_left_out():
+    names = ["surprise", "neutral", "anger", "contempt", "happiness", "disgust", "fear", "neutral", "sadness"]
+    rows, left_out = labelled(table_of(*names), THREE, {"neutral"}, "x")
+    assert CLASSES == ("negative", "positive", "surprise") == dcma.PRETRAINED
+    assert rows["label"].tolist() == [2, 0, 0, 1, 0, 0, 0]
+    assert rows["id"].tolist() == [0, 2, 3, 4, 5, 6, 8]
+    assert left_out == 2
+
+
+def test_the_pool_has_casme_2s_classes():
+    names = ["others", "repression", "happiness", "surprise", "disgust", "others"]
+    rows, left_out = labelled(table_of(*names), POOL_CLASSES, POOL_EMOTIONS, "the pool")
+    assert tuple(POOL_CLASSES) == CLASSES
+    assert rows["label"].tolist() == [0, 1, 2, 0]
+    assert left_out == 2
+
+
+def test_an_emotion_that_the_mapping_does_not_know_is_refused_with_the_mapping():
+    table = table_of("boredom", "fear", "anger", "boredom", "awe")
+    text = refused("fer2013: ", labelled, table, THREE, {"neutral"}, "fer2013")
+    assert text == (
+        "fer2013: emotions that the mapping does not know: awe (1 images), boredom (2 images); correct the labels; the "
+        "mapping is negative: anger, contempt, disgust, fear, sadness; positive: happiness; surprise: surprise; in no "
+        "class: neutral"
+    )
+    text = refused("the pool: ", labelled, table_of("neutral"), POOL_CLASSES, POOL_EMOTIONS, "the pool")
+    assert text.startswith("the pool: emotions that the mapping does not know: neutral (1 images); ")
+    assert text.endswith("in no class: fear, others, sadness")
+    refused(
+        r"x: none of 2 images is in a class \(negative: .*\); name another set", labelled,
+        table_of("neutral", "neutral"), THREE, {"neutral"}, "x",
+    )  # fmt: skip
+
+
+# ---- what is held out -----------------------------------------------------------------------------------------------
+
+
+def people(**images: int) -> np.ndarray:
+    return np.array([name for name, n in images.items() for _ in range(n)], dtype=object)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_subjects_are_held_out_whole_and_about_their_share(seed):
+    subjects = np.random.default_rng(9).permutation(people(**{f"s{k}": 1 + k % 4 for k in range(40)}))
+    held = hold_out(np.arange(100) % 3, subjects, share=0.2, seed=seed)
+    assert not set(subjects[held]) & set(subjects[~held])
+    assert abs(held.sum() - 20) <= 4  # no more than the images of one person
+    assert np.array_equal(held, hold_out(np.arange(100) % 3, subjects, share=0.2, seed=seed))
+
+
+def test_another_seed_holds_out_other_subjects():
+    subjects = people(**{f"s{k}": 2 for k in range(10)})
+    found = {tuple(np.unique(subjects[hold_out(np.zeros(20, int), subjects, share=0.2, seed=s)])) for s in range(20)}
+    assert all(len(names) == 2 for names in found)
+    assert len(found) > 10
+
+
+@pytest.mark.parametrize(
+    ("subjects", "share", "held"),
+    [
+        (people(a=3, b=3), 0.01, 1),  # one at least
+        (people(a=3, b=3), 0.99, 1),  # never all
+        (people(a=3, b=3, c=3), 0.99, 2),
+        (people(a=3), 0.5, 0),
+    ],
+)
+def test_one_subject_at_least_and_never_all(subjects, share, held):
+    mask = hold_out(np.zeros(len(subjects), int), subjects, share=share, seed=0)
+    assert len(set(subjects[mask])) == held
+
+
+def test_without_subjects_each_class_gives_its_share_of_images():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 20, 10]))
+    masks = [hold_out(labels, people(**{"": 80}), share=0.2, seed=seed) for seed in range(2)]
+    for mask in masks:
+        assert np.bincount(labels[mask]).tolist() == [10, 4, 2]
+    assert not np.array_equal(*masks)
+    few = np.array([0, 1, 1, 2, 2, 2])  # an only image is learned; of two or three one at least is held out
+    assert np.bincount(few[hold_out(few, people(**{"": 6}), share=0.01, seed=0)], minlength=3).tolist() == [0, 1, 1]
+    assert np.bincount(few[hold_out(few, people(**{"": 6}), share=0.99, seed=0)], minlength=3).tolist() == [0, 1, 2]
+
+
+def test_subjects_of_which_some_are_unknown():
+    subjects = people(a=10, b=10, c=10, **{"": 20})
+    labels = np.arange(50) % 2
+    held = hold_out(labels, subjects, share=0.3, seed=0)
+    assert len(set(subjects[held]) - {""}) == 1
+    assert np.bincount(labels[held & (subjects == "")]).tolist() == [3, 3]
+
+
+# ---- balance --------------------------------------------------------------------------------------------------------
+
+LABELS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])  # five, three, two
+
+
+def shown(balance: str, epochs: int) -> np.ndarray:
+    """(epochs, N) how often each image is shown."""
+    return np.stack([np.bincount(order(LABELS, balance, 0, epoch), minlength=10) for epoch in range(epochs)])
+
+
+def test_undersampling_shows_the_smallest_class_whole_and_draws_the_others_anew():
+    found = shown("undersample", 30)
+    assert epoch_size(LABELS, "undersample") == 6
+    assert found.max() == 1
+    assert (found[:, :5].sum(1) == 2).all()
+    assert (found[:, 5:8].sum(1) == 2).all()
+    assert (found[:, 8:] == 1).all()
+    assert len({tuple(row) for row in found}) > 10
+    assert (found.sum(0) > 0).all()
+
+
+def test_oversampling_shows_every_class_as_often_as_the_largest():
+    found = shown("oversample", 30)
+    assert epoch_size(LABELS, "oversample") == 15
+    assert (found[:, :5] == 1).all()
+    assert {tuple(sorted(row)) for row in found[:, 5:8]} == {(1, 2, 2)}
+    assert {tuple(sorted(row)) for row in found[:, 8:]} == {(2, 3)}
+    assert len({tuple(row) for row in found}) == 6  # three by two choices of who is shown once more
+
+
+def test_weights_show_every_image_once_and_count_each_class_the_same():
+    assert epoch_size(LABELS, "weights") == 10
+    assert (shown("weights", 5) == 1).all()
+    weights = class_weights(LABELS)
+    np.testing.assert_allclose(weights, [10 / 15, 10 / 9, 10 / 6], rtol=1e-6)
+    np.testing.assert_allclose(weights[LABELS].mean(), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(LABELS, weights=weights[LABELS]), [10 / 3] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("balance", ["undersample", "oversample", "weights"])
+def test_classes_are_mixed_within_an_epoch_and_each_epoch_has_an_order_of_its_own(balance):
+    orders = [order(LABELS, balance, 0, epoch) for epoch in range(4)]
+    assert len({tuple(LABELS[rows]) for rows in orders}) > 1
+    assert np.array_equal(orders[1], order(LABELS, balance, 0, 1))
+    assert not np.array_equal(orders[1], order(LABELS, balance, 1, 1))
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+KINDS = np.repeat([0, 1, 2], [9, 7, 5])
+FACES = [face(kind, number, 24) for number, kind in enumerate(KINDS)]
+HELD_KINDS = np.repeat([0, 1, 2], [4, 2, 3])
+HELD = [face(kind, 50 + number, 24) for number, kind in enumerate(HELD_KINDS)]
+PLAN = {
+    "faces": FACES, "labels": KINDS, "held_faces": HELD, "held_labels": HELD_KINDS, "epochs": 3, "batch_size": 4,
+    "size": 32, "lr": 1e-3,
+}  # fmt: skip
+
+
+class Tiny(nn.Module):
+    """Batch norm and dropout; fast."""
+
+    def __init__(self, seed=0, classes=3):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+            self.fc = nn.Linear(32, classes)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x.permute(0, 3, 1, 2) / 255)))
+        return self.fc(self.dropout(F.adaptive_avg_pool2d(x, (4, 1)).flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("balance", "optimizer"), [("undersample", "adam"), ("oversample", "adamw"), ("weights", "adam")]
+)
+def test_steps_are_those_of_the_optimiser_on_full_batches(balance, optimizer):
+    """One epoch written out: 15, 27 or 21 images in 3, 6 or 5 batches of 4; what is left over is not shown."""
+    done = pretrain(network=Tiny(), **PLAN | {"epochs": 1, "balance": balance, "optimizer": optimizer, "seed": 3})
+    model = Tiny()
+    by_hand = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer](model.parameters(), lr=1e-3)
+    weight = 21 / (3 * np.array([9, 7, 5])) if balance == "weights" else np.ones(3)
+    rows = order(KINDS, balance, 3, 0)
+    assert len(rows) // 4 == {"undersample": 3, "oversample": 6, "weights": 5}[balance]
+    for step in range(len(rows) // 4):
+        part = rows[4 * step : 4 * step + 4]
+        squares, seed = look(4, seed=3, step=step, crop=1.0)
+        torch.manual_seed(seed)
+        log = model(cut([FACES[row] for row in part], squares, 32)).log_softmax(1)
+        loss = -sum(weight[KINDS[row]] * log[k, KINDS[row]] for k, row in enumerate(part)) / 4
+        by_hand.zero_grad()
+        loss.backward()
+        by_hand.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(done.network.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    assert not any(module.training for module in done.network.modules())
+
+
+def test_whole_faces_are_seen_and_half_of_them_mirrored(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        macro_sets, "cut", lambda some, squares, *args: seen.append(squares) or cut(some, squares, *args)
+    )
+    pretrain(network=Tiny(), **PLAN | {"epochs": 12})
+    learned = np.concatenate([squares for k, squares in enumerate(seen) if k % 6 < 3])  # 3 batches; 9 held out in 3
+    assert np.array_equal(np.unique(learned, axis=0), [WHOLE, [1, 1, 0, 0]])
+    assert 0.4 < learned[:, 0].mean() < 0.6
+    assert all(np.array_equal(np.unique(s, axis=0), [WHOLE]) for k, s in enumerate(seen) if k % 6 >= 3)
+    seen.clear()
+    pretrain(network=Tiny(), **PLAN | {"epochs": 1, "mirror": False})
+    assert all(np.array_equal(np.unique(squares, axis=0), [WHOLE]) for squares in seen)
+
+
+def test_every_class_weighs_the_same_in_the_validation():
+    model = Tiny()
+    watch = Validation(
+        model, HELD, HELD_KINDS, steps=2, stop=0, size=32, batch_size=4, device=torch.device("cpu")
+    )  # fmt: skip
+    watch.after(0)
+    assert watch.losses == []  # in the midst of an epoch
+    watch.after(1)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        found = model(cut(HELD, np.tile(WHOLE, (9, 1)), 32)).softmax(1).double().numpy()
+    by_class = [np.mean([-math.log(found[k, c]) for k in np.flatnonzero(c == HELD_KINDS)]) for c in range(3)]
+    recall = [np.mean(found[c == HELD_KINDS].argmax(1) == c) for c in range(3)]
+    np.testing.assert_allclose(watch.losses, [np.mean(by_class)], rtol=1e-5)
+    np.testing.assert_allclose(watch.uar(0), np.mean(recall))
+    np.testing.assert_allclose(watch.accuracy(0), np.mean(found.argmax(1) == HELD_KINDS))
+
+
+def test_only_its_own_seed_moves_it_and_it_moves_no_generator():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = pretrain(network=Tiny(), **PLAN).network
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert states_equal(one, pretrain(network=Tiny(), **PLAN).network)
+    assert not states_equal(one, pretrain(network=Tiny(), **PLAN | {"seed": 1}).network)
+
+
+# ---- the rate, the end and the epoch that is kept -------------------------------------------------------------------
+
+
+def scripted(monkeypatch, script: list[tuple[float, int]]) -> list[float]:
+    """The validation of each epoch finds a loss as large as is told, and so many classes right; the rates of steps."""
+
+    def logits(self):
+        level, classes = script[len(self.losses)]
+        told = np.where(self.labels < classes, self.labels, (self.labels + 1) % 3)
+        found = torch.zeros(len(self.labels), 3, dtype=torch.float64)
+        found[torch.arange(len(told)), torch.from_numpy(told)] = 1e-9  # a hair above the others: what is told
+        found[torch.arange(len(told)), torch.from_numpy((self.labels + 2) % 3)] = -level  # the lower, the less is lost
+        return found
+
+    rates = []
+
+    class Noting(torch.optim.Adam):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(Validation, "_logits", logits)
+    monkeypatch.setitem(macro_sets.OPTIMIZERS, "adam", Noting)
+    return rates
+
+
+def test_a_plateau_lowers_the_rate(monkeypatch):
+    script = [(1, 3), (2, 3), (1, 3), (1, 3), (1, 3), (3, 3), (1, 3), (1, 3)]  # best: the second, then the sixth
+    rates = scripted(monkeypatch, script)
+    done = pretrain(network=Tiny(), **PLAN | {"epochs": 8, "patience": 2, "factor": 0.5, "stop": 0})
+    assert rates[::3] == [1e-3] * 5 + [5e-4] * 3  # after three epochs without a lower loss
+    assert rates == np.repeat(rates[::3], 3).tolist()
+    assert done.epochs == 8
+
+
+@pytest.mark.parametrize(("stop", "epochs"), [(2, 5), (3, 6), (0, 8)])
+def test_the_training_ends_when_no_loss_is_lower(monkeypatch, stop, epochs):
+    rates = scripted(monkeypatch, [(1, 3), (2, 3), (3, 3), (1, 3), (2, 3), (1, 3), (1, 3), (1, 3)])
+    done = pretrain(network=Tiny(), **PLAN | {"epochs": 8, "stop": stop})
+    assert (done.epochs, done.kept) == (epochs, 3)
+    assert len(rates) == 3 * epochs
+
+
+def test_with_the_printed_patience_for_both_the_rate_never_falls(monkeypatch):
+    """D-10."""
+    rates = scripted(monkeypatch, [(1, 3)] * 9)
+    done = pretrain(network=Tiny(), **PLAN | {"epochs": 9, "patience": 4, "stop": 4})
+    assert done.epochs == 5
+    assert set(rates) == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("script", "kept"),
+    [
+        ([(1, 1), (1, 2), (3, 1), (2, 1)], 2),  # most is told, though the loss is lower later
+        ([(1, 2), (2, 2), (1, 2), (3, 1)], 2),  # as much is told: the lower loss
+        ([(1, 2), (1, 2), (1, 1), (1, 2)], 1),  # the first of equals
+    ],
+)
+def test_the_weights_are_those_of_the_best_epoch(monkeypatch, script, kept):
+    scripted(monkeypatch, script)
+    done = pretrain(network=Tiny(), **PLAN | {"epochs": 4})
+    assert (done.kept, done.epochs, done.n) == (kept, 4, 9)
+    until = pretrain(network=Tiny(), **PLAN | {"epochs": kept})  # the steps of an epoch do not depend on later ones
+    assert until.kept == kept
+    assert states_equal(done.network, until.network)
+    classes = script[kept - 1][1]
+    assert done.uar == pytest.approx(classes / 3)
+    assert done.accuracy == pytest.approx((4, 6, 9)[classes - 1] / 9)
+
+
+# ---- killed and gone on ---------------------------------------------------------------------------------------------
+
+
+def steps_done(monkeypatch, killed: int | None = None) -> list[int]:
+    """Filled with the steps whose batches are drawn; step `killed` is never made."""
+    steps = []
+
+    def noting(*args, **kwargs):
+        if kwargs["step"] == killed:
+            raise KeyboardInterrupt
+        steps.append(kwargs["step"])
+        return look(*args, **kwargs)
+
+    monkeypatch.setattr(macro_sets, "look", noting)
+    return steps
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 50])
+@pytest.mark.parametrize("killed", [1, 3, 5, 6, 8])
+def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch, killed, every):
+    """Three steps an epoch; killed within one, behind the first and behind the second."""
+    path = tmp_path / "new" / "c.pt"
+    whole = pretrain(network=Tiny(), **PLAN, checkpoint=tmp_path / "whole.pt")
+    with monkeypatch.context() as patch:
+        steps_done(patch, killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(network=Tiny(), **PLAN, checkpoint=path, every=every)
+    steps = steps_done(monkeypatch)
+    resumed = pretrain(network=Tiny(), **PLAN, checkpoint=path, every=every)
+    assert steps == list(range(killed // every * every, 9))
+    assert_same(whole, resumed)
+    kept = [torch.load(p, weights_only=True) for p in (tmp_path / "whole.pt", path)]
+    for name, value in kept[0]["model"].items():  # the last weights too, and what was seen
+        assert torch.equal(value, kept[1]["model"][name]), name
+    for name in ("losses", "right"):
+        assert kept[0]["watch"][name] == kept[1]["watch"][name]
+    steps.clear()
+    assert_same(whole, pretrain(network=Tiny(), **PLAN, checkpoint=path))
+    assert steps == []
+
+
+def assert_same(one, other) -> None:
+    assert states_equal(one.network, other.network)
+    for name in ("accuracy", "uar", "n", "kept", "epochs"):
+        assert getattr(one, name) == getattr(other, name)
+
+
+def test_a_training_killed_in_its_validation_ends_with_the_same_bits(tmp_path, monkeypatch):
+    whole, path = pretrain(network=network(), **PLAN), tmp_path / "c.pt"
+    found = Validation._logits
+
+    def killed(self):
+        if len(self.losses) == 1:
+            self.network.eval()
+            raise KeyboardInterrupt
+        return found(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "_logits", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(network=network(), **PLAN, checkpoint=path, every=1)
+    steps = steps_done(monkeypatch)
+    assert_same(whole, pretrain(network=network(), **PLAN, checkpoint=path, every=1))
+    assert steps == [5, 6, 7, 8]
+
+
+def test_a_training_that_ended_early_stays_ended(tmp_path, monkeypatch):
+    """And the rate falls where it would have fallen."""
+    script = [(2, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)]
+    plan = PLAN | {"epochs": 6, "stop": 3, "patience": 1}
+    rates = scripted(monkeypatch, script)
+    whole = pretrain(network=Tiny(), **plan)
+    assert (whole.epochs, whole.kept) == (4, 1)
+    assert rates[::3] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    path = tmp_path / "c.pt"
+    with monkeypatch.context() as patch:
+        steps_done(patch, killed=10)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(network=Tiny(), **plan, checkpoint=path, every=2)
+    rates.clear()
+    assert_same(whole, pretrain(network=Tiny(), **plan, checkpoint=path, every=2))
+    assert rates == pytest.approx([1e-4] * 2)
+    rates.clear()
+    assert_same(whole, pretrain(network=Tiny(), **plan, checkpoint=path))
+    assert rates == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"lr": 2e-3}, {"seed": 1}, {"epochs": 2}, {"mirror": False}, {"code": "x"}, {"balance": "oversample"},
+        {"optimizer": "adamw"}, {"factor": 0.2}, {"patience": 3}, {"stop": 5}, {"faces": FACES[::-1]},
+        {"held_faces": HELD[::-1]}, {"labels": KINDS[::-1].copy()}, {"held_labels": HELD_KINDS[::-1].copy()},
+        {"weights": 1},
+    ],
+    ids=lambda other: next(iter(other)),
+)  # fmt: skip
+def test_a_checkpoint_of_another_training_is_ignored(tmp_path, monkeypatch, other):
+    plan = PLAN | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
+    pretrain(network=Tiny(), **plan)
+    steps = steps_done(monkeypatch)
+    changed = plan | other
+    pretrain(network=Tiny(seed=changed.pop("weights", 0)), **changed)
+    assert steps[0] == 0
+
+
+# ---- the task -------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_three_sets_and_says_so(raw):
+    done = made(raw, *WRITERS, changes={"epochs": 6, "lr": 0.003})
+    note = r"(\S+) \(UAR (\S+)\) of 18 held-out images, 3 classes, at epoch (\d) of 6"
+    score = re.fullmatch(note, done.about["accuracy"])
+    assert float(score[1]) > 0.8
+    assert float(score[2]) > 0.8
+    assert done.about["weights"] == (
+        "6 epochs on ckplus (CK+48, 30 images, 1 in no class), rafdb (folders, 35 images, 3 in no class), fer2013 "
+        f"(fer2013.csv, 25 images, 2 in no class), balanced by undersampling, best validation epoch {score[3]}, from "
+        "random weights"
+    )
+    assert done.about.keys() == {"weights", "accuracy"}  # nobody of an evaluated corpus was seen
+    assert not any(module.training for module in done.network.modules())
+    assert sum(p.numel() for p in done.network.parameters()) == sum(p.numel() for p in network().parameters())
+
+
+def test_what_is_learned_and_held_out_of_each_set(raw, monkeypatch):
+    given = {}
+    monkeypatch.setattr(macro_sets, "pretrain", lambda *args, **kwargs: given.update(args=args, **kwargs) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made(raw, *WRITERS, seed=4)
+    # CK+: two of ten people with an image of each class; RAF-DB: 2, 4 and 1; FER-2013: 2, 2 and 1.
+    assert np.bincount(given["held_labels"]).tolist() == [6, 8, 4]
+    assert np.bincount(given["args"][1]).tolist() == [24, 32, 16]
+    assert {f.shape[0] for f in given["args"][0]} == {32}
+    for images, labels in ((given["args"][0], given["args"][1]), (given["held_faces"], given["held_labels"])):
+        for image, label in zip(images, labels, strict=True):  # the right label with each image
+            assert np.argmax([image[k * 11 + 2 : k * 11 + 9].mean() for k in range(3)]) == label
+    assert given["seed"] == 4
+    for name in ("balance", "epochs", "batch_size", "size", "optimizer", "lr", "factor", "patience", "stop", "mirror"):
+        assert given[name] == ENTRY[name]
+
+
+def test_people_of_ckplus_are_on_one_side_only(raw):
+    entry = ENTRY | {"sets": sets_of(raw, "ckplus")}
+    part = macro_sets.read_set("ckplus", entry, Context(where=WHERE, seed=1))
+    table = ckplus.read_macro(raw / "ckplus")
+    names = table["subject"][table["emotion"] != "neutral"].to_numpy()
+    held = set(names[part.held])
+    assert len(held) == 2
+    assert not held & set(names[~part.held])
+
+
+def test_what_is_held_out_of_a_set_does_not_depend_on_the_others(raw):
+    entry = ENTRY | {"sets": sets_of(raw, *WRITERS)}
+    alone = entry | {"sets": {"rafdb": entry["sets"]["rafdb"]}}
+    masks = [macro_sets.read_set("rafdb", e, Context(where=WHERE)).held for e in (entry, alone)]
+    assert np.array_equal(*masks)
+
+
+def test_the_initial_weights_are_of_the_seed_and_of_nothing_else(raw):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, other = (macro_sets.initial_network(ENTRY, Context(where=WHERE, seed=seed)) for seed in (0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert states_equal(one, network(0))
+    assert states_equal(other, network(1))
+
+
+def test_a_stopped_training_says_of_how_many_epochs(raw, monkeypatch):
+    scripted(monkeypatch, [(2, 3), (1, 3), (1, 3), (1, 3)])
+    done = made(raw, "rafdb", changes={"epochs": 4, "stop": 1, "missing": "leave_out", "balance": "weights"})
+    assert done.about["weights"].startswith("2 of 4 epochs on rafdb (folders, 35 images, 3 in no class), without ")
+    assert done.about["weights"].endswith("balanced by class weights, best validation epoch 1, from random weights")
+    assert done.about["accuracy"] == "1.000 (UAR 1.000) of 7 held-out images, 3 classes, at epoch 1 of 2"
+
+
+# ---- sets that are missing ------------------------------------------------------------------------------------------
+
+
+def test_missing_sets_are_listed_with_where_they_were_looked_for(raw):
+    text = refused("missing: ", made, raw, "rafdb")
+    assert text == (
+        f"{WHERE}.sets: missing: ckplus (looked for in {raw}/empty), fer2013 (looked for in {raw}/empty); in place: "
+        "rafdb; put what is missing there as docs/macro.md shows, or, to go on without it, set "
+        f"{WHERE}.missing: leave_out"
+    )
+
+
+def test_missing_sets_may_be_left_out_and_the_note_says_so(raw):
+    done = made(raw, "ckplus", "fer2013", changes={"missing": "leave_out", "epochs": 1, "balance": "oversample"})
+    assert done.about["weights"] == (
+        "1 epochs on ckplus (CK+48, 30 images, 1 in no class), fer2013 (fer2013.csv, 25 images, 2 in no class), "
+        "without rafdb (missing), balanced by oversampling, best validation epoch 1, from random weights"
+    )
+
+
+@pytest.mark.parametrize("missing", ["refuse", "leave_out"])
+def test_without_sets_and_pool_the_weights_are_random(raw, missing):
+    done = made(raw, changes={"missing": missing})
+    assert done.about == {"weights": "random weights"}
+    assert states_equal(done.network, network())
+
+
+def write_labelled_pool(root: Path, rows: list[tuple[str, str, np.ndarray]]) -> None:
+    """Images of a pool: person, emotion, image."""
+    lines = []
+    for person, emotion, image in rows:
+        name = f"{emotion}/{person}_{len(lines)}.png"
+        write_image(root / "macro" / name, image)
+        lines.append([name, person, emotion, "6+12", 4.1])
+    write_table(root / "macro/labels.csv", pd.DataFrame(lines, columns=COLUMNS))
+
+
+def test_without_sets_the_pool_is_learned(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(macro_sets, "POOL_CROP", "none")  # these are no faces
+    kinds = {"repression": 0, "happiness": 1, "surprise": 2, "others": 3}
+    rows = [(f"sub10{n}", emotion, face(kind, n)) for n in range(1, 6) for emotion, kind in kinds.items()]
+    write_labelled_pool(tmp_path, rows)
+    done = made(raw, pool=tmp_path, changes={"epochs": 1, "batch_size": 4})
+    assert done.about["weights"] == (
+        "1 epochs on the synthetic macro pool (5 people, 15 images, 5 in no class), balanced by undersampling, best "
+        "validation epoch 1, from random weights"
+    )
+    assert "of 3 held-out images" in done.about["accuracy"]  # those of one person
+
+
+def test_the_faces_of_a_rendered_pool_are_found(raw, tmp_path):
+    write_pool(tmp_path / "pool", subjects={101: 0, 102: 0}, seed=0, macro=1, clips=0, pairs=0, length=(8, 8))
+    done = made(raw, pool=tmp_path / "pool", changes={"epochs": 1, "batch_size": 2})
+    what = "1 epochs on the synthetic macro pool (2 people, 8 images, 2 in no class), "
+    assert done.about["weights"].startswith(what)
+
+
+def test_images_without_a_face_are_left_out_and_counted(raw, tmp_path, monkeypatch):
+    sets = sets_of(raw, "rafdb")
+    sets["rafdb"]["crop"] = "box224"
+    some = [face(k % 3, k, 32) if k % 5 else None for k in range(35)]
+    monkeypatch.setattr(macro_sets, "faces", lambda table, size, crop, engine: some)
+    done = made(raw, changes={"sets": sets, "missing": "leave_out", "epochs": 1})
+    assert "rafdb (folders, 28 images, 3 in no class, 7 without a face)" in done.about["weights"]
+    monkeypatch.setattr(macro_sets, "faces", lambda table, size, crop, engine: [None] * 35)
+    message = rf"no face was found in any image of rafdb \(35 in a class\); set {WHERE}\.sets\.rafdb\.crop to none"
+    refused(message, made, raw, changes={"sets": sets, "missing": "leave_out"})
+
+
+def test_knobs_reach_the_network_of_a_users_own_file(tmp_path):
+    own = network(seed=7)
+    save_weights(own, tmp_path / "own.safetensors")
+    entry = ENTRY | {"user_weights": str(tmp_path)}
+    done = pretraining.run(entry, Context(where=WHERE))
+    assert done.about["weights"] == "given: own.safetensors"
+    assert states_equal(done.network, own)
+    refused("not the weights of DCMA", pretraining.run, entry | {"knobs": {}}, Context(where=WHERE))
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there_is_refused(raw):
+    sets = sets_of(raw, *WRITERS)
+    sets["rafdb"]["raw"] = f"{raw}/ravdb"
+    message = rf"ravdb: there is no such folder; make it, or correct {WHERE}\.sets\.rafdb\.raw"
+    refused(message, made, raw, changes={"sets": sets})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "resnet18"}, rf"{WHERE}\.network is 'resnet18', which does not tell negative, positive, surprise"),
+        (
+            {"knobs": {"stems": 4}},
+            rf"{WHERE}\.knobs: dcma cannot be built with \{{'stems': 4\}} \(.*'stems'\); correct",
+        ),
+        ({"knobs": {"stem": "4"}}, rf"{WHERE}\.knobs: dcma cannot be built with \{{'stem': '4'\}} \("),
+        ({"knobs": KNOBS | {"blocks": 6}}, r"dcma\.size is 32, of which 6 blocks leave nothing"),
+        ({"knobs": KNOBS | {"blocks": 5}, "size": 16}, r"the network cannot take faces of 16 px \(.*\); raise size"),
+        ({"size": 8}, "size is 8; needed is 16 px at least"),
+        (
+            {"batch_size": 64},
+            r"an epoch has 48 images \(balance undersample, of 24 negative, 32 positive, 16 surprise\), fewer than a "
+            r"batch; lower batch_size, which is 64, or name a larger set",
+        ),
+    ],
+)
+def test_an_entry_that_cannot_be_meant_is_refused(raw, changes, message):
+    refused(message, made, raw, *WRITERS, changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "fer"}, rf"params\.yaml: {WHERE}\.sets\.fer2013\.options\.label is unknown; did you mean 'labels'"),
+        ({"labels": 3}, rf"{WHERE}\.sets\.fer2013\.options\.labels is 3; needed is a value of type str"),
+        ({"labels": "ferplus"}, r"fer2013new\.csv: the file is missing"),
+    ],
+)
+def test_options_of_a_set_are_checked(raw, options, message):
+    sets = sets_of(raw, *WRITERS)
+    sets["fer2013"]["options"] = options
+    refused(message, made, raw, changes={"sets": sets})
+
+
+def test_options_stand_in_the_note(raw):
+    sets = sets_of(raw, "ckplus")
+    sets["ckplus"]["options"] = {"last": 1}
+    done = made(raw, changes={"sets": sets, "missing": "leave_out", "epochs": 1})
+    assert "ckplus (CK+48, last 1, 30 images, 1 in no class)" in done.about["weights"]
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_remedy(tmp_path):
+    write_rafdb(tmp_path / "rafdb")
+    path = tmp_path / "rafdb/DATASET/train/4/train_10003_aligned.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    changes = {"missing": "leave_out"}
+    text = refused(r"train_10003_aligned\.jpg: .*; replace the file", made, tmp_path, "rafdb", changes=changes)
+    assert text.startswith(str(path))
+    path.write_bytes(b"")
+    refused(r"train_10003_aligned\.jpg: ", made, tmp_path, "rafdb", changes=changes)
+
+
+def test_a_set_that_cannot_be_read_is_refused(tmp_path):
+    put(tmp_path / "rafdb/notes.txt", "")
+    refused("rafdb: holds none of ", made, tmp_path, "rafdb", changes={"missing": "leave_out"})
+
+
+def test_a_pool_with_an_emotion_that_nobody_knows(raw, tmp_path):
+    write_labelled_pool(tmp_path, [("sub101", "boredom", face(0, 0)), ("sub101", "happiness", face(1, 0))])
+    message = r"the synthetic macro pool: emotions that the mapping does not know: boredom \(1 images\); "
+    refused(message, made, raw, pool=tmp_path)
+
+
+@pytest.mark.parametrize("balance", ["undersample", "weights"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(monkeypatch, balance):
+    calls = []
+
+    def spoiled(*args):
+        calls.append(args)
+        return cut(*args) * (math.nan if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(macro_sets, "cut", spoiled)
+    model = Tiny()
+    plan = PLAN | {"balance": balance}
+    message = r"macro_sets: step 2 of \d+: loss is nan; the weights before it were sound: lower lr"
+    refused(message, pretrain, network=model, **plan)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_validation_that_is_not_finite_is_refused(monkeypatch):
+    monkeypatch.setattr(Validation, "_logits", lambda self: torch.full((9, 3), math.nan, dtype=torch.float64))
+    refused("macro_sets: epoch 1: the loss on held-out images is nan; lower lr", pretrain, network=Tiny(), **PLAN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "macro_sets: epochs is 0; needed is 1 at least"),
+        ({"batch_size": 1}, "macro_sets: batch_size is 1; needed is 2 at least"),
+        ({"every": 0}, "macro_sets: every is 0; needed is 1 at least"),
+        ({"patience": -1}, "macro_sets: patience is -1; needed is 0 at least"),
+        ({"stop": -1}, "macro_sets: stop is -1; needed is 0 at least"),
+        ({"lr": 0}, "macro_sets: lr is 0; needed is a finite number above 0"),
+        ({"lr": math.nan}, "macro_sets: lr is nan;"),
+        ({"lr": math.inf}, "macro_sets: lr is inf;"),
+        ({"factor": 1}, "macro_sets: factor is 1; needed is a share of the rate, above 0 and below 1"),
+        ({"factor": 0}, "macro_sets: factor is 0;"),
+        ({"balance": "undersampled"}, "macro_sets: balance is 'undersampled'; did you mean 'undersample'?"),
+        ({"optimizer": "sgd"}, "macro_sets: optimizer is 'sgd'; valid names: adam, adamw"),
+        ({"faces": []}, "there are no images; name a set"),
+        ({"held_faces": []}, "there are no held-out images; name a set"),
+        ({"faces": FACES[:-1]}, "macro_sets: labels of 20 images are (21,) int64; give a whole number for each"),
+        ({"labels": KINDS.astype(float)}, "macro_sets: labels of 21 images are (21,) float64;"),
+        ({"labels": KINDS + 1}, "macro_sets: labels of images are 1..3; valid: 0..2"),
+        ({"held_labels": HELD_KINDS - 1}, "macro_sets: labels of held-out images are -1..1; valid: 0..2"),
+        ({"labels": KINDS % 2}, "macro_sets: of 21 images none is surprise; name a set that shows them, or lower held"),
+        (
+            {"held_labels": HELD_KINDS * 0},
+            "macro_sets: of 9 held-out images none is positive or surprise; raise held_out",
+        ),
+        ({"size": 20}, "images: face 0 is (24, 24, 3) uint8; needed is"),
+        (
+            {"batch_size": 16},
+            "macro_sets: an epoch has 15 images (balance undersample, of 9 negative, 7 positive, 5 sur",
+        ),
+        ({"network": Tiny(classes=4)}, "macro_sets: the network makes (2, 4) of 2 faces; needed are logits (2, 3)"),
+    ],
+)
+def test_bad_input(arguments, message):
+    refused(re.escape(message), pretrain, **{"network": Tiny(), **PLAN, **arguments})
