@@ -55,17 +55,39 @@ def test_a_dense_block_is_equation_4_written_out():
     torch.testing.assert_close(block(h[0]), torch.cat(h, 1), rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
 def test_every_layer_reads_every_earlier_output():
-    """Dense connectivity: what any earlier layer wrote, or the block's input, changes every later one's input."""
+    """Dense connectivity: the kernel of a layer over each earlier output, and over the input, changes what it writes,
+    and nothing that was there before it."""
     torch.manual_seed(0)
-    block = dcma.DenseBlock(3, 4, "printed", [nn.Identity() for _ in range(3)]).eval()
-    read: list[torch.Tensor] = []
-    for layer in block.layers:
-        layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    out = block(torch.randn(1, 3, 8, 8))
-    assert [x.shape[1] for x in read] == [3, 7, 11]
-    for i, x in enumerate(read):
-        assert torch.equal(x, out[:, : 3 + 4 * i])  # the input, then what each earlier layer wrote
+    block, x = dcma.DenseBlock(3, 4, "printed", [nn.Identity() for _ in range(3)]).eval(), torch.randn(1, 3, 8, 8)
+    places = [slice(0, 3), slice(3, 7), slice(7, 11), slice(11, 15)]
+    before = block(x)
+    assert torch.equal(before[:, places[0]], x)
+    for i, layer in enumerate(block.layers):
+        assert layer.conv.in_channels == places[i].stop
+        for earlier in places[: i + 1]:
+            kernel = layer.conv.weight[:, earlier].clone()
+            layer.conv.weight[:, earlier] = 0
+            after = block(x)
+            assert not torch.equal(after[:, places[i + 1]], before[:, places[i + 1]])
+            torch.testing.assert_close(after[:, : places[i].stop], before[:, : places[i].stop])
+            layer.conv.weight[:, earlier] = kernel
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_kernels_that_are_spread_are_those_of_layers_one_after_another(training):
+    torch.manual_seed(0)
+    block, x = dcma.DenseBlock(3, 4, "printed", [nn.Identity() for _ in range(4)]), torch.randn(2, 3, 9, 7)
+    found = []
+    for spreads in (True, False):
+        block.train(training).spreads = spreads
+        block.zero_grad()
+        out = block(x)
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        found.append([out, *(p.grad.clone() for p in block.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_densenets_order_is_norm_rectifier_convolution():
