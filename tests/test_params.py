@@ -71,7 +71,7 @@ def test_a_misspelt_name_is_refused_with_the_nearest(raw, path, value, message):
         (
             "pretrain/runs/resnet18/task",
             "macros",
-            "resnet18.task is 'macros'; valid: 'moving_layers', 'macro', 'fetch'",
+            "resnet18.task is 'macros'; valid: 'moving_layers', 'macro', 'macro_sets', 'fetch'",
         ),
         ("pretrain/runs/resnet18/first", "linear", "pretrain.runs.resnet18.first is 'linear'"),
         ("corpora/synthetic/classes", 6, "corpora.synthetic.classes is 6: input should be 3, 4, 5, 7 or 8"),
@@ -110,7 +110,7 @@ def test_a_value_of_another_type_or_outside_its_range_is_refused(raw, path, valu
         ("curves/x", {"experiments": ["synthetic-lin", "synthetic-ststnet"], "knob": "c"},
          "curves.x.experiments: 'synthetic-lin' matches none; did you mean 'synthetic-linear'?"),
         ("curves/x", {"experiments": ["casme2-*"], "knob": "c"},
-         "curves.x.experiments: 'casme2-*' matches none; valid names: more-c1, more-c2, synthetic-linear"),
+         "curves.x.experiments: 'casme2-*' matches none; valid names: more-c1, more-c2, synthetic-dcma"),
         ("curves/x", {"experiments": ["*-linear"], "knob": "c"},
          "curves.x.experiments: synthetic-linear alone is no curve; name two at least"),
         ("curves/x", {"experiments": ["synthetic-*"], "knob": "c"},
@@ -127,10 +127,24 @@ def test_a_value_of_another_type_or_outside_its_range_is_refused(raw, path, valu
         ("curves/x", {"experiments": ["more-c*"]}, "curves.x.knob is missing"),
         ("curves/x", {"experiments": ["more-c*"], "nob": "c"}, "curves.x.nob is unknown; did you mean 'knob'?"),
         ("curves/A b", {"experiments": ["more-c*"], "knob": "c"}, "curves: the name 'A b' must begin with a-z or 0-9"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "more-c"], "clips": 1}},
+         "heatmaps.x.experiments: 'more-c' is no experiment; did you mean 'more-c2'?"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2", "more-c1"], "clips": 1}},
+         "heatmaps.x.experiments names an experiment twice; name each once"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "theirs"], "clips": 1}},
+         "heatmaps.x.experiments: more-c1 and theirs differ in classes, corpus; leave one of them out"),
+        ("heatmaps", {"x": {"experiments": ["more-c1"], "clips": 1}},
+         "heatmaps.x.experiments is ['more-c1']: list should have at least 2 items"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2"]}}, "heatmaps.x.clips is missing"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2"], "clips": 0}}, "heatmaps.x.clips"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2"], "clips": []}}, "heatmaps.x.clips"),
+        ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2"], "clips": 1, "clip": 1}},
+         "heatmaps.x.clip is unknown; did you mean 'clips'?"),
+        ("figures/macro", "ckplsu", "figures.macro is 'ckplsu': input should be 'ckplus', 'rafdb' or 'fer2013'"),
     ],
 )  # fmt: skip
 def test_names_that_do_not_meet_are_refused(raw, path, value, message):
-    if path.startswith("curves"):
+    if path.startswith(("curves", "heatmaps")):
         raw = with_more_experiments(raw)
     check_refused(raw, path, value, message)
 

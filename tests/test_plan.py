@@ -303,6 +303,101 @@ def test_the_value_of_a_curves_knob_decides_the_plan(tmp_path):
             plan_file.check(other, path)
 
 
+# ---- heat maps ------------------------------------------------------------------------------------------------------
+
+
+def with_heat_maps(entry=None, models_of=("dcma", "dcma"), **others) -> mer_params.Params:
+    """The demo with an experiment e0, e1, … of each model, and heat maps of them."""
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    for i, model in enumerate(models_of):
+        knobs = {"start": "random", "classifier": "new"} if model == "dcma" else {}
+        raw["experiments"][f"e{i}"] = {"corpus": "synthetic", "model": model, "knobs": knobs}
+    experiments = [f"e{i}" for i in reversed(range(len(models_of)))]
+    raw["heatmaps"] = {"mine": {"experiments": experiments, "clips": 4} | (entry or {})}
+    return mer_params.parse(raw | others)
+
+
+def test_heat_maps_are_a_stage_of_their_experiments_in_the_order_of_the_columns():
+    entry = plan.derive(with_heat_maps())[0]["heatmaps"]["mine"]
+    assert entry["args"] == {"maps": "Grad-CAM", "experiments": ["e1", "e0"], "number": 4}
+    read = ["data/predictions/e1", "data/predictions/e0"]
+    assert entry["explained"] == read + read[:1] * (plan.PLACES["explained"] - 2)
+    chosen = ["synthetic/sub01/EP01_01", "synthetic/sub02/EP01_02"]
+    assert plan.derive(with_heat_maps({"clips": chosen}))[0]["heatmaps"]["mine"]["args"]["clips"] == chosen
+    assert plan.derive(composed("demo"))[0]["heatmaps"] == {}
+
+
+def test_heat_maps_have_places_for_as_many_experiments_as_an_entry_may_name():
+    params = with_heat_maps(models_of=["dcma"] * 8)
+    assert len(set(plan.derive(params)[0]["heatmaps"]["mine"]["explained"])) == plan.PLACES["explained"] == 8
+    refused("heatmaps.mine.experiments is .*: list should have at most 8", with_heat_maps, models_of=["dcma"] * 9)
+
+
+@pytest.mark.parametrize("model", ["linear", "uamrn", "msmmt"])
+def test_models_that_explain_no_maps_are_refused(model):
+    """linear explains nothing, the others something else."""
+    message = rf"^heatmaps.mine.experiments: e1: model {model} explains no maps over its pictures; leave it out"
+    refused(message, plan.derive, with_heat_maps(models_of=("dcma", model)))
+
+
+def test_maps_of_two_kinds_are_refused(monkeypatch):
+    from mer.evaluation.explained import msmmt
+
+    monkeypatch.setattr(msmmt, "MAPS", "weights", raising=False)
+    message = "heatmaps.mine.experiments: e1 explains weights, e0 Grad-CAM; leave one of them out"
+    refused(message, plan.derive, with_heat_maps(models_of=("dcma", "msmmt")))
+
+
+def test_what_heat_maps_are_of_decides_the_plan(tmp_path):
+    params, path = with_heat_maps(), tmp_path / "plan.yaml"
+    tool.write(tool.derived(params), path)
+    plan_file.check(params, path)
+    for other in (with_heat_maps({"clips": 5}), with_heat_maps({"experiments": ["e0", "e1"]})):
+        refused("older than params.yaml: heatmaps.mine differs; run make plan", plan_file.check, other, path)
+
+
+# ---- pictures of a corpus -------------------------------------------------------------------------------------------
+
+
+def macro_of(corpora=None, macro=None, pool_subjects=6):
+    """What the pictures of each corpus read of macro-expressions: (reader, folder)."""
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    raw["corpora"] |= corpora or {}
+    raw["figures"]["macro"] = macro
+    raw["synthesize"]["runs"]["synthetic"]["pool_subjects"] = pool_subjects
+    if not pool_subjects:
+        raw["pretrain"]["runs"] = {n: run | {"pool": None} for n, run in raw["pretrain"]["runs"].items()
+                                   if "pool" in run}  # fmt: skip
+        raw["experiments"] = {"synthetic-linear": raw["experiments"]["synthetic-linear"]}
+        raw["explain"]["drawn"] = {}
+    params = mer_params.parse(raw)
+    found = {}
+    for name, entry in plan.derive(params)[0]["figures"].items():
+        found[name] = (entry["args"].get("macro_reader"), entry["args"].get("macro"))
+        if found[name][1] is not None:
+            assert found[name][1] in entry["drawn"]
+            assert f"mer/macro/{found[name][0]}.py" in entry["code"]
+    return found
+
+
+def test_macro_expressions_are_those_of_the_pool_or_of_the_set_that_is_named():
+    others = {"casme2": {"classes": 5}, "megc2019_flow": {"classes": 3}}
+    pool = ("pool", "data/raw/synthetic/pool/macro")
+    nothing = (None, None)
+    assert macro_of(others) == {"synthetic": pool, "casme2": nothing, "megc2019_flow": nothing}
+    chosen = ("ckplus", "data/raw/ckplus")
+    # A release of flow has no faces to set them beside.
+    assert macro_of(others, "ckplus") == {"synthetic": chosen, "casme2": chosen, "megc2019_flow": nothing}
+    assert macro_of(pool_subjects=0) == {"synthetic": nothing}
+
+
+def test_the_set_of_macro_expressions_and_an_empty_pool_decide_the_plan(written):
+    with_set = changed(lambda raw: raw["figures"].update(macro="rafdb"))
+    refused("older than params.yaml: figures.macro is not in it; run make plan", plan_file.check, with_set, written[1])
+    empty = changed(lambda raw: raw["synthesize"]["runs"]["synthetic"].update(pool_subjects=0))
+    refused("synthesize.runs without a pool is not in it; run make plan", plan_file.check, empty, written[1])
+
+
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
@@ -311,7 +406,7 @@ def written(tmp_path):
     """The demo's parameters and their plan in a file."""
     params = composed("demo")
     path = tmp_path / "plan.yaml"
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 33 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 38 stages"]
     return params, path
 
 
@@ -324,7 +419,7 @@ def changed(change) -> mer_params.Params:
 def test_a_plan_fits_the_parameters_that_it_was_made_from(written):
     params, path = written
     plan_file.check(params, path)
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 33 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 38 stages"]
 
 
 @pytest.mark.parametrize(

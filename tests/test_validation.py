@@ -176,8 +176,18 @@ def test_what_no_stage_of_the_plan_reads_need_not_be_there(root, empty):
     Path("data/raw/samm.manifest.csv").touch()
     check_raw(params.parse(composed(root, "baselines", "samm")))
     made = composed(root, "demo")
-    del made["experiments"]["synthetic-uamrn"]
+    del made["experiments"]["synthetic-uamrn"], made["experiments"]["synthetic-dcma"]
     check_raw(params.parse(change(made, "explain/drawn", {})))
+
+
+def test_the_set_of_macro_expressions_that_is_drawn_is_asked_for(root, empty):
+    Path("data/raw/samm").mkdir(parents=True)
+    Path("data/raw/samm.manifest.csv").touch()
+    parsed = params.parse(change(composed(root, "baselines", "samm"), "figures/macro", "ckplus"))
+    refused(r"data/raw/ckplus: is missing; unpack the set there \(docs/macro.md\), or set figures.macro to null",
+            check_raw, parsed)  # fmt: skip
+    Path("data/raw/ckplus").mkdir()
+    check_raw(parsed)
 
 
 def test_a_corpus_elsewhere_that_is_watched_itself(root, empty):

@@ -43,6 +43,9 @@ def products(tmp_path):
     def image(i):
         return rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
 
+    def small(i):
+        return rng.integers(0, 255, (30, 30, 3), dtype=np.uint8)
+
     def product(name, *args, **kwargs):
         return write(tmp_path / f"{name}.h5", *args, **kwargs)
 
@@ -58,7 +61,7 @@ def products(tmp_path):
         "dynamic": product("dynamic", "dynamic_image", ids, image),
         "magnified": product("magnified", "frames", ids, clip(SIZE), True, recipe),
         "plain": product("plain", "frames", ids, clip(30), True),
-        "apex_frame": product("apex_frame", "apex_frame", ids, image),
+        "apex_frame": product("apex_frame", "apex_frame", ids, small),
         "overdriven": product("overdriven", "apex_frame", ids, image, params=recipe),
     }  # fmt: skip
 
@@ -145,6 +148,62 @@ def test_class_means_are_means(products, tmp_path, rows):
     mean = np.mean([products["flow"][i] for i in ids], axis=0)
     # float32 flows of size 1 summed in float64 here and in float32 there: 3 times 6e-8.
     assert np.abs(rows["class_means"]["sad"] - mean).max() < 1e-6
+
+
+# ---- macro-expressions ----------------------------------------------------------------------------------------------
+
+
+def macro(tmp_path, rows, classes, name="ckplus"):
+    """A set of grey images, of `rows` (subject, emotion); the n-th is grey level 10 n."""
+    table = []
+    for n, (subject, emotion) in enumerate(rows):
+        path = tmp_path / f"macro{n}.png"
+        assert cv2.imwrite(str(path), np.full((40, 40, 3), 10 * n, np.uint8))
+        row = {"id": f"{name}/{n}", "corpus": name, "subject": subject, "emotion": emotion, "split": ""}
+        table.append(row | {"image": path.as_posix()})
+    return figures.Macro(pd.DataFrame(table), name, classes)
+
+
+def test_a_class_has_a_macro_expression_of_its_emotions_by_their_names(tmp_path):
+    rows = [("a", "anger"), ("a", "happiness"), ("b", "happiness"), ("b", "sadness"), ("c", "surprise")]
+    own = {"happy": {"happy"}, "sad": {"sad"}, "others": {"others"}}  # as CAS(ME)3 writes them
+    found = [macro(tmp_path, rows, own).image_of(label) for label in range(3)]
+    assert [row and row["emotion"] for row in found] == ["happiness", "sadness", None]
+    three = {name: {name} for name in ("negative", "positive", "surprise")}  # SMIC's
+    found = [macro(tmp_path, rows, three).image_of(label)["emotion"] for label in range(3)]
+    assert found == ["anger", "happiness", "surprise"]
+    # CASME II's negative emotions, of which the set has none: those of Table 2.
+    casme2 = {"negative": {"disgust", "repression"}}
+    assert macro(tmp_path, rows, casme2).image_of(0)["emotion"] in ("anger", "sadness")
+    assert macro(tmp_path, [*rows, ("c", "disgust")], casme2).image_of(0)["emotion"] == "disgust"
+
+
+def test_macro_expressions_are_of_different_people_where_they_are_known(tmp_path):
+    classes = {name: {name} for name in ("anger", "happiness", "surprise")}
+    rows = [(subject, emotion) for emotion in classes for subject in "abcdef"]
+    assert [macro(tmp_path, rows, classes).image_of(label)["subject"] for label in range(3)] == ["b", "d", "f"]
+
+
+def test_a_macro_expression_stands_beside_the_apex_before_and_after(products, tmp_path, rows):
+    found = macro(tmp_path, [("s9", "happiness")], {"happy": {"happy"}, "sad": {"sad"}})
+    assert "macro_and_micro.png" in draw(products, tmp_path / "f", macro=found)
+    happy, sad = rows["macro_gallery"]
+    i = products["flow"].ids.index(f"c/{happy['name'].split()[1]}/happy")
+    assert happy["plain"][0, 0, 0] == 11 * i  # the frame at the apex
+    np.testing.assert_array_equal(happy["apex_frame"], products["apex_frame"][products["flow"].ids[i]])
+    assert happy["macro"].shape == (40, 40, 3)
+    assert happy["said"] == "s9 happiness (whole image: no face was found)"
+    assert (sad["macro"], sad["said"]) == (None, "")
+    assert "macro_and_micro.png" not in draw(products, tmp_path / "without")
+    del products["apex_frame"]
+    assert "macro_and_micro.png" not in draw(products, tmp_path / "no_frame", macro=found)
+
+
+def test_the_face_of_a_macro_expression_is_cropped_as_the_clips_are():
+    from skimage import data
+
+    face, said = figures._face_in(data.astronaut())
+    assert (face.shape, said) == ((112, 112, 3), "")
 
 
 def test_a_class_without_a_clip(products, tmp_path):

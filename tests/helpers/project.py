@@ -38,11 +38,12 @@ def make_project(root: Path, folder: Path) -> Path:
 def _tiny(params) -> None:
     params["synthesize"]["runs"].update(synthetic=TINY)
     for run in params["pretrain"]["runs"].values():
-        if run["task"] != "fetch":
+        if run["task"] in ("macro", "moving_layers"):
             run.update(steps=2, batch_size=2, size=32)
-    # One network with products of its own is enough for tests of stages; `make repro` runs both.
+    # One network with products of its own is enough for tests of stages; `make repro` runs all.
     for one in (params["experiments"], params["explain"]["drawn"]):
         one.pop("synthetic-msmmt")
+        one.pop("synthetic-dcma")
     params["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4})
     params["experiments"]["synthetic-uamrn"].update(recipe={"epochs": 2})
     params["uamrn"].update(d_model=16, blocks=1)

@@ -221,7 +221,7 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def recorded(root, tmp_path_factory):
-    """stage@key -> (parameters read, files read, files written), from one run of the whole tiny demo and what it lacks."""
+    """stage@key -> (parameters read, files read, files written), from one run of the tiny demo and what it lacks."""
     folder = make_project(root, tmp_path_factory.mktemp("project"))
     edit(folder, _with_a_curve_and_heat_maps)
     opened = Opened(folder)
@@ -255,7 +255,7 @@ def recorded(root, tmp_path_factory):
 
 def _with_a_curve_and_heat_maps(params) -> None:
     """Which the demo lacks, being of one experiment a model."""
-    small = {"start": "random", "stem": 2, "blocks": 2, "layers": 1, "growth": 2, "size": 16}
+    small = {"start": "random", "classifier": "new", "stem": 2, "blocks": 2, "layers": 1, "growth": 2, "size": 16}
     both = [f"synthetic-maps-{attention}" for attention in ("none", "spatial")]
     for name in both:
         knobs = {**small, "attention": name.rpartition("-")[2]}

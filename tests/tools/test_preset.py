@@ -106,6 +106,15 @@ def test_a_curve_is_there_for_each_corpus():
     }  # fmt: skip
 
 
+def test_heat_maps_are_there_for_each_corpus():
+    found = parsed(preset.compose("dcma", "casme2,composite"))
+    assert {name: entry.experiments for name, entry in found.heatmaps.items()} == {
+        f"{corpus}-dcma-attention": [f"{corpus}-dcma{what}" for what in ("-none", "-channel", "-spatial", "")]
+        for corpus in ("casme2", "composite")
+    }
+    assert set(found.explain.drawn) == {f"{c}-dcma{what}" for c in ("casme2", "composite") for what in ("", "-none")}
+
+
 def test_figure_8_has_alpha_from_0_to_1_in_steps_of_a_tenth():
     found = parsed(preset.compose("msmmt_alpha"))
     points = derive(found)[0]["curve"]["composite-msmmt-alpha"]["args"]["points"]
@@ -167,7 +176,7 @@ def test_the_plan_of_the_demo_is_what_derives_from_it():
     ("name", "corpora", "message"),
     [
         ("dmeo", "", r"preset 'dmeo' is unknown; did you mean 'demo'\? \(make preset P=<name>\)"),
-        ("", "", "preset '' is unknown; valid names: baselines, demo"),
+        ("", "", "preset '' is unknown; valid names: baselines, dcma, demo"),
         ("base", "", "preset 'base' is unknown"),
         ("corpora", "", "preset 'corpora' is unknown"),
         ("../conf/demo", "", "preset '../conf/demo' is unknown"),
@@ -233,7 +242,7 @@ def make(tmp_path, monkeypatch, capsys):  # which then holds the output of the d
 
 
 def test_a_preset_writes_parameters_and_plan_and_says_what_changes(make, capsys):
-    assert "plan.yaml is new: 33 stages" in capsys.readouterr().out
+    assert "plan.yaml is new: 38 stages" in capsys.readouterr().out
     make("uamrn", "casme2")
     out = capsys.readouterr().out
     assert out.startswith("params.yaml is now preset uamrn\n")
