@@ -41,7 +41,8 @@ def main(
             caches, table, model=model, classes=classes, knobs=knobs, recipe=experiment.recipe, seeds=seeds,
             selection=settings.selection, audit=settings.audit, held_out=settings.held_out,
             validation=settings.validation, folds_in_parallel=settings.folds_in_parallel, weights=weights,
-            explained=explanations.__setitem__, device=stage.device, engine=stage.engine, spool=spool, code=stage.code(),
+            explained=explanations.__setitem__, device=stage.device, engine=stage.engine, spool=spool,
+            code=stage.code(),
         )  # fmt: skip
         # The folds stay in the spool: DVC has not recorded the folder yet, and a kill before it has must not cost them.
         run_info = describe_run(

@@ -40,7 +40,6 @@ RECIPE = {
     "optimizer": "adam", "lr": 0.01, "epochs": 200, "batch_size": 32, "schedule": "plateau", "factor": 0.1,
     "patience": 10, "stop": 20,
 }  # fmt: skip
-VECTORS = None
 KERNEL = 5  # px, of every convolution but those of 1x1
 GRID = 7  # of eq. (9)
 PRETRAINED = ("negative", "positive", "surprise")  # what pretraining tells apart

@@ -290,6 +290,28 @@ def test_without_need_nothing_is_held_out(tasks):
     assert not any(len(task.validation) for task in tasks)
 
 
+@pytest.mark.parametrize("options", [{"selection": "inner_val"}, {"recipe": {**SHORT, "stop": 2}},
+                                     {"recipe": {**SHORT, "schedule": "plateau"}}])  # fmt: skip
+def test_a_validation_on_the_test_subject_looks_at_it_and_trains_on_all_others(tasks, options):
+    """D-11's leak, for those who want to know what it gives."""
+    run(table(n=40, subjects=8), flow(40), validation="test_subject", **options)
+    assert len(tasks) == 8
+    for task in tasks:
+        assert np.array_equal(task.validation, task.test)
+        assert len(task.train) + len(task.test) == 40
+
+
+def test_a_validation_that_nothing_looks_at_changes_nothing(tasks):
+    honest, leaky = (run(table(), flow(), validation=v) for v in ("held_out", "test_subject"))
+    pd.testing.assert_frame_equal(honest, leaky)
+    assert not any(len(task.validation) for task in tasks)
+
+
+def test_an_unknown_validation_is_refused():
+    with pytest.raises(MerError, match=r"train.validation is 'test'; valid: held_out, test_subject"):
+        run(table(), flow(), validation="test")
+
+
 def test_an_audit_changes_nothing_and_claims_at_least_as_much():
     """Labels are drawn by lot, so every point above chance is the leak."""
     rows, x = table(n=60, subjects=6, seed=4), flow(60, seed=4)

@@ -128,6 +128,37 @@ def test_weights_that_have_seen_a_tested_subject_are_stamped(embedded_copy, wher
     assert protocol(embedded_copy)["transductive"] is transductive
 
 
+# ---- what would have been looked at, and what is there by chance ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "recipe", "leaky"),
+    [
+        ({"validation": "test_subject"}, {}, False),  # nothing looks at it
+        ({"validation": "test_subject"}, {"stop": 1}, True),
+        ({"validation": "test_subject", "selection": "inner_val"}, {}, True),
+        ({"selection": "inner_val"}, {}, False),
+    ],
+)
+def test_a_validation_on_the_test_subject_is_stamped_as_a_leak(embedded_copy, more, recipe, leaky):
+    code, lines = train(embedded_copy, recipe={"epochs": 1, "batch_size": 16, **recipe}, **more)
+    assert code == 0, lines
+    assert protocol(embedded_copy)["leaky"] is leaky
+    assert protocol(embedded_copy).get("validation") == more.get("validation")
+
+
+def test_shuffled_labels_are_the_same_labels_of_other_clips_and_stamped(embedded_copy):
+    found = []
+    for more in ({}, {"shuffled": True}):
+        code, lines = train(embedded_copy, recipe={"epochs": 1, "batch_size": 16}, **more)
+        assert code == 0, lines
+        found.append(pd.read_csv(embedded_copy / FOLDER / "predictions.csv").set_index("id")["label"])
+        assert protocol(embedded_copy).get("shuffled") == more.get("shuffled")
+    plain, shuffled = found
+    assert (plain != shuffled).any()
+    assert plain.value_counts().to_dict() == shuffled.value_counts().to_dict()
+
+
 # ---- what it refuses ------------------------------------------------------------------------------------------------
 
 
