@@ -128,7 +128,7 @@ def test_weights_that_have_seen_a_tested_subject_are_stamped(embedded_copy, wher
     assert protocol(embedded_copy)["transductive"] is transductive
 
 
-# ---- what would have been looked at, and what is there by chance ------------------------------------------------------
+# ---- what would have been looked at, and what is there by chance ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
