@@ -124,8 +124,8 @@ def test_it_repeats_to_the_byte_also_when_it_goes_on_from_a_checkpoint(project, 
     Path(path).unlink()
     train, keep = loop.train, loop.keep
 
-    def killed(path, key, step, network, optimizer):
-        keep(path, key, step, network, optimizer)
+    def killed(*args):
+        keep(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
