@@ -364,6 +364,7 @@ def test_compiled_is_the_same(in_parallel):
     assert furthest(plain, compiled) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what torch.compile imports
 def test_without_a_compiler_what_is_compiled_is_refused_with_what_to_do():
     from torch._inductor import config

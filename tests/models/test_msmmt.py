@@ -572,6 +572,7 @@ def test_why_folds_that_keep_less_are_trained_one_by_one(keep):
     assert "vmap" in found
 
 
+@pytest.mark.slow
 def test_it_learns_where_the_flow_is():
     x, y, tasks = toy()
     schedule = Schedule(kind="cosine", lr=1e-3, epochs=35, warmup=3)

@@ -184,6 +184,7 @@ def test_a_corrected_clip_costs_itself_only(project, workers):
     assert not list((project / "data/.partial/align@synthetic-box224").glob("*.block"))
 
 
+@pytest.mark.slow
 def test_exclusions_are_listed_through_to_the_predictions(project):
     blank(a_clip(project))
     gone = sorted((project / "data/raw/synthetic/corpus").glob("sub02/*"))[1]
@@ -250,6 +251,7 @@ def trained(flown, tmp_path):
     return tmp_path / "p"
 
 
+@pytest.mark.slow
 def test_an_audited_training_repeats_to_the_byte_and_its_leak_is_measured(trained):
     edit(trained, lambda p: (p["experiments"].pop("synthetic-uamrn"), p.update(explain={"drawn": {}})))
     edit(trained, lambda p: p["train"].update(audit=True, seeds=[3, 4]))
@@ -322,6 +324,7 @@ def test_arguments_that_the_stage_does_not_have(project):
             "spot@synthetic-box224: the following arguments are required: --frames, --out")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_local_validation_split_beside_the_last_epoch(trained):
     """inner_val and its share, seeds and audit stand in one experiment; the others keep those of `train`."""
     own = {"corpus": "synthetic", "model": "ststnet", "recipe": {"epochs": 2}, "selection": "inner_val",
