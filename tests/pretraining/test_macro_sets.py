@@ -1,5 +1,6 @@
 """Pretraining on several macro-expression sets: classes, what is held out, balance, that it learns, killed runs."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,6 +19,7 @@ from mer.macro import ckplus
 from mer.macro.pool import COLUMNS
 from mer.macro.tables import THREE
 from mer.models import dcma
+from mer.params import MacroSetsRun
 from mer.pretraining import Context, loop, macro_sets
 from mer.pretraining.macro import WHOLE, cut, look
 from mer.pretraining.macro_sets import (
@@ -543,6 +546,32 @@ def test_a_checkpoint_of_another_training_is_ignored(tmp_path, monkeypatch, othe
 
 
 # ---- the task -------------------------------------------------------------------------------------------------------
+
+
+# id, key, default, alternatives
+OPEN = [
+    ("D-10", "patience", 10, [20, 0]),
+    ("D-12", "optimizer", "adam", ["adamw"]),
+    ("D-12", "lr", 0.01, [0.001]),
+    ("D-13", "balance", "undersample", ["oversample", "weights"]),
+]
+
+
+@pytest.mark.parametrize(("question", "key", "default", "alternatives"), OPEN)
+def test_every_open_question_of_the_pretraining_is_a_parameter(question, key, default, alternatives, raw, root):
+    """The default of conf/base.yaml is that of the notes; the others are accepted, and change what is learned. D-10
+    changes nothing in so few epochs: the tests of plateau and stop hold it."""
+    base = (root / "conf/base.yaml").read_text(encoding="utf-8")
+    entry = YAML(typ="safe").load(base)["pretrain"]["runs"]["dcma"]
+    assert entry[key] == default
+    assert re.search(rf"^      {key}:.*{question}", base, re.MULTILINE)
+    MacroSetsRun.model_validate(entry)
+    found = [made(raw, "ckplus", "rafdb", "fer2013", changes={key: default, "epochs": 3}).network]
+    for value in alternatives:
+        MacroSetsRun.model_validate(entry | {key: value})
+        found.append(made(raw, "ckplus", "rafdb", "fer2013", changes={key: value, "epochs": 3}).network)
+    if question != "D-10":
+        assert not any(states_equal(a, b) for a, b in itertools.combinations(found, 2))
 
 
 def test_it_learns_three_sets_and_says_so(raw):
