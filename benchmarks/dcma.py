@@ -12,6 +12,7 @@ and its sum; `weights_only` is two for each weight, whatever the size of the map
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -75,14 +76,15 @@ class Bench:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def compare(self) -> dict[str, float]:
-        """How far gradients are from those of `plain`: the norm of the difference over the norm."""
+    def compare(self) -> dict[str, float | None]:
+        """How far gradients are from those of `plain`: the norm of the difference over the norm; None: not finite."""
         found = {}
         for form in self.forms:
             self.training(form)
             found[form] = torch.cat([p.grad.flatten() for p in self.network.parameters()]).float()
         plain = found.pop("plain")
-        return {form: float(f"{float((g - plain).norm() / plain.norm()):.1e}") for form, g in found.items()}
+        apart = {form: float((g - plain).norm() / plain.norm()) for form, g in found.items()}
+        return {form: float(f"{value:.1e}") if math.isfinite(value) else None for form, value in apart.items()}
 
 
 def cost(size: int) -> dict[str, dict[str, int]]:
