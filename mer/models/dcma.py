@@ -206,7 +206,7 @@ class DenseBlock(nn.Module):
 
     def spread(self, x: Tensor) -> Tensor:
         """The same sums in another order: what a layer wrote is convolved once for all later layers, as soon as it is
-        there, so that nothing is copied side by side but the kernels, and a fifth of the time is saved."""
+        there, so that nothing is copied side by side but the kernels: about a tenth faster on a CPU."""
         layers = cast(list[Convolution], list(self.layers))
         growth, first, parts, sums = layers[0].conv.out_channels, 0, [x], None
         bias = torch.cat([cast(Tensor, layer.conv.bias) for layer in layers])
