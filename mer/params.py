@@ -5,6 +5,7 @@ mer.plan. A stage's section has its name. Sections that are no stage hold the kn
 to all experiments with it; the models declare and check them (mer.models).
 """
 
+import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -221,8 +222,55 @@ class FetchRun(Section):
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
+class FramePairsRun(Section):
+    """A network that learns from pairs of unlabelled frames: of corpora, or without any of a synthetic pool."""
+
+    task: Literal["frame_pairs"]
+    network: Name
+    knobs: dict[str, Any] = {}
+    user_weights: Folder | None
+    corpora: list[Key] = Field(max_length=4)
+    exclude_subjects: list[str]
+    pool: Name | None
+    size: int = Field(ge=16, le=1024)
+    gap: list[float] = Field(min_length=2, max_length=2)
+    unit: Literal["frames", "ms"]
+    ratio: float = Field(gt=0, lt=1)
+    min_block: float = Field(gt=0)
+    min_aspect: float = Field(gt=0, le=1)
+    count: Literal["once", "literal"]
+    gamma: float = Field(ge=0)
+    beta: float = Field(ge=0)
+    agreement: Literal["mse", "mse_stopgrad", "dino"]
+    crop_area: list[float] = Field(min_length=2, max_length=2)
+    target: Literal["imagenet", "unit", "patch"]
+    epochs: int = Field(ge=1)
+    global_batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    bf16: bool
+    checkpointing: bool
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for name, low, high in (("gap", 0, math.inf), ("crop_area", 0, 1)):
+            least, most = getattr(self, name)
+            if not low < least <= most <= high:
+                raise ValueError(f"{name} is [{least:g}, {most:g}]; needed are numbers above {low}, the least first")
+        return self
+
+    def shards(self) -> dict[str, str]:
+        """The frames that are read: name of stage frames -> corpus, or for the pool its folder."""
+        if self.corpora or self.pool is None:
+            return {f"{corpus}-{self.size}": corpus for corpus in self.corpora}
+        return {f"{self.pool}-pool-{self.size}": f"data/raw/{self.pool}/pool/clips"}
+
+
 class Pretrain(Section):
-    runs: dict[Name, Annotated[MovingLayersRun | MacroRun | MacroSetsRun | FetchRun, Discriminator("task")]]
+    runs: dict[
+        Name,
+        Annotated[MovingLayersRun | MacroRun | MacroSetsRun | FramePairsRun | FetchRun, Discriminator("task")],
+    ]
     seed: Seed
 
 
@@ -324,6 +372,7 @@ class Runtime(Section):
 
     workers: int = Field(ge=0)
     device: Literal["cpu", "cuda", "auto"]
+    launcher: str
 
 
 class Params(Section):

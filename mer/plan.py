@@ -20,18 +20,18 @@ from typing import Any, Self
 
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
-from mer.params import Corpus, Curve, Experiment, HeatMaps, Params
+from mer.params import Corpus, Curve, Experiment, FramePairsRun, HeatMaps, Params
 from mer.products import CROPS, Product, Weights
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
-    "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "pretrain", "magnify_learned",
-    "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "curve", "explain",
-    "heatmaps", "figures",
+    "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames", "pretrain",
+    "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "curve",
+    "explain", "heatmaps", "figures",
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8}
-CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 12, "embed": 2, "train": 8, "figures": 2}
+PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "shards": 2}
+CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -219,7 +219,13 @@ class _Planner:
         ):  # a folder, not a name on the hub
             reads.append(run.source)
         pool = getattr(run, "pool", None)
-        if pool is not None:
+        if run.task == "frame_pairs":
+            shards = run.shards()
+            if not shards:
+                where = f"pretrain.runs.{weights.name}"
+                raise MerError(f"{why}: {where} has neither corpora nor pool, so there are no frames; name some")
+            reads += [self.shards(key, source, run, why) for key, source in shards.items()]
+        elif pool is not None:
             self.add("synthesize", pool, {"args": {}})
             reads.append(f"data/raw/{pool}/pool/macro")
         networks = pretraining.networks()
@@ -231,6 +237,28 @@ class _Planner:
         item = {"args": {}, "reads": _places("reads", reads or ["stages/pretrain.py"]), "code": _code("pretrain", code)}
         self.add("pretrain", weights.name, item)
         return weights.path
+
+    def shards(self, key: str, source: str, run: FramePairsRun, why: str) -> str:
+        """Add what makes the shards of a corpus's frames, or of a pool's; returns their folder."""
+        args: Entry = {"size": run.size, "out": f"data/frames/{key}"}
+        if not run.corpora:
+            self.add("synthesize", str(run.pool), {"args": {}})
+            args, read = {"pool": source, **args}, source
+        else:
+            if source not in self.params.corpora or self.params.corpora[source].parts is not None:
+                raise MerError(
+                    f"{why} reads frames of corpus {source!r}, which is none of corpora (composites have no frames of "
+                    f"their own); {suggestion(source, self.params.corpora)}"
+                )
+            self.index(source)
+            args = {"corpus": source, "index": index_path(source), **args}
+            read = self.stages["index"][source]["watch"]
+        self.add(
+            "frames",
+            key,
+            {"args": args, "reads": _places("shards", [read, *([args["index"]] if "index" in args else [])])},
+        )
+        return str(args["out"])
 
     # ---- experiments
 

@@ -59,7 +59,7 @@ def compose(name: str, corpora: str = "") -> str:
             raise MerError(f"C: {listed(chosen)} names a corpus twice; name each once")
         parts = [part for corpus in chosen for part in known[corpus].get("parts", ())]
         overlay["corpora"] = {corpus: known[corpus] for corpus in known if corpus in {*chosen, *parts}}
-        _expand(overlay, chosen)
+        _expand(overlay, list(own), chosen)
     elif corpora:
         raise MerError(f"preset {name} has corpora of its own; leave C out")
     _lay(base, overlay)
@@ -77,18 +77,20 @@ def _read(name: str):
     return content
 
 
-def _expand(overlay, corpora: list[str]) -> None:
-    """Entries of {corpus} for each corpus in turn, which an entry of the corpus's own overrides.
+def _expand(overlay, corpora: list[str], chosen: list[str]) -> None:
+    """Entries of {corpus} for each chosen corpus in turn, which an entry of the corpus's own overrides.
 
-    Such an entry is left out with its corpus.
+    Beside such entries, one of a corpus that the preset names is left out with its corpus. So are the frames of corpora
+    that a pretraining reads; without any it reads those of its pool.
     """
+    named, corpora = corpora, chosen
     experiments = {}
     of_all = [key for key in overlay["experiments"] if "{corpus}" in key]
     for corpus in corpora:
         for key, entry in overlay["experiments"].items():
             if key in of_all:
                 experiments[_named(key, corpus)] = {"corpus": corpus, **entry}
-            elif entry["corpus"] in corpora or key not in {_named(one, entry["corpus"]) for one in of_all}:
+            elif entry["corpus"] in corpora or not of_all or entry["corpus"] not in named:
                 experiments[key] = entry
     overlay["experiments"] = CommentedMap((key, _in_one_line(entry)) for key, entry in experiments.items())
     for section in ("curves", "heatmaps"):
@@ -98,6 +100,9 @@ def _expand(overlay, corpora: list[str]) -> None:
                 for key, entry in overlay[section].items()
                 for corpus in (corpora if "{corpus}" in key else [""])
             )
+    for run in ((overlay.get("pretrain") or {}).get("runs") or {}).values():
+        if "corpora" in run:
+            run["corpora"] = _in_one_line([corpus for corpus in run["corpora"] if corpus in corpora])
     drawn = (overlay.get("explain") or {}).get("drawn")
     if drawn:
         every = {_named(k, c): clip for c in corpora for k, clip in drawn.items() if "{corpus}" in k}

@@ -102,6 +102,17 @@ class Dropout(Source):
         return places.view(*shape, *[1] * (x.dim() - len(shape))) if self.axes else places
 
 
+class Uniform(Source):
+    """Uniform numbers in (0, 1], 24 bits each; the same on every device."""
+
+    def forward(self, *shape: int) -> Tensor:
+        """`shape` float32, on the device of the layer. In evaluation all rows of the first axis share their numbers,
+        so that the result of a clip does not depend on other clips."""
+        form = torch.Size(shape if self.training else (1, *shape[1:]))
+        (hashes,) = self._hashes(self._places(form, self.key.device))
+        return _uniform(hashes).expand(shape)
+
+
 class Normal(Source):
     """Standard normal numbers, by Box and Muller's formula from two hashes of 24 bits each; none is beyond 5.9.
 

@@ -145,7 +145,7 @@ class Block(nn.Module):
             if maps == "mean":
                 out, mean = attention_with_map(q, k, v)
             else:
-                out = F.scaled_dot_product_attention(q, k, v)
+                out = attention(q, k, v)
                 mean = mean_map(q.detach(), k.detach()) if maps == "detached" else None
             mixed.append(out.transpose(1, 2).flatten(2))
             if mean is not None:
@@ -169,8 +169,24 @@ class Block(nn.Module):
             mixed.append((_map(q, k).to(v.dtype) @ v).transpose(1, 2).flatten(2))
         return self.proj(torch.cat(mixed, 1))
 
+    def first_map(self, x: Tensor) -> Tensor:
+        """The first token's row of the attention map, mean over the heads: x (B, T, d) -> (B, T) float32."""
+        y, split = self.norm1(x), x.shape[-1]
+        weight, bias = self.qkv.weight[: 2 * split], self.qkv.bias[: 2 * split]
+        q = F.linear(y[:, :1], weight[:split], bias[:split]).unflatten(-1, (self.n_h, -1)).transpose(1, 2)
+        k = F.linear(y, weight[split:], bias[split:]).unflatten(-1, (self.n_h, -1)).transpose(1, 2)
+        return _map(q, k).mean(1)[:, 0]
+
 
 # ---- attention and the mean of its maps -----------------------------------------------------------------------------
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, h, t, e) three times -> attention's output (B, h, t, e), by a fused kernel; within vmap, for which those have
+    no rule, written out."""
+    if torch._C._functorch.is_batchedtensor(q):
+        return _map(q, k).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def attention_with_map(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

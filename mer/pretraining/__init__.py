@@ -46,7 +46,8 @@ class Context:
 
     where: the run's name in messages, such as pretrain.runs.resnet18. device: cpu or cuda. checkpoint: file from which
     a killed training goes on; None: nothing is kept. code: digest of the code that the weights depend on. pool: folder
-    of a synthetic corpus's pool (mer.synthetic.pool); None: there is none.
+    of a synthetic corpus's pool (mer.synthetic.pool); None: there is none. frames: folders of shards
+    (mer.storage.shards). world: the processes that train together (mer.pretraining.distributed); None: this one alone.
     """
 
     where: str
@@ -56,6 +57,8 @@ class Context:
     checkpoint: Path | None = None
     code: str = ""
     pool: Path | None = None
+    frames: tuple[Path, ...] = ()
+    world: Any = None
     progress: bool = False
 
 
@@ -79,13 +82,18 @@ def run(entry: dict[str, Any], context: Context) -> Made:
             network's, and what the task refuses.
     """
     task, network = load_task(entry["task"]), load_network(entry["network"])
-    own = user_weights(entry["user_weights"], f"{context.where}.user_weights")
+    own = own_weights(entry, context)
     if own is None:
         return task.run(entry, context)
     from mer.storage.weights import digest_of
 
     weights = network.load_user_weights(own, **entry.get("knobs", {}))
     return Made(weights, {"weights": f"given: {own.name}", "sha256": digest_of(own)})
+
+
+def own_weights(entry: dict[str, Any], context: Context) -> Path | None:
+    """The user's own file of a run; errors are those of `user_weights`."""
+    return user_weights(entry["user_weights"], f"{context.where}.user_weights")
 
 
 # ---- what a user has put in place -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mer.errors import FileError, MerError
+from mer.pretraining.distributed import World
 from mer.storage.files import replace_file
 from mer.storage.weights import load_torch
 
@@ -59,6 +60,7 @@ def train(
     autocast: torch.dtype | None = None,
     step_seed: Callable[[int], int] | None = None,
     watch: Watch | None = None,
+    world: World | None = None,
     progress: bool = False,
 ) -> None:
     """Train a network in place, for `steps` steps at most; afterwards it is in evaluation mode.
@@ -77,13 +79,15 @@ def train(
         step_seed: of torch's generator before a step, for a network that draws (dropout). The caller's generator stays
             as it is. None: nothing is seeded.
         watch: is asked after each step, and may end the training. None: all steps are made.
+        world: several processes that make the same steps: the first of them keeps the checkpoint, all take it up. None:
+            this one alone.
         progress: show a bar.
 
     Raises:
         MerError: a loss or gradient that is not finite; the weights are those before that step.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    device = parameters[0].device
+    device, world = parameters[0].device, world or World()
     with fixed_threads(device), torch.random.fork_rng(enabled=step_seed is not None):
         network.train()
         done = resume(checkpoint, key, network, optimizer, watch)
@@ -95,7 +99,7 @@ def train(
                     torch.manual_seed(step_seed(step))
                 with torch.autocast(device.type, autocast, enabled=autocast is not None):
                     loss = objective(step)
-                value = loss.item()
+                value = world.mean(loss).item()
                 if not math.isfinite(value):
                     raise _not_finite(task, step, steps, f"loss is {value}")
                 optimizer.zero_grad()
@@ -111,7 +115,7 @@ def train(
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
                 bar.update()
                 last = step + 1 == steps or (watch is not None and watch.ended)
-                if checkpoint is not None and ((step + 1) % every == 0 or last):
+                if checkpoint is not None and world.rank == 0 and ((step + 1) % every == 0 or last):
                     keep(checkpoint, key, step + 1, network, optimizer, watch)
         network.eval()
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from mer.errors import MerError
+from mer.synthetic import FPS
 from mer.synthetic.face import CENTRE_FRAME, Identity, crop_side, draw_identity
 from mer.synthetic.motion import (
     UNITS,
@@ -27,7 +28,6 @@ from mer.synthetic.motion import (
     rigid,
 )
 
-FPS = 200.0
 # The five classes with their counts in CASME II (246 clips); other sizes keep the proportions.
 COUNTS = {"happiness": 32, "disgust": 63, "repression": 27, "surprise": 25, "others": 99}
 # Action units of each emotion with relative frequencies. Classes share units, as in CASME II.

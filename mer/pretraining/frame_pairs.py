@@ -1,0 +1,445 @@
+"""Pretraining on pairs of unlabelled frames (Micron-BERT, sections 4.4 to 4.7 and 5.2).
+
+    loss = gamma * reconstruction + beta * agreement                                                          eq. (13)
+
+A pair is frame t of a recording and frame t+delta, delta drawn anew each time. Blocks of the second are swapped into
+the first, which the network restores; contextual tokens of the second and of a crop of it have to agree.
+
+Frames are read from shards (mer.storage.shards) while the network computes. Which pair, gap, blocks and crop a row of a
+step has is a function of the seed, the step and the row, and no list of pairs is kept: epochs are walked through by a
+permutation that is computed (`shuffled`). So memory is that of a few batches whatever the number of frames; a killed
+training goes on with the same numbers, also with another number of processes.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mer.errors import MerError
+from mer.models.micronbert import (
+    Autoencoder,
+    Restored,
+    agreement_loss,
+    normalised,
+    restoration_loss,
+    swapped_cells,
+)
+from mer.pretraining import Context, Made, load_network, loop
+from mer.pretraining.distributed import World, check_batch
+from mer.storage.files import digest
+from mer.storage.shards import Shards
+
+AHEAD = 3  # batches that are read ahead
+EVERY = 50  # steps between checkpoints, and over which a point of the loss curve is the mean
+ASPECT = (3 / 4, 4 / 3)  # of a crop, width by height (M-13)
+# DINO (Caron et al. 2021), where `agreement` is dino (M-12); widths, temperatures and rates are theirs.
+HIDDEN, BOTTLENECK, PROTOTYPES = 2048, 256, 4096
+STUDENT, TEACHER, MOMENTUM, CENTRE = 0.1, 0.04, 0.996, 0.9
+PAIR, BLOCKS, CROPS, GAPS = range(4)  # purposes of random streams
+
+
+def run(entry: dict[str, Any], context: Context) -> Made:
+    """The task `frame_pairs`.
+
+    Args:
+        entry: knobs: of the network; size: px; exclude_subjects: `<corpus>/<subject>` whose frames are not seen (M-03);
+            and the arguments of `train` by name.
+
+    Raises:
+        MerError: no frames outside the excluded subjects, recordings shorter than the gap, a batch that the processes
+            cannot share, a network of another kind, and what `train` refuses.
+    """
+    shards = Shards(context.frames, exclude=entry["exclude_subjects"])
+    network = initial_network(entry, context)
+    names = [
+        "ratio", "min_block", "min_aspect", "count", "gamma", "beta", "agreement", "crop_area", "target", "epochs",
+        "global_batch", "lr", "weight_decay", "bf16",
+    ]  # fmt: skip
+    pairs = Pairs(shards, entry["gap"], entry["unit"], context.seed)
+    trained, log = train(
+        network, pairs, **{name: entry[name] for name in names}, seed=context.seed,
+        world=context.world, checkpoint=context.checkpoint, code=context.code, progress=context.progress,
+    )  # fmt: skip
+    kind = "masked patches" if trained.mask is not None else "swapped blocks"
+    people = f"{len(shards.subjects)} people"
+    what = f"{entry['epochs']} epochs on {len(pairs)} pairs of frames of {people} ({kind}), without labels"
+    short = f", {pairs.short} parts of recordings shorter than the gap left out" if pairs.short else ""
+    seen = [subject for subject in shards.subjects if not subject.startswith("pool/")]
+    about: dict[str, str | list[str]] = {"weights": what + short + ", from random weights", "loss": log}
+    return Made(trained, about | ({"subjects": seen} if seen else {}))
+
+
+def initial_network(entry: dict[str, Any], context: Context) -> Autoencoder:
+    """The network with random weights. Raises MerError for one of another kind, and for unknown knobs."""
+    name, knobs, where = entry["network"], entry["knobs"], context.where
+    with torch.random.fork_rng():
+        torch.manual_seed(context.seed)
+        try:
+            network = load_network(name).build_pretrained(
+                **knobs, size=entry["size"], checkpointing=entry["checkpointing"]
+            )
+        except TypeError as error:
+            raise MerError(f"{where}.knobs: {name} cannot be built with {knobs} ({error}); correct it") from None
+    if not isinstance(network, Autoencoder):
+        raise MerError(
+            f"{where}.network is {name!r}, which does not restore frames; task frame_pairs needs one that does"
+        )
+    return network
+
+
+# ---- which pairs ----------------------------------------------------------------------------------------------------
+
+
+class Pairs:
+    """All pairs of frames at a gap, in a shuffled order that is computed; `len` counts first frames.
+
+    Args:
+        shards: of mer.storage.shards.
+        gap: (least, most) frames between the two, or milliseconds with unit `ms` (M-22). A first frame near the end of
+            its segment has the smaller gaps only.
+        seed: of order and gaps.
+
+    Raises:
+        MerError: no recording that is long enough, or without a frame rate where the gap is in milliseconds.
+    """
+
+    def __init__(self, shards: Shards, gap: Sequence[float], unit: str, seed: int):
+        self.shards, self.seed = shards, seed
+        lengths = np.asarray(shards.lengths, np.int64)
+        rates = np.full(len(lengths), 1000.0) if unit == "frames" else np.asarray(shards.fps, float)
+        if np.isnan(rates).any():
+            raise MerError("frame_pairs: gap is in ms, and not all frame rates are known; set unit: frames")
+        self.least = np.maximum(1, np.rint(gap[0] * rates / 1000)).astype(np.int64)
+        self.most = np.maximum(self.least, np.rint(gap[1] * rates / 1000)).astype(np.int64)
+        starts = np.maximum(0, lengths - self.least)
+        self.lengths, self.short = lengths, int((starts == 0).sum())
+        self.ends = np.cumsum(starts)
+        if not len(self):
+            raise MerError(
+                f"frame_pairs: the longest recording has {lengths.max()} frames, and the gap is {gap[0]:g} {unit} at "
+                "least; lower gap, or bring longer recordings"
+            )
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def places(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Segment, first and other frame of each row of a step, (batch,) each; an epoch is len // batch steps."""
+        epoch, at = divmod(step, len(self) // batch)
+        order = shuffled(np.arange(at * batch, (at + 1) * batch), len(self), self.seed, epoch)
+        segment = np.searchsorted(self.ends, order, side="right")
+        first = order - np.concatenate([[0], self.ends])[segment]
+        most = np.minimum(self.most[segment], self.lengths[segment] - 1 - first)
+        u = np.random.default_rng([self.seed, GAPS, step]).random(batch)
+        least = self.least[segment]
+        return segment, first, first + least + np.floor(u * (most - least + 1)).astype(np.int64)
+
+    def read(self, step: int, batch: int, rows: slice, pool: ThreadPoolExecutor | None = None) -> np.ndarray:
+        """Both frames of the rows, (2, b, size, size, 3) uint8."""
+        segment, first, other = (a[rows].tolist() for a in self.places(step, batch))
+        both = [*zip(segment, first, strict=True), *zip(segment, other, strict=True)]
+        found = [self.shards.read(*one) for one in both] if pool is None else list(pool.map(self._read, both))
+        return np.stack(found).reshape(2, len(segment), *found[0].shape)
+
+    def _read(self, place: tuple[int, int]) -> np.ndarray:
+        return self.shards.read(*place)
+
+
+def shuffled(places: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
+    """Where each place 0..n - 1 goes in the permutation of an epoch, int64; nothing of length n is kept.
+
+    A Feistel network of four rounds on the next power of four, walked on until it falls below n: a bijection.
+    """
+    half = max(1, math.ceil(math.log2(max(n, 2)) / 2))
+    mask = (1 << half) - 1
+    keys = np.random.default_rng([seed, PAIR, epoch]).integers(1, 2**63, 4, dtype=np.uint64)
+
+    def once(x: np.ndarray) -> np.ndarray:
+        left, right = x >> half, x & mask
+        for key in keys.tolist():
+            mixed = right.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, left ^ ((mixed >> np.uint64(32)).astype(np.int64) & mask)
+        return (left << half) | right
+
+    with np.errstate(over="ignore"):
+        found = once(np.asarray(places, np.int64))
+        while (outside := found >= n).any():
+            found[outside] = once(found[outside])
+    return found
+
+
+# ---- batches --------------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Of one process: frames t and t+delta and the crop (b, 3, H, W) normalised, the cells (b, N) that are swapped."""
+
+    first: Tensor
+    other: Tensor
+    cells: Tensor
+    crop: Tensor | None
+
+
+class Batches:
+    """The batch of a step; the frames of the next steps are read meanwhile."""
+
+    def __init__(self, pairs: Pairs, pool: ThreadPoolExecutor, steps: int, batch: int, world: World, **options: Any):
+        self.pairs, self.pool, self.steps, self.batch, self.world = pairs, pool, steps, batch, world
+        self.options = options
+        self.waiting: dict[int, Future] = {}
+
+    def __call__(self, step: int) -> Batch:
+        rows = self.world.rows(self.batch)
+        for k in range(step, min(step + 1 + AHEAD, self.steps)):
+            if k not in self.waiting:
+                self.waiting[k] = self.pool.submit(self.pairs.read, k, self.batch, rows)
+        frames = torch.from_numpy(self.waiting.pop(step).result())
+        if self.world.device.startswith("cuda"):
+            frames = frames.pin_memory().to(self.world.device, non_blocking=True)
+        return prepared(frames, step, self.batch, rows, **self.options)
+
+
+def prepared(
+    frames: Tensor, step: int, batch: int, rows: slice, *, seed: int, side: int, masked: bool, ratio: float,
+    min_block: float, min_aspect: float, count: Any, crop_area: Sequence[float] | None,
+) -> Batch:  # fmt: skip
+    """A batch of frames (2, b, H, W, 3) uint8, which are `rows` of the batch of all processes. Options: see `train`."""
+    first, other = normalised(frames)
+    generator = torch.Generator().manual_seed(int(digest(seed, BLOCKS, step)[:15], 16))
+    if masked:
+        order = torch.rand(batch, side**2, generator=generator).argsort(1)
+        cells = order < round(ratio * side**2)
+    else:
+        cells = swapped_cells(
+            lambda: torch.rand(batch, 4, generator=generator), side, ratio=ratio, min_block=min_block,
+            min_aspect=min_aspect, count=count,
+        )  # fmt: skip
+    crop = None
+    if crop_area is not None:
+        u = np.random.default_rng([seed, CROPS, step]).random((batch, 4))[rows]
+        crop = cropped(other, torch.from_numpy(boxes(u, crop_area)).to(other))
+    return Batch(first, other, cells[rows].to(first.device), crop)
+
+
+def boxes(u: np.ndarray, area: Sequence[float]) -> np.ndarray:
+    """Crops by four uniform numbers each, (b, 4): left, top, width and height as shares of the image (M-13)."""
+    share = area[0] + u[:, 0] * (area[1] - area[0])
+    aspect = np.exp(np.log(ASPECT[0]) + u[:, 1] * np.log(ASPECT[1] / ASPECT[0]))
+    width, height = np.minimum(1, np.sqrt(share * aspect)), np.minimum(1, np.sqrt(share / aspect))
+    return np.stack([u[:, 2] * (1 - width), u[:, 3] * (1 - height), width, height], 1)
+
+
+def cropped(images: Tensor, box: Tensor) -> Tensor:
+    """Images (b, 3, H, W) cut to boxes (b, 4) of `boxes` and enlarged to their size, bilinear."""
+    left, top, width, height = box.unbind(1)
+    zero = torch.zeros_like(left)
+    theta = torch.stack(
+        [width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], 1
+    ).view(-1, 2, 3)  # fmt: skip
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+class Losses(nn.Module):
+    """An autoencoder with its loss, eq. (13): forward(batch) -> (total, reconstruction, agreement).
+
+    agreement: mse | mse_stopgrad | dino (M-12). With dino a head on the contextual token and a teacher, the running
+    mean of encoder and head, are part of the module.
+    """
+
+    centre: Tensor
+
+    def __init__(self, network: Autoencoder, *, gamma: float, beta: float, agreement: str, target: str):
+        super().__init__()
+        self.network, self.gamma, self.beta, self.agreement, self.target = network, gamma, beta, agreement, target
+        self.agrees = network.backbone.poi and beta > 0
+        self.head = self.teacher = None
+        if self.agrees and agreement == "dino":
+            width = network.backbone.width
+            self.head, self.teacher = Head(width), nn.ModuleList([type_copy(network.backbone), Head(width)])
+            self.teacher[1].load_state_dict(self.head.state_dict())
+            self.teacher.requires_grad_(False)
+            self.register_buffer("centre", torch.zeros(PROTOTYPES))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        found: Restored = self.network(*batch)
+        net = self.network.backbone
+        pretext = "mask" if self.network.mask is not None else "swap"
+        restored = restoration_loss(
+            found.patches, batch.first, batch.cells, pretext=pretext, target=self.target, patch=net.patch
+        )
+        agreed = restored.new_zeros(())
+        if found.contexts is not None:
+            agreed = self.dino(batch, *found.contexts) if self.head is not None else agreement_loss(
+                *found.contexts, stopped=self.agreement == "mse_stopgrad"
+            )  # fmt: skip
+        return self.gamma * restored + self.beta * agreed, restored.detach(), agreed.detach()
+
+    def dino(self, batch: Batch, whole: Tensor, crop: Tensor) -> Tensor:
+        """The student of each view is told what the teacher makes of the other."""
+        assert self.head is not None
+        assert self.teacher is not None
+        assert batch.crop is not None
+        with torch.no_grad():
+            backbone, head = self.teacher
+            views = backbone.encode(backbone.tokens(torch.cat([batch.crop, batch.other])))[0][:, 0]  # type: ignore[operator]
+            told = head(views)
+            wanted = ((told - self.centre) / TEACHER).softmax(-1)
+            if self.training:
+                mean = told.mean(0)
+                if torch.distributed.is_initialized():
+                    torch.distributed.all_reduce(mean)
+                    mean /= torch.distributed.get_world_size()
+                self.centre = self.centre * CENTRE + mean * (1 - CENTRE)
+        said = (self.head(torch.cat([whole, crop])) / STUDENT).log_softmax(-1)
+        return -(wanted * said).sum(-1).mean()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """After a step: the teacher moves towards the student."""
+        if self.teacher is not None:
+            student = [*self.network.backbone.parameters(), *self.head.parameters()]  # type: ignore[union-attr]
+            for own, new in zip(self.teacher.parameters(), student, strict=True):
+                own.lerp_(new, 1 - MOMENTUM)
+
+
+class Head(nn.Module):
+    """DINO's: contextual tokens (B, d) -> (B, PROTOTYPES)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, BOTTLENECK)
+        )
+        self.last = nn.Linear(BOTTLENECK, PROTOTYPES, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.layers(x), dim=-1), F.normalize(self.last.weight, dim=-1))
+
+
+def type_copy(module: nn.Module) -> nn.Module:
+    """The same module with weights of its own."""
+    import copy
+
+    return copy.deepcopy(module)
+
+
+class Curve:
+    """The loss curve, and the teacher's steps: a `mer.pretraining.loop.Watch`.
+
+    points: of each EVERY steps the step, and the means of total, reconstruction and agreement.
+    """
+
+    ended = False
+
+    def __init__(self, losses: Losses, world: World, steps: int):
+        self.losses, self.world, self.steps = losses, world, steps
+        self.points: list[list[float]] = []
+        self.sums, self.made = torch.zeros(3, dtype=torch.float64), 0
+        self.present = torch.zeros(3)
+
+    def after(self, step: int) -> None:
+        self.losses.follow()
+        self.sums += self.world.mean(self.present).cpu().double()
+        self.made += 1
+        if (step + 1) % EVERY == 0 or step + 1 == self.steps:
+            self.points.append([step + 1, *(self.sums / self.made).tolist()])
+            self.sums, self.made = torch.zeros(3, dtype=torch.float64), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": self.points, "sums": self.sums, "made": self.made}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.points, self.sums, self.made = state["points"], state["sums"], state["made"]
+
+    def lines(self) -> list[str]:
+        """As the note of the weights keeps it, at most 200 points."""
+        stride = max(1, math.ceil(len(self.points) / 200))
+        kept = [point for i, point in enumerate(self.points) if (len(self.points) - 1 - i) % stride == 0]
+        return [f"{int(step)} {total:.5g} {one:.5g} {two:.5g}" for step, total, one, two in kept]
+
+
+def train(
+    network: Autoencoder,
+    pairs: Pairs,
+    *,
+    ratio: float,
+    min_block: float,
+    min_aspect: float,
+    count: str,
+    gamma: float,
+    beta: float,
+    agreement: str,
+    crop_area: Sequence[float],
+    target: str,
+    epochs: int,
+    global_batch: int,
+    lr: float,
+    weight_decay: float,
+    bf16: bool,
+    seed: int = 0,
+    world: World | None = None,
+    checkpoint: str | Path | None = None,
+    code: str = "",
+    progress: bool = False,
+) -> tuple[Autoencoder, list[str]]:
+    """Train a network in place with AdamW, the rate down half a cosine to 0 (M-21: no warm-up); and its loss curve.
+
+    Args:
+        ratio: r_s of Algorithm 1, or the share of masked patches. min_block, min_aspect, count: see `swapped_cells`.
+        gamma, beta: eq. (13) (M-01). agreement: M-12. crop_area: least and most share of the frame (M-13).
+        target: M-23. global_batch: pairs a step, of all processes together.
+        bf16: compute in bfloat16 where torch.autocast does so; on a GPU only.
+        world: the processes; None: this one alone.
+        checkpoint, code, progress: as for mer.pretraining.loop.train.
+
+    Raises:
+        MerError: frames of another size, a batch larger than the pairs or that the processes cannot share, and a loss
+            that is not finite.
+    """
+    world = world or World()
+    check_batch(global_batch, world.size, "global_batch")
+    if global_batch > len(pairs):
+        raise MerError(f"frame_pairs: global_batch is {global_batch}, there are {len(pairs)} pairs; lower it")
+    net = network.backbone
+    if pairs.shards.size != net.side * net.patch:
+        raise MerError(
+            f"frame_pairs: frames are {pairs.shards.size} px, the network reads {net.side * net.patch}; set size"
+        )
+    steps = epochs * (len(pairs) // global_batch)
+    options: dict[str, Any] = {"seed": seed, "side": net.side, "masked": network.mask is not None, "ratio": ratio}
+    options |= {"min_block": min_block, "min_aspect": min_aspect, "count": count}
+    losses = Losses(network, gamma=gamma, beta=beta, agreement=agreement, target=target).to(world.device)
+    options["crop_area"] = crop_area if losses.agrees else None
+    wrapped, curve = world.wrapped(losses), Curve(losses, world, steps)
+    settings = [gamma, beta, agreement, target, epochs, global_batch, lr, weight_decay, bf16]
+    key = digest(pairs.shards.digest, pairs.least.tolist(), pairs.most.tolist(), options, settings, code)
+    trained = [parameter for parameter in losses.parameters() if parameter.requires_grad]
+    cuda = world.device.startswith("cuda")
+    # Threads wait for the disk and for checksums, which leave Python's lock.
+    with ThreadPoolExecutor(AHEAD + 1) as pool:
+        batches = Batches(pairs, pool, steps, global_batch, world, **options)
+
+        def objective(step: int) -> Tensor:
+            total, *parts = wrapped(batches(step))
+            curve.present = torch.stack([total.detach(), *parts])
+            return total
+
+        loop.train(
+            losses, objective, task="frame_pairs", steps=steps, key=key, watch=curve, checkpoint=checkpoint,
+            every=EVERY, optimizer=torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay),
+            rate=lambda step: lr * (1 + math.cos(math.pi * step / steps)) / 2, world=world,
+            autocast=torch.bfloat16 if bf16 and cuda else None, progress=progress and world.rank == 0,
+        )  # fmt: skip
+    return network, curve.lines()

@@ -1,0 +1,313 @@
+"""Pretraining on pairs of frames: which pairs, swapping in training, processes, interruptions, and what it learns."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mer.errors import MerError
+from mer.models import micronbert
+from mer.pretraining import Context, frame_pairs, load_task, loop
+from mer.pretraining.distributed import World, check_batch
+from mer.pretraining.frame_pairs import Pairs, boxes, cropped, prepared, shuffled, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KNOBS = {"size": 32, "width": 16, "layers": 1, "heads": 2, "widen": 2}
+HOW = {
+    "ratio": 0.5, "min_block": 2, "min_aspect": 0.3, "count": "once", "gamma": 1.0, "beta": 1.0, "agreement": "mse",
+    "crop_area": [0.4, 1.0], "target": "imagenet", "epochs": 2, "global_batch": 4, "lr": 1e-3, "weight_decay": 0.01,
+    "bf16": False,
+}  # fmt: skip
+
+
+class Recordings:
+    """Frames in memory, as mer.recordings.Shards gives them."""
+
+    def __init__(self, lengths=(14, 9, 3), size=32, fps=200.0):
+        rng = np.random.default_rng(0)
+        self.frames = [rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8) for n in lengths]
+        self.lengths, self.size, self.digest = list(lengths), size, f"{lengths} {size}"
+        self.fps = [fps] * len(lengths)
+
+    def read(self, segment, t):
+        return self.frames[segment][t]
+
+
+def network(seed=0, **knobs) -> micronbert.Autoencoder:
+    torch.manual_seed(seed)
+    return micronbert.build_pretrained(**{**KNOBS, **knobs})
+
+
+# ---- pairs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 64, 1000])
+def test_an_epoch_is_a_permutation_that_no_list_is_kept_for(n):
+    first = shuffled(np.arange(n), n, seed=0, epoch=0)
+    assert sorted(first.tolist()) == list(range(n))
+    if n > 4:
+        assert first.tolist() != list(range(n))
+        assert shuffled(np.arange(n), n, seed=0, epoch=1).tolist() != first.tolist()
+        assert np.array_equal(shuffled(np.arange(3), n, seed=0, epoch=0), first[:3])
+
+
+def test_places_of_a_permutation_do_not_depend_on_each_other():
+    """Pairs of neighbours are as far apart as in a random order: the mean distance of two of n numbers is n / 3."""
+    n = 4096
+    order = shuffled(np.arange(n), n, seed=1, epoch=0)
+    assert abs(np.abs(np.diff(order)).mean() / (n / 3) - 1) < 0.05
+    assert abs(np.corrcoef(np.arange(n), order)[0, 1]) < 0.05
+
+
+def test_all_first_frames_of_an_epoch_come_once_and_gaps_are_uniform():
+    pairs = Pairs(Recordings(lengths=(40, 30, 5)), [5, 11], "frames", seed=0)
+    assert len(pairs) == 35 + 25
+    assert pairs.short == 1
+    drawn = [pairs.places(step, 6) for step in range(10)]
+    segment, first, other = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    expected = {(0, t) for t in range(35)} | {(1, t) for t in range(25)}
+    assert set(zip(segment.tolist(), first.tolist(), strict=True)) == expected
+    assert (other < np.array([40, 30])[segment]).all()
+    gaps = np.concatenate([np.subtract(*pairs.places(step, 60)[2:0:-1]) for step in range(300)])
+    assert set(gaps.tolist()) == set(range(5, 12))
+    far = np.concatenate(
+        [(p := pairs.places(step, 60))[2][p[1] < 14] - p[1][p[1] < 14] for step in range(300)]
+    )  # first frames that have all gaps before them
+    counts = np.bincount(far, minlength=12)[5:]
+    # Seven gaps, equally probable: each share is within five deviations of 1/7.
+    assert (abs(counts / counts.sum() - 1 / 7) < 5 * np.sqrt(1 / 7 * 6 / 7 / counts.sum())).all()
+
+
+def test_a_gap_in_milliseconds_is_that_of_each_recordings_rate():
+    """M-22"""
+    pairs = Pairs(Recordings(lengths=(40, 40), fps=100.0), [50, 100], "ms", seed=0)
+    gaps = np.concatenate([np.subtract(*pairs.places(step, 60)[2:0:-1]) for step in range(50)])
+    assert set(gaps.tolist()) == {5, 6, 7, 8, 9, 10}
+    with pytest.raises(MerError, match="not all frame rates are known; set unit: frames"):
+        Pairs(Recordings(fps=float("nan")), [50, 100], "ms", seed=0)
+
+
+def test_recordings_shorter_than_the_gap_are_refused():
+    with pytest.raises(MerError, match="longest recording has 14 frames, and the gap is 20 frames at least; lower gap"):
+        Pairs(Recordings(), [20, 30], "frames", seed=0)
+
+
+def test_frames_are_those_of_their_places():
+    source = Recordings()
+    pairs = Pairs(source, [2, 4], "frames", seed=0)
+    segment, first, other = pairs.places(3, 4)
+    read = pairs.read(3, 4, slice(1, 3))
+    for row, i in enumerate((1, 2)):
+        assert np.array_equal(read[0, row], source.read(segment[i], first[i]))
+        assert np.array_equal(read[1, row], source.read(segment[i], other[i]))
+
+
+# ---- batches --------------------------------------------------------------------------------------------------------
+
+DRAW = {"seed": 0, "side": 4, "masked": False, "ratio": 0.5, "min_block": 2, "min_aspect": 0.3, "count": "once"}
+
+
+def test_a_batch_is_the_same_in_however_many_processes():
+    frames = torch.from_numpy(Pairs(Recordings(), [2, 4], "frames", 0).read(0, 4, slice(0, 4)))
+    whole = prepared(frames, 7, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+    parts = [prepared(frames[:, r], 7, 4, r, crop_area=[0.4, 1.0], **DRAW) for r in (slice(0, 2), slice(2, 4))]
+    for one, halves in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(halves), one)
+    other = prepared(frames, 8, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+    assert not torch.equal(other.cells, whole.cells)
+
+
+def test_masks_have_the_same_number_of_patches_in_each_image():
+    frames = torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8)
+    cells = prepared(frames, 0, 4, slice(0, 4), crop_area=None, **{**DRAW, "masked": True, "ratio": 0.75}).cells
+    assert cells.sum(1).tolist() == [12] * 4
+    assert len({tuple(row) for row in cells.tolist()}) > 1
+
+
+def test_a_crop_is_the_part_of_the_image_that_its_box_says():
+    """A ramp in x and y: bilinear sampling of a linear image is exact but within half a pixel of the border."""
+    y, x = np.mgrid[0:32, 0:32] + 0.5
+    image = torch.from_numpy(np.stack([x, y, x + y])).float()[None]
+    box = torch.tensor([[0.25, 0.125, 0.5, 0.75]])
+    found = cropped(image, box)
+    expected = 32 * (0.25 + 0.5 * x / 32)
+    torch.testing.assert_close(found[0, 0], torch.from_numpy(expected).float(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        found[0, 1], torch.from_numpy(32 * (0.125 + 0.75 * y / 32)).float(), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_boxes_have_the_areas_that_were_asked_for_and_stay_inside():
+    found = boxes(np.random.default_rng(0).random((5000, 4)), [0.4, 1.0])
+    left, top, width, height = found.T
+    assert (found >= 0).all()
+    assert (left + width <= 1 + 1e-12).all()
+    assert (top + height <= 1 + 1e-12).all()
+    assert 0.39 < (width * height).min() < 0.42
+    assert (width * height).max() > 0.97
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def trained(seed=0, lengths=(14, 9, 3), checkpoint=None, knobs=None, **how):
+    net = network(**(knobs or {}))
+    return train(
+        net, Pairs(Recordings(lengths), [2, 4], "frames", seed), **{**HOW, **how}, seed=seed, checkpoint=checkpoint
+    )
+
+
+def test_a_killed_training_gives_the_curve_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_pairs, "EVERY", 3)
+    expected, curve = trained(epochs=4)
+    kept, steps = tmp_path / "checkpoint.pt", itertools.count()
+
+    class Killed(BaseException):
+        pass
+
+    step = torch.optim.AdamW.step
+
+    def dies(self, *args, **kwargs):
+        if next(steps) == 7:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", dies)
+    with pytest.raises(Killed):
+        trained(epochs=4, checkpoint=kept)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert loop.load_torch(kept)["step"] == 6
+    found, again = trained(epochs=4, checkpoint=kept)
+    assert again == curve
+    assert len(curve) == 7  # 20 steps, a point every third and at the end
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("agreement", ["mse", "mse_stopgrad", "dino"])
+def test_every_agreement_trains_and_is_another(agreement, monkeypatch):
+    """M-12"""
+    for name in ("HIDDEN", "BOTTLENECK", "PROTOTYPES"):
+        monkeypatch.setattr(frame_pairs, name, 8)
+    net, curve = trained(agreement=agreement)
+    assert np.isfinite([float(number) for number in curve[-1].split()]).all()
+    other, _ = trained(agreement="mse" if agreement != "mse" else "mse_stopgrad")
+    assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_dinos_teacher_follows_and_is_kept(monkeypatch, tmp_path):
+    for name in ("HIDDEN", "BOTTLENECK", "PROTOTYPES"):
+        monkeypatch.setattr(frame_pairs, name, 8)
+    losses = frame_pairs.Losses(network(), gamma=1, beta=1, agreement="dino", target="imagenet")
+    before = [p.clone() for p in losses.teacher.parameters()]
+    student = [*losses.network.backbone.parameters(), *losses.head.parameters()]
+    for p in student:
+        p.data += 1
+    losses.follow()
+    for old, new, own in zip(before, losses.teacher.parameters(), student, strict=True):
+        torch.testing.assert_close(new, frame_pairs.MOMENTUM * old + (1 - frame_pairs.MOMENTUM) * own)
+    assert not any(p.requires_grad for p in losses.teacher.parameters())
+    assert any(name.startswith("teacher") for name in losses.state_dict())
+
+
+# What a parameter of the run changes: id, name, default, alternatives.
+TABLE = [
+    ("M-01", "gamma", 1.0, [0.5]),
+    ("M-01", "beta", 1.0, [0.5]),
+    ("M-12", "agreement", "mse", ["mse_stopgrad"]),
+    ("M-13", "crop_area", [0.4, 1.0], [[0.2, 0.3]]),
+    ("M-14", "count", "once", ["literal"]),
+    ("M-14", "min_block", 16, [2]),
+    ("M-23", "target", "imagenet", ["unit", "patch"]),
+]
+
+
+@pytest.mark.parametrize(("question", "name", "default", "alternatives"), TABLE)
+def test_every_open_question_is_a_parameter_with_the_default_of_the_notes(question, name, default, alternatives):
+    from mer.params import load
+
+    conf = Path("conf/base.yaml").read_text(encoding="utf-8")
+    assert question in conf or question == "M-14"
+    assert getattr(load("params.yaml").pretrain.runs["micronbert"], name) == default
+
+    def outcome(value):
+        return str(trained(lengths=(30,), epochs=1, **{"min_block": 1, name: value})[0].state_dict())
+
+    assert len({outcome(value) for value in (default, *alternatives)}) == 1 + len(alternatives)
+
+
+def test_both_units_of_the_gap_are_in_the_file():
+    """M-03, M-22"""
+    conf = Path("conf/base.yaml").read_text(encoding="utf-8")
+    assert "M-22: frames | ms" in conf
+    assert "M-03" in conf
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"global_batch": 100}, "global_batch is 100, there are 20 pairs; lower it"),
+        ({"knobs": {"size": 64}}, "frames are 32 px, the network reads 64; set size"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, line):
+    with pytest.raises(MerError, match=line):
+        trained(**change)
+
+
+def test_processes_that_cannot_share_a_batch_are_refused():
+    check_batch(8, 4, "global_batch")
+    with pytest.raises(MerError, match="is 10, which 4 processes cannot share evenly; take a multiple of 4"):
+        check_batch(10, 4, "global_batch")
+    assert [World(rank, 4).rows(8) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
+
+
+TWO = """
+import sys, json
+import torch
+from mer.pretraining.distributed import world
+from tests.pretraining.test_frame_pairs import HOW, Pairs, Recordings, network, train
+with world("cpu") as here:
+    net, curve = train(network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0),
+                       **{**HOW, "epochs": 3}, world=here, checkpoint=sys.argv[1])
+    if here.rank == 0:
+        print(json.dumps(curve))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_pairs, "EVERY", 50)
+    how = {**HOW, "epochs": 3}
+    _, curve = train(network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0), **how)
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "kept.pt")], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(found) == len(curve) == 1
+    np.testing.assert_allclose([float(x) for x in found[0].split()], [float(x) for x in curve[0].split()], rtol=1e-4)
+    # The checkpoint of two is taken up by one: it is at the end, and no step is made.
+    again, curve = train(
+        network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0), **how, checkpoint=tmp_path / "kept.pt"
+    )
+    assert curve == found
+    kept = loop.load_torch(tmp_path / "kept.pt")["model"]
+    for name, value in again.state_dict().items():
+        assert torch.equal(kept[f"network.{name}"], value)
+
+
+def test_the_task_is_found_by_its_name():
+    assert load_task("frame_pairs") is frame_pairs
+    assert Context(where="x").frames == ()
