@@ -253,11 +253,8 @@ class _Planner:
             self.index(source)
             args = {"corpus": source, "index": index_path(source), **args}
             read = self.stages["index"][source]["watch"]
-        self.add(
-            "frames",
-            key,
-            {"args": args, "reads": _places("shards", [read, *([args["index"]] if "index" in args else [])])},
-        )
+        paths = [read, args["index"]] if run.corpora else [read]
+        self.add("frames", key, {"args": args, "shards": _places("shards", paths)})
         return str(args["out"])
 
     # ---- experiments

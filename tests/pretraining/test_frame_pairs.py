@@ -311,3 +311,71 @@ def test_two_processes_have_the_losses_of_one(tmp_path, monkeypatch):
 def test_the_task_is_found_by_its_name():
     assert load_task("frame_pairs") is frame_pairs
     assert Context(where="x").frames == ()
+
+
+# ---- what it learns -------------------------------------------------------------------------------------------------
+
+
+class Textures(Recordings):
+    """256 recordings of 12 frames: a smooth texture that moves by 1 px a frame, with noise; or one that lies still in a
+    square of 16 px on noise that is another in each frame."""
+
+    def __init__(self, planted: bool):
+        import cv2
+
+        self.size, self.lengths, self.fps, self.digest = 32, [12] * 256, [200.0] * 256, f"textures {planted}"
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal((256, 32, 44, 3)).astype(np.float32)
+        smooth = [cv2.GaussianBlur(one, (0, 0), 2.5) for one in noise]
+        self.textures = [(128 + 50 * one / one.std()).clip(0, 255).astype(np.uint8) for one in smooth]
+        self.planted, self.places = planted, rng.integers(0, 5, (256, 2)) * 4
+
+    def read(self, segment, t):
+        rng = np.random.default_rng([segment, t])
+        if not self.planted:
+            moved = self.textures[segment][:, t : t + 32] + rng.normal(0, 1, (32, 32, 3))
+            return moved.clip(0, 255).astype(np.uint8)
+        frame = rng.integers(96, 160, (32, 32, 3)).astype(np.uint8)
+        y, x = self.places[segment]
+        frame[y : y + 16, x : x + 16] = self.textures[segment][:16, :16]
+        return frame
+
+    def foreground(self, segment) -> np.ndarray:
+        found = np.zeros((8, 8), bool)
+        y, x = self.places[segment] // 4
+        found[y : y + 4, x : x + 4] = True
+        return found.ravel()
+
+
+def learned(source: Textures, epochs: int) -> micronbert.Autoencoder:
+    net = network(width=32, layers=2, heads=4, widen=4, patch=4)
+    how = {**HOW, "epochs": epochs, "global_batch": 32, "lr": 3e-3}
+    return train(net, Pairs(source, [5, 11], "frames", 0), **how)[0].eval()
+
+
+@pytest.mark.slow
+def test_the_diagonal_tells_swapped_patches_from_others():
+    """It is low where a patch was swapped: such a patch is of no use for frame t, and its value is turned down. Section
+    4.5 says that it is high there (docs/micronbert.md)."""
+    from sklearn.metrics import roc_auc_score
+
+    source = Textures(planted=False)
+    net = learned(source, epochs=9)
+    frames = torch.from_numpy(Pairs(source, [5, 11], "frames", 7).read(0, 128, slice(0, 128)))
+    batch = prepared(frames, 0, 128, slice(0, 128), **{**DRAW, "side": 8, "seed": 9}, crop_area=None)
+    with torch.no_grad():
+        diagonal = net(batch.first, batch.other, batch.cells).diagonal
+    assert roc_auc_score(~batch.cells.flatten(), diagonal.flatten()) > 0.9
+
+
+@pytest.mark.slow
+def test_patches_of_interest_are_those_of_a_planted_foreground():
+    from sklearn.metrics import roc_auc_score
+
+    source = Textures(planted=True)
+    net = learned(source, epochs=4).backbone
+    images = torch.from_numpy(np.stack([source.read(segment, 0) for segment in range(64)]))
+    with torch.no_grad():
+        _, scores = net.encode(net.tokens(micronbert.normalised(images)), scores=True)
+    foreground = np.stack([source.foreground(segment) for segment in range(64)])
+    assert roc_auc_score(foreground.ravel(), scores.flatten()) > 0.9
