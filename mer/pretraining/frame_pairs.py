@@ -69,7 +69,8 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     )  # fmt: skip
     kind = "masked patches" if trained.mask is not None else "swapped blocks"
     people = f"{len(shards.subjects)} people"
-    what = f"{entry['epochs']} epochs on {len(pairs)} pairs of frames of {people} ({kind}), without labels"
+    epochs = f"{entry['epochs']} epoch{'s' if entry['epochs'] > 1 else ''}"
+    what = f"{epochs} on {len(pairs)} pairs of frames of {people} ({kind}), without labels"
     short = f", {pairs.short} parts of recordings shorter than the gap left out" if pairs.short else ""
     seen = [subject for subject in shards.subjects if not subject.startswith("pool/")]
     about: dict[str, str | list[str]] = {"weights": what + short + ", from random weights", "loss": log}
