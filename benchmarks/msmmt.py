@@ -15,13 +15,12 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks import _separate_msmmt
-from benchmarks._report import add_options, report
+from benchmarks._report import add_options, report, resident
 from mer import models
 from mer.models import msmmt
 from mer.networks import random_layers
@@ -93,15 +92,9 @@ class Bench:
         whole = self.batch
         self.batch = tuple(part[:2] for part in whole)  # what the first step loads once
         self.step(form)
-        before, self.batch = _resident("VmRSS"), whole
+        before, self.batch = resident("VmRSS"), whole
         self.step(form)
-        return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> float:
-    """MB of this process, now or at most; what getrusage says begins with the process that started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+        return resident("VmHWM") - before
 
 
 def peaks(bench: Bench, arguments: list[str]) -> dict[str, float]:
