@@ -9,9 +9,9 @@ implementation that reads them does. The forms run in turns, times are medians; 
 encoded: the swapped one, the other, and its crop. `operations` are those of torch's counter, forward and backward;
 `of_matmul` is the share of what a matrix product of 2048 x 2048 numbers reaches on the same device and in the same type
 in the same run. Memory is the peak during a step beyond what was there before, on a CPU in a process of its own for
-each form. `loader`: shards of --frames frames, read at random from the system's memory and checked, alone by --readers threads; `together`: steps whose batches are read meanwhile, beside steps on one batch.
-`paper` is arithmetic: 8 million pairs, 100 epochs, at the step's rate on 1, 8 and 32 such devices; the paper says three
-days on 32 A100 (section 5.2).
+each form. `loader`: shards of --frames frames, read at random from the system's memory and checked, alone by --readers
+threads; `together`: steps whose batches are read meanwhile, beside steps on one batch. `paper` is arithmetic: 8 million
+pairs, 100 epochs, at the step's rate on 1, 8 and 32 such devices; the paper says three days on 32 A100 (section 5.2).
 """
 
 import argparse

@@ -564,7 +564,7 @@ def explain(network: MicronBERT, inputs: Tensor) -> dict[str, Tensor]:
     Returns:
         data (B, s, s) float, 0..1: 1 - diag / max, which M-08 has as the map that is drawn, times S with PoI, divided
         by its maximum; without `dma` the length of each token. diagonal, scores (B, s, s), as they are, where there are
-        any. logits (B, C). picture (B, 2, H, W, 3), onset and apex.
+        any. logits (B, C). picture (B, H, W, 3), the apex; onset, alike.
     """
     network.eval()
     features, diag, scores = network.features(inputs)
@@ -574,4 +574,4 @@ def explain(network: MicronBERT, inputs: Tensor) -> dict[str, Tensor]:
     heat = heat / heat.amax(1, keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
     found = {"data": heat, "diagonal": diag, "scores": scores}
     maps = {name: value.unflatten(1, (side, side)).float() for name, value in found.items() if value is not None}
-    return {**maps, "logits": network(inputs), "picture": inputs}
+    return {**maps, "logits": network(inputs), "picture": inputs[:, 1], "onset": inputs[:, 0]}

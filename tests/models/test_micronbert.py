@@ -423,6 +423,7 @@ def test_explanations_are_maps_of_each_clip():
     found = micronbert.explain(small(), pairs(3))
     assert found["data"].shape == found["scores"].shape == found["diagonal"].shape == (3, 4, 4)
     assert torch.equal(found["data"].amax((1, 2)), torch.ones(3))
+    assert torch.equal(torch.stack([found["onset"], found["picture"]], 1), pairs(3))
     expected = (1 - found["diagonal"] / found["diagonal"].amax((1, 2), keepdim=True)) * found["scores"]
     torch.testing.assert_close(found["data"], expected / expected.amax((1, 2), keepdim=True))
     assert "scores" not in micronbert.explain(small(dma=False, poi=False), pairs(3))
