@@ -310,6 +310,17 @@ class Attention(nn.Module):
         return x
 
 
+def largest(x: Tensor, first: int, last: int) -> Tensor:
+    """The maximum over the axes `first` to `last`.
+
+    The gradient of amax looks for the numbers that equal the maximum. What torch.compile makes of it under autocast
+    compares numbers before rounding with a maximum after it, finds none, and divides by how many there are.
+    """
+    if torch.compiler.is_compiling():
+        return x.flatten(first, last).max(first).values
+    return x.amax(tuple(range(first, last + 1)))
+
+
 class ChannelAttention(nn.Module):
     """Eq. (5), the weights (B, C, 1, 1), 0..1; reduction: r, slope: of the LeakyReLU below zero (D-09)."""
 
@@ -320,7 +331,7 @@ class ChannelAttention(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])  # (2, B, C): one product for both
+        pooled = torch.stack([x.mean((2, 3)), largest(x, 2, 3)])  # (2, B, C): one product for both
         found = self.widen(F.leaky_relu(self.squeeze(pooled), self.slope)).sum(0)
         return torch.sigmoid(found)[:, :, None, None]
 
@@ -333,7 +344,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, KERNEL, padding=KERNEL // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), largest(x, 1, 1).unsqueeze(1)], 1)))
 
 
 # ---- explanations ---------------------------------------------------------------------------------------------------
