@@ -65,6 +65,23 @@ class Explained:
     probability: np.ndarray
 
 
+def examples(labels: np.ndarray, probability: np.ndarray, n_classes: int) -> list[tuple[int | None, int | None]]:
+    """Of each class a clip that was recognised and one that was not, as positions; None where there is none.
+
+    It is the one in the middle of them by the probability of what was predicted: neither the best nor the worst.
+    """
+    best, guess = probability.max(1), probability.argmax(1)
+    found = []
+    for label in range(n_classes):
+        sides = []
+        for right in (True, False):
+            rows = np.flatnonzero((labels == label) & ((guess == label) == right))
+            rows = rows[np.argsort(best[rows], kind="stable")]
+            sides.append(int(rows[len(rows) // 2]) if len(rows) else None)
+        found.append((sides[0], sides[1]))
+    return found
+
+
 def check_alike(experiments: Mapping[str, Explained]) -> None:
     """Raise MerError unless all experiments have the same classes and clips."""
     first, *others = experiments

@@ -76,8 +76,8 @@ def pretrain(name="resnet18", seed=0, code="x", key=None, **changes) -> None:
     section = Pretrain.model_validate({"runs": {key: RUNS[name] | changes}, "seed": seed})
     main(
         SimpleNamespace(
-            key=key, params=SimpleNamespace(pretrain=section), device="cpu", engine=SERIAL,
-            spool=Path("data/.partial") / f"pretrain@{key}", code=lambda: code,
+            key=key, params=SimpleNamespace(pretrain=section, runtime=SimpleNamespace(launcher="")), device="cpu",
+            engine=SERIAL, spool=Path("data/.partial") / f"pretrain@{key}", code=lambda: code,
         )
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from mer.evaluation.heatmaps import (
     bare,
     colours,
     enlarged,
+    examples,
     in_grey,
     of_clip,
     over,
@@ -82,23 +83,6 @@ def _mean_face(found: ClipCache, chosen: np.ndarray) -> np.ndarray | None:
     for clip_id in ids:
         total = total + picture(found, clip_id) / len(ids)
     return np.asarray(total) if ids else None
-
-
-def examples(labels: np.ndarray, probability: np.ndarray, n_classes: int) -> list[tuple[int | None, int | None]]:
-    """Of each class a clip that was recognised and one that was not, as positions; None where there is none.
-
-    It is the one in the middle of them by the probability of what was predicted: neither the best nor the worst.
-    """
-    best, guess = probability.max(1), probability.argmax(1)
-    found = []
-    for label in range(n_classes):
-        sides = []
-        for right in (True, False):
-            rows = np.flatnonzero((labels == label) & ((guess == label) == right))
-            rows = rows[np.argsort(best[rows], kind="stable")]
-            sides.append(int(rows[len(rows) // 2]) if len(rows) else None)
-        found.append((sides[0], sides[1]))
-    return found
 
 
 def clips_figure(
