@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Where the paper's size takes too long: (knobs, px of the crop). The defaults and the crop's own size elsewhere.
 SIZES = {
+    "micronbert": ({"size": 32, "width": 16, "layers": 2, "heads": 2}, 32),
     "msmmt": ({"size": 128, "width": 16, "layers": 2, "heads": 2, "fc1": 8, "start": "random"}, 128),
     "uamrn": ({"factors": "linspace_2_13_3", "tap": "layer1", "grid": 1, "d_model": 16, "blocks": 1, "samples": 2}, 32),
 }
