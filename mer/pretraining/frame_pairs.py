@@ -14,6 +14,7 @@ training goes on with the same numbers, also with another number of processes.
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     pairs = Pairs(shards, entry["gap"], entry["unit"], context.seed)
     trained, log = train(
         network, pairs, **{name: entry[name] for name in names}, seed=context.seed,
-        world=context.world, checkpoint=context.checkpoint, code=context.code, progress=context.progress,
+        world=context.world or World(device=context.device), checkpoint=context.checkpoint,
+        code=context.code, progress=context.progress,
     )  # fmt: skip
     kind = "masked patches" if trained.mask is not None else "swapped blocks"
     people = f"{len(shards.subjects)} people"
@@ -268,7 +270,7 @@ class Losses(nn.Module):
         self.head = self.teacher = None
         if self.agrees and agreement == "dino":
             width = network.backbone.width
-            self.head, self.teacher = Head(width), nn.ModuleList([type_copy(network.backbone), Head(width)])
+            self.head, self.teacher = Head(width), nn.ModuleList([deepcopy(network.backbone), Head(width)])
             self.teacher[1].load_state_dict(self.head.state_dict())
             self.teacher.requires_grad_(False)
             self.register_buffer("centre", torch.zeros(PROTOTYPES))
@@ -327,13 +329,6 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.normalize(self.layers(x), dim=-1), F.normalize(self.last.weight, dim=-1))
-
-
-def type_copy(module: nn.Module) -> nn.Module:
-    """The same module with weights of its own."""
-    import copy
-
-    return copy.deepcopy(module)
 
 
 class Curve:
@@ -425,7 +420,10 @@ def train(
     options["crop_area"] = crop_area if losses.agrees else None
     wrapped, curve = world.wrapped(losses), Curve(losses, world, steps)
     settings = [gamma, beta, agreement, target, epochs, global_batch, lr, weight_decay, bf16]
-    key = digest(pairs.shards.digest, pairs.least.tolist(), pairs.most.tolist(), options, settings, code)
+    # Also knobs that no weight's shape depends on: a checkpoint of other ones is of another training.
+    form = [net.patch, net.width, len(net.blocks), net.widen, net.kind.tolist(), net.axis, net.factor, net.roles]
+    form += [net.invert, net.weight, net.own_entry]
+    key = digest(form, pairs.shards.digest, pairs.least.tolist(), pairs.most.tolist(), options, settings, code)
     trained = [parameter for parameter in losses.parameters() if parameter.requires_grad]
     cuda = world.device.startswith("cuda")
     # Threads wait for the disk and for checksums, which leave Python's lock.

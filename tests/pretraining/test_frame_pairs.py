@@ -191,6 +191,16 @@ def test_a_killed_training_gives_the_curve_of_an_uninterrupted_one(tmp_path, mon
         assert torch.equal(found.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("knobs", [{"roles": "code"}, {"scale": False}, {"heads": 4}, {"width": 32}])
+def test_a_checkpoint_of_other_knobs_is_not_taken_up(tmp_path, knobs):
+    expected, curve = trained(epochs=1, knobs=knobs)
+    trained(epochs=1, checkpoint=tmp_path / "checkpoint.pt")
+    found, again = trained(epochs=1, knobs=knobs, checkpoint=tmp_path / "checkpoint.pt")
+    assert again == curve
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("agreement", ["mse", "mse_stopgrad", "dino"])
 def test_every_agreement_trains_and_is_another(agreement, monkeypatch):
     """M-12"""

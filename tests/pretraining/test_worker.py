@@ -44,6 +44,13 @@ def test_alone_the_task_says_what_it_learned_from_whom(context):
     assert one.about["subjects"] == ["c/s1"]
 
 
+def test_alone_it_trains_on_the_device_of_the_stage(context, monkeypatch):
+    seen = []
+    monkeypatch.setattr(frame_pairs, "train", lambda *args, world, **how: seen.append(world) or (args[0], []))
+    frame_pairs.run(ENTRY, Context(**{**vars(context), "device": "cuda"}))
+    assert [(world.device, world.size) for world in seen] == [("cuda", 1)]
+
+
 def test_people_who_are_all_excluded_are_refused(context):
     with pytest.raises(MerError, match=r"no frames outside the excluded subjects \(2 of 2\)"):
         frame_pairs.run({**ENTRY, "exclude_subjects": ["c/s1", "c/s2"]}, context)
