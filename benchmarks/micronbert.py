@@ -56,13 +56,14 @@ class Bench:
         self.losses = frame_pairs.Losses(network, gamma=1, beta=1, agreement="mse", target="imagenet").to(self.device)
         self.optimizer = torch.optim.AdamW(self.losses.parameters(), lr=1e-4)
         self.world = World(device=args.device)
-        self.options = {"seed": 0, "side": network.backbone.side, "masked": False, "crop_area": [0.4, 1.0], **DRAW}
+        self.options = {"seed": 0, "crop_area": [0.4, 1.0], **DRAW}
         if folder is not None:
             write_shards(folder, args.frames, self.knobs["size"])
             self.pairs = frame_pairs.Pairs(Shards(folder), [5, 11], "frames", 0)
         shape = (2, args.batch, self.knobs["size"], self.knobs["size"], 3)
         frames = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        self.fixed = frame_pairs.prepared(frames.to(self.device), 0, args.batch, slice(0, args.batch), **self.options)
+        batch, rows = args.batch, slice(0, args.batch)
+        self.fixed = frame_pairs.prepared(network, frames.to(self.device), 0, batch, rows, **self.options)
 
     def step(self, batch: frame_pairs.Batch) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -151,7 +152,9 @@ def loader(bench: Bench) -> dict[str, float]:
             return time.perf_counter() - start
 
         read = args.batch * steps / median_of(alone, 3)
-        batches = frame_pairs.Batches(bench.pairs, pool, steps, args.batch, bench.world, **bench.options)
+        batches = frame_pairs.Batches(
+            bench.losses.network, bench.pairs, pool, steps, args.batch, bench.world, **bench.options
+        )
         took = []
         for k in range(steps):
             start = bench.now()

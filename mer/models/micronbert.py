@@ -11,7 +11,7 @@ it should look there. Recognition takes onset and apex for the two frames. Eqs. 
     (12)  P_dma = W V(P_{t/s}), W = diag(A) S                                                       `Backbone.changes`
     (13)  loss = gamma reconstruction + beta agreement                                 mer.pretraining.frame_pairs
     (14)  reconstruction: mean squared error between decoder(P_dma) and frame t                     `restoration_loss`
-    (10), (15)  agreement of the contextual tokens of frame t+delta and of a crop of it             `agreement_loss`
+    (10), (15)  agreement of the contextual tokens of frame t+delta and of a crop of it     mer.pretraining.frame_pairs
     Algorithm 1, blockwise swapping                                                                 `swapped_cells`
 
 Table 6: MB1 is `dma: false, poi: false`, the decoder reads what the encoder makes of the swapped frame; MB2 is `poi:
@@ -31,7 +31,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mer.errors import MerError
@@ -158,14 +157,13 @@ class Backbone(nn.Module):
         invert: bool = False,
         weight: str = "mean_one",
         own_entry: str = "dropped",
-        checkpointing: bool = False,
     ):
         super().__init__()
         self.side, self.patch, self.width, self.heads, self.widen = side, patch, width, heads, widen
         pretext, self.dma, self.poi = kind
         self.axis, self.factor = (-1 if softmax_axis == "keys" else -2), width**-0.5 if scale else 1.0
         self.roles, self.invert, self.weight, self.own_entry = roles, invert, weight, own_entry
-        self.checkpointing = checkpointing
+        self.checkpointing = False  # keep nothing of a layer's inside for the backward pass
         # A file of weights tells by them what it was pretrained as: shapes alone do not.
         self.register_buffer("kind", torch.tensor([pretext == "mask", self.dma, self.poi, heads]))
         self.register_buffer("positions", sine_cosine(side, width), persistent=False)
@@ -181,6 +179,10 @@ class Backbone(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """Eqs. (1) and (2): images (B, 3, H, W) normalised -> (B, N, d)."""
         return self.embedding(patches_of(images, self.patch)) + self.positions
+
+    def contexts(self, images: Tensor) -> Tensor:
+        """The contextual tokens (B, d) of images (B, 3, H, W) normalised."""
+        return self.encode(self.tokens(images))[0][:, 0]
 
     def encode(self, tokens: Tensor, scores: bool = False) -> tuple[Tensor, Tensor | None]:
         """Eqs. (3), (4) and (11): tokens (B, n, d) of n patches -> (B, 1 + n, d), the contextual token first.
@@ -368,19 +370,51 @@ class Restored(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """Backbone and decoder. Arguments are those of `Backbone`; the decoder has as many layers (section 4.3)."""
+    """Backbone and decoder of as many layers (section 4.3): a network for task frame_pairs, see there."""
 
-    def __init__(self, side: int, *, layers: int = 4, heads: int = 4, widen: int = 4, **options: Any):
+    def __init__(self, backbone: Backbone):
         super().__init__()
-        self.backbone = Backbone(side, layers=layers, heads=heads, widen=widen, **options)
-        width = self.backbone.width
-        self.blocks = nn.ModuleList(Block(width, heads, widen) for _ in range(layers))
-        self.norm, self.pixels = nn.LayerNorm(width, eps=EPSILON), nn.Linear(width, 3 * self.backbone.patch**2)
-        self.mask = nn.Parameter(torch.zeros(1, 1, width)) if bool(self.backbone.kind[0]) else None
+        self.backbone, width = backbone, backbone.width
+        self.blocks = nn.ModuleList(Block(width, backbone.heads, backbone.widen) for _ in backbone.blocks)
+        self.norm, self.pixels = nn.LayerNorm(width, eps=EPSILON), nn.Linear(width, 3 * backbone.patch**2)
+        self.mask = nn.Parameter(torch.zeros(1, 1, width)) if bool(backbone.kind[0]) else None
         initialise(self.blocks)
         initialise(self.pixels)
         if self.mask is not None:
             nn.init.normal_(self.mask, std=0.02)
+
+    @property
+    def size(self) -> int:
+        """px of the frames."""
+        return self.backbone.side * self.backbone.patch
+
+    @property
+    def pretext(self) -> str:
+        return "swap" if self.mask is None else "mask"
+
+    @property
+    def agrees(self) -> bool:
+        """Whether contextual tokens of a frame and of its crop have to agree: without PoI nothing reads them."""
+        return self.backbone.poi
+
+    @property
+    def form(self) -> list:
+        """What decides the training and is no parameter of it: also knobs that no weight's shape depends on."""
+        net = self.backbone
+        return [
+            net.patch, net.width, len(net.blocks), net.widen, net.kind.tolist(), net.axis, net.factor, net.roles,
+            net.invert, net.weight, net.own_entry,
+        ]  # fmt: skip
+
+    def normalised(self, frames: Tensor) -> Tensor:
+        return normalised(frames)
+
+    def draw_cells(self, batch: int, generator: torch.Generator, *, ratio: float, **how: Any) -> Tensor:
+        """Which patches are swapped, or masked, (batch, N) bool. how: of `swapped_cells`; masks need none of it."""
+        side = self.backbone.side
+        if self.mask is not None:
+            return torch.rand(batch, side**2, generator=generator).argsort(1) < round(ratio * side**2)
+        return swapped_cells(lambda: torch.rand(batch, 4, generator=generator), side, ratio=ratio, **how)
 
     def forward(self, first: Tensor, other: Tensor, cells: Tensor, crop: Tensor | None = None) -> Restored:
         """Frames t and t+delta (B, 3, H, W) normalised, and the cells (B, N) that are swapped, or masked.
@@ -405,6 +439,11 @@ class Autoencoder(nn.Module):
         found = net.changes(swapped[:, 1:], encoded[count : 2 * count, 1:], own)
         return Restored(self.decode(found.features), contexts, found.diagonal, own)
 
+    def loss(self, found: Restored, first: Tensor, cells: Tensor, target: str) -> Tensor:
+        """Eq. (14) of what `forward` found. Arguments: see `restoration_loss`."""
+        net = self.backbone
+        return restoration_loss(found.patches, first, cells, pretext=self.pretext, target=target, patch=net.patch)
+
     def decode(self, features: Tensor) -> Tensor:
         """Eqs. (5) and (6): (B, N, d) -> (B, N, patch * patch * 3)."""
         x = features + self.backbone.positions
@@ -424,10 +463,16 @@ class Autoencoder(nn.Module):
 
 
 def restoration_loss(patches: Tensor, frame: Tensor, cells: Tensor, *, pretext: str, target: str, patch: int) -> Tensor:
-    """Eq. (14), a scalar: over all patches, or with pretext mask over the masked ones.
+    """Eq. (14), a scalar: over all patches, or with pretext mask over the masked ones. Arguments: see `errors_of`."""
+    each = errors_of(patches, frame, target=target, patch=patch)
+    return (each * cells).sum() / cells.sum() if pretext == "mask" else each.mean()
+
+
+def errors_of(patches: Tensor, frame: Tensor, *, target: str, patch: int) -> Tensor:
+    """Mean squared error of each restored patch, (B, N) float32.
 
     Args:
-        patches: of `Restored`. frame: frame t, (B, 3, H, W) normalised. cells: (B, N).
+        patches: of `Restored`. frame: frame t, (B, 3, H, W) normalised.
         target: M-23: `imagenet`: the frame as it is; `unit`: 0..1; `patch`: each patch with mean 0 and deviation 1.
     """
     wanted = patches_of(frame.float(), patch)
@@ -437,26 +482,14 @@ def restoration_loss(patches: Tensor, frame: Tensor, cells: Tensor, *, pretext: 
     if target == "patch":
         mean, variance = wanted.mean(-1, keepdim=True), wanted.var(-1, keepdim=True)
         wanted = (wanted - mean) / (variance + 1e-6).sqrt()
-    each = (patches.float() - wanted).square().mean(-1)
-    return (each * cells).sum() / cells.sum() if pretext == "mask" else each.mean()
-
-
-def agreement_loss(whole: Tensor, crop: Tensor, *, stopped: bool = False) -> Tensor:
-    """Eq. (15), a scalar, of contextual tokens (B, d); stopped: no gradient into the whole frame's (M-12)."""
-    return F.mse_loss(crop.float(), (whole.detach() if stopped else whole).float())
+    return (patches.float() - wanted).square().mean(-1)
 
 
 def build_pretrained(*, checkpointing: bool = False, **knobs: Any) -> Autoencoder:
     """The network that stage pretrain trains; knobs as for `build`, those of recognition alone have no effect."""
-    network = build(2, **knobs)
-    net = network.backbone
-    pretext = "mask" if bool(net.kind[0]) else "swap"
-    return Autoencoder(
-        net.side, patch=net.patch, width=net.width, layers=len(net.blocks), heads=net.heads,
-        widen=net.widen, kind=(pretext, net.dma, net.poi),
-        softmax_axis="keys" if net.axis == -1 else "queries", scale=net.factor != 1.0, roles=net.roles,
-        invert=net.invert, weight=net.weight, own_entry=net.own_entry, checkpointing=checkpointing,
-    )  # fmt: skip
+    backbone = build(2, **knobs).backbone
+    backbone.checkpointing = checkpointing
+    return Autoencoder(backbone)
 
 
 def load_user_weights(path: str | Path, **knobs: Any) -> Autoencoder:

@@ -9,6 +9,16 @@ Frames are read from shards (mer.storage.shards) while the network computes. Whi
 step has is a function of the seed, the step and the row, and no list of pairs is kept: epochs are walked through by a
 permutation that is computed (`shuffled`). So memory is that of a few batches whatever the number of frames; a killed
 training goes on with the same numbers, also with another number of processes.
+
+What the network is that restores, `build_pretrained(checkpointing=…, size=…, **knobs)` of its file, an nn.Module:
+
+    size, pretext, agrees, form        px of its frames; swap | mask; whether contextual tokens have to agree; what
+                                       decides its training beside parameters and shapes, as a list
+    normalised(frames)                 (…, H, W, 3) uint8 -> (…, 3, H, W), what it reads
+    draw_cells(batch, generator, …)    (batch, N) bool: which patches are swapped, or masked
+    forward(first, other, cells, crop) what it restores, with `contexts`, the contextual tokens of other and crop
+    loss(found, first, cells, target)  eq. (14), a scalar
+    backbone                           an nn.Module with `width` and `contexts(images)`, (B, width)
 """
 
 import math
@@ -24,14 +34,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer.errors import MerError
-from mer.models.micronbert import (
-    Autoencoder,
-    Restored,
-    agreement_loss,
-    normalised,
-    restoration_loss,
-    swapped_cells,
-)
 from mer.pretraining import Context, Made, load_network, loop
 from mer.pretraining.distributed import World, check_batch
 from mer.storage.files import digest
@@ -69,7 +71,7 @@ def run(entry: dict[str, Any], context: Context) -> Made:
         world=context.world or World(device=context.device), checkpoint=context.checkpoint,
         code=context.code, progress=context.progress,
     )  # fmt: skip
-    kind = "masked patches" if trained.mask is not None else "swapped blocks"
+    kind = "masked patches" if trained.pretext == "mask" else "swapped blocks"
     people = f"{len(shards.subjects)} people"
     epochs = f"{entry['epochs']} epoch{'s' if entry['epochs'] > 1 else ''}"
     what = f"{epochs} on {len(pairs)} pairs of frames of {people} ({kind}), without labels"
@@ -79,7 +81,7 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     return Made(trained, about | ({"subjects": seen} if seen else {}))
 
 
-def initial_network(entry: dict[str, Any], context: Context) -> Autoencoder:
+def initial_network(entry: dict[str, Any], context: Context) -> Any:
     """The network with random weights. Raises MerError for one of another kind, and for unknown knobs."""
     name, knobs, where = entry["network"], entry["knobs"], context.where
     with torch.random.fork_rng():
@@ -90,7 +92,7 @@ def initial_network(entry: dict[str, Any], context: Context) -> Autoencoder:
             )
         except TypeError as error:
             raise MerError(f"{where}.knobs: {name} cannot be built with {knobs} ({error}); correct it") from None
-    if not isinstance(network, Autoencoder):
+    if not hasattr(network, "draw_cells"):
         raise MerError(
             f"{where}.network is {name!r}, which does not restore frames; task frame_pairs needs one that does"
         )
@@ -194,9 +196,11 @@ class Batch(NamedTuple):
 class Batches:
     """The batch of a step; the frames of the next steps are read meanwhile."""
 
-    def __init__(self, pairs: Pairs, pool: ThreadPoolExecutor, steps: int, batch: int, world: World, **options: Any):
-        self.pairs, self.pool, self.steps, self.batch, self.world = pairs, pool, steps, batch, world
-        self.options = options
+    def __init__(
+        self, network: Any, pairs: Pairs, pool: ThreadPoolExecutor, steps: int, batch: int, world: World, **options: Any
+    ):  # fmt: skip
+        self.network, self.pairs, self.pool, self.world = network, pairs, pool, world
+        self.steps, self.batch, self.options = steps, batch, options
         self.waiting: dict[int, Future] = {}
 
     def __call__(self, step: int) -> Batch:
@@ -207,24 +211,21 @@ class Batches:
         frames = torch.from_numpy(self.waiting.pop(step).result())
         if self.world.device.startswith("cuda"):
             frames = frames.pin_memory().to(self.world.device, non_blocking=True)
-        return prepared(frames, step, self.batch, rows, **self.options)
+        return prepared(self.network, frames, step, self.batch, rows, **self.options)
 
 
 def prepared(
-    frames: Tensor, step: int, batch: int, rows: slice, *, seed: int, side: int, masked: bool, ratio: float,
-    min_block: float, min_aspect: float, count: Any, crop_area: Sequence[float] | None,
+    network: Any, frames: Tensor, step: int, batch: int, rows: slice, *, seed: int,
+    crop_area: Sequence[float] | None, **how: Any,
 ) -> Batch:  # fmt: skip
-    """A batch of frames (2, b, H, W, 3) uint8, which are `rows` of the batch of all processes. Options: see `train`."""
-    first, other = normalised(frames)
+    """A batch of frames (2, b, H, W, 3) uint8, which are `rows` of the batch of all processes.
+
+    Args:
+        crop_area: see `train`; None: without crops. how: of the network's `draw_cells`.
+    """
+    first, other = network.normalised(frames)
     generator = torch.Generator().manual_seed(int(digest(seed, BLOCKS, step)[:15], 16))
-    if masked:
-        order = torch.rand(batch, side**2, generator=generator).argsort(1)
-        cells = order < round(ratio * side**2)
-    else:
-        cells = swapped_cells(
-            lambda: torch.rand(batch, 4, generator=generator), side, ratio=ratio, min_block=min_block,
-            min_aspect=min_aspect, count=count,
-        )  # fmt: skip
+    cells = network.draw_cells(batch, generator, **how)
     crop = None
     if crop_area is not None:
         u = np.random.default_rng([seed, CROPS, step]).random((batch, 4))[rows]
@@ -255,7 +256,7 @@ def cropped(images: Tensor, box: Tensor) -> Tensor:
 
 
 class Losses(nn.Module):
-    """An autoencoder with its loss, eq. (13): forward(batch) -> (total, reconstruction, agreement).
+    """A network that restores, with its loss, eq. (13): forward(batch) -> (total, reconstruction, agreement).
 
     agreement: mse | mse_stopgrad | dino (M-12). With dino a head on the contextual token and a teacher, the running
     mean of encoder and head, are part of the module.
@@ -263,10 +264,10 @@ class Losses(nn.Module):
 
     centre: Tensor
 
-    def __init__(self, network: Autoencoder, *, gamma: float, beta: float, agreement: str, target: str):
+    def __init__(self, network: Any, *, gamma: float, beta: float, agreement: str, target: str):
         super().__init__()
         self.network, self.gamma, self.beta, self.agreement, self.target = network, gamma, beta, agreement, target
-        self.agrees = network.backbone.poi and beta > 0
+        self.agrees = network.agrees and beta > 0
         self.head = self.teacher = None
         if self.agrees and agreement == "dino":
             width = network.backbone.width
@@ -276,12 +277,8 @@ class Losses(nn.Module):
             self.register_buffer("centre", torch.zeros(PROTOTYPES))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        found: Restored = self.network(*batch)
-        net = self.network.backbone
-        pretext = "mask" if self.network.mask is not None else "swap"
-        restored = restoration_loss(
-            found.patches, batch.first, batch.cells, pretext=pretext, target=self.target, patch=net.patch
-        )
+        found = self.network(*batch)
+        restored = self.network.loss(found, batch.first, batch.cells, self.target)
         agreed = restored.new_zeros(())
         if found.contexts is not None:
             agreed = self.dino(batch, *found.contexts) if self.head is not None else agreement_loss(
@@ -296,8 +293,7 @@ class Losses(nn.Module):
         assert batch.crop is not None
         with torch.no_grad():
             backbone, head = self.teacher
-            views = backbone.encode(backbone.tokens(torch.cat([batch.crop, batch.other])))[0][:, 0]  # type: ignore[operator]
-            told = head(views)
+            told = head(backbone.contexts(torch.cat([batch.crop, batch.other])))  # type: ignore[operator]
             wanted = ((told - self.centre) / TEACHER).softmax(-1)
             if self.training:
                 mean = told.mean(0)
@@ -315,6 +311,11 @@ class Losses(nn.Module):
             student = [*self.network.backbone.parameters(), *self.head.parameters()]  # type: ignore[union-attr]
             for own, new in zip(self.teacher.parameters(), student, strict=True):
                 own.lerp_(new, 1 - MOMENTUM)
+
+
+def agreement_loss(whole: Tensor, crop: Tensor, *, stopped: bool = False) -> Tensor:
+    """Eq. (15), a scalar, of contextual tokens (B, d); stopped: no gradient into the whole frame's (M-12)."""
+    return F.mse_loss(crop.float(), (whole.detach() if stopped else whole).float())
 
 
 class Head(nn.Module):
@@ -367,7 +368,7 @@ class Curve:
 
 
 def train(
-    network: Autoencoder,
+    network: Any,
     pairs: Pairs,
     *,
     ratio: float,
@@ -389,7 +390,7 @@ def train(
     checkpoint: str | Path | None = None,
     code: str = "",
     progress: bool = False,
-) -> tuple[Autoencoder, list[str]]:
+) -> tuple[Any, list[str]]:
     """Train a network in place with AdamW, the rate down half a cosine to 0 (M-21: no warm-up); and its loss curve.
 
     Args:
@@ -408,27 +409,21 @@ def train(
     check_batch(global_batch, world.size, "global_batch")
     if global_batch > len(pairs):
         raise MerError(f"frame_pairs: global_batch is {global_batch}, there are {len(pairs)} pairs; lower it")
-    net = network.backbone
-    if pairs.shards.size != net.side * net.patch:
-        raise MerError(
-            f"frame_pairs: frames are {pairs.shards.size} px, the network reads {net.side * net.patch}; set size"
-        )
+    if pairs.shards.size != network.size:
+        raise MerError(f"frame_pairs: frames are {pairs.shards.size} px, the network reads {network.size}; set size")
     steps = epochs * (len(pairs) // global_batch)
-    options: dict[str, Any] = {"seed": seed, "side": net.side, "masked": network.mask is not None, "ratio": ratio}
-    options |= {"min_block": min_block, "min_aspect": min_aspect, "count": count}
+    how: dict[str, Any] = {"ratio": ratio, "min_block": min_block, "min_aspect": min_aspect, "count": count}
     losses = Losses(network, gamma=gamma, beta=beta, agreement=agreement, target=target).to(world.device)
-    options["crop_area"] = crop_area if losses.agrees else None
+    options = {"seed": seed, "crop_area": crop_area if losses.agrees else None, **how}
     wrapped, curve = world.wrapped(losses), Curve(losses, world, steps)
     settings = [gamma, beta, agreement, target, epochs, global_batch, lr, weight_decay, bf16]
-    # Also knobs that no weight's shape depends on: a checkpoint of other ones is of another training.
-    form = [net.patch, net.width, len(net.blocks), net.widen, net.kind.tolist(), net.axis, net.factor, net.roles]
-    form += [net.invert, net.weight, net.own_entry]
-    key = digest(form, pairs.shards.digest, pairs.least.tolist(), pairs.most.tolist(), options, settings, code)
+    lengths = [pairs.least.tolist(), pairs.most.tolist()]
+    key = digest(network.form, network.size, network.pretext, pairs.shards.digest, lengths, options, settings, code)
     trained = [parameter for parameter in losses.parameters() if parameter.requires_grad]
     cuda = world.device.startswith("cuda")
     # Threads wait for the disk and for checksums, which leave Python's lock.
     with ThreadPoolExecutor(AHEAD + 1) as pool:
-        batches = Batches(pairs, pool, steps, global_batch, world, **options)
+        batches = Batches(network, pairs, pool, steps, global_batch, world, **options)
 
         def objective(step: int) -> Tensor:
             total, *parts = wrapped(batches(step))

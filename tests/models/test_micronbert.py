@@ -14,6 +14,7 @@ from mer import models, products
 from mer.errors import MerError
 from mer.loso.recipe import Recipe
 from mer.models import micronbert
+from mer.pretraining.frame_pairs import agreement_loss
 from mer.storage.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -259,10 +260,10 @@ def test_eq_14_and_its_targets():
 
 def test_eq_15_and_its_stopped_gradient():
     whole, crop = torch.randn(2, 4, 8).unbind(0)
-    loss = micronbert.agreement_loss(whole, crop)
+    loss = agreement_loss(whole, crop)
     assert float(loss) == pytest.approx(float((whole - crop).square().mean()))
     a, b = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
-    micronbert.agreement_loss(a, b, stopped=True).backward()
+    agreement_loss(a, b, stopped=True).backward()
     assert a.grad is None
     assert b.grad is not None
 
@@ -441,7 +442,7 @@ def test_one_step_at_printed_size():
         found = network(frames[:, 0], frames[:, 1], cells, frames[:, 1].flip(-1))
         loss = micronbert.restoration_loss(
             found.patches, frames[:, 0], cells, pretext="swap", target="imagenet", patch=8
-        ) + micronbert.agreement_loss(*found.contexts)
+        ) + agreement_loss(*found.contexts)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -111,22 +111,25 @@ def test_frames_are_those_of_their_places():
 
 # ---- batches --------------------------------------------------------------------------------------------------------
 
-DRAW = {"seed": 0, "side": 4, "masked": False, "ratio": 0.5, "min_block": 2, "min_aspect": 0.3, "count": "once"}
+DRAW = {"seed": 0, "ratio": 0.5, "min_block": 2, "min_aspect": 0.3, "count": "once"}
 
 
 def test_a_batch_is_the_same_in_however_many_processes():
     frames = torch.from_numpy(Pairs(Recordings(), [2, 4], "frames", 0).read(0, 4, slice(0, 4)))
-    whole = prepared(frames, 7, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
-    parts = [prepared(frames[:, r], 7, 4, r, crop_area=[0.4, 1.0], **DRAW) for r in (slice(0, 2), slice(2, 4))]
+    whole = prepared(network(), frames, 7, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+    parts = [
+        prepared(network(), frames[:, r], 7, 4, r, crop_area=[0.4, 1.0], **DRAW) for r in (slice(0, 2), slice(2, 4))
+    ]
     for one, halves in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(halves), one)
-    other = prepared(frames, 8, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+    other = prepared(network(), frames, 8, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
     assert not torch.equal(other.cells, whole.cells)
 
 
 def test_masks_have_the_same_number_of_patches_in_each_image():
     frames = torch.zeros(2, 4, 32, 32, 3, dtype=torch.uint8)
-    cells = prepared(frames, 0, 4, slice(0, 4), crop_area=None, **{**DRAW, "masked": True, "ratio": 0.75}).cells
+    net = network(pretext="mask", dma=False, poi=False)
+    cells = prepared(net, frames, 0, 4, slice(0, 4), crop_area=None, **{**DRAW, "ratio": 0.75}).cells
     assert cells.sum(1).tolist() == [12] * 4
     assert len({tuple(row) for row in cells.tolist()}) > 1
 
@@ -372,7 +375,7 @@ def test_the_diagonal_tells_swapped_patches_from_others():
     source = Textures(planted=False)
     net = learned(source, epochs=9)
     frames = torch.from_numpy(Pairs(source, [5, 11], "frames", 7).read(0, 128, slice(0, 128)))
-    batch = prepared(frames, 0, 128, slice(0, 128), **{**DRAW, "side": 8, "seed": 9}, crop_area=None)
+    batch = prepared(net, frames, 0, 128, slice(0, 128), **{**DRAW, "seed": 9}, crop_area=None)
     with torch.no_grad():
         diagonal = net(batch.first, batch.other, batch.cells).diagonal
     assert roc_auc_score(~batch.cells.flatten(), diagonal.flatten()) > 0.9
