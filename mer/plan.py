@@ -26,12 +26,12 @@ from mer.products import CROPS, Product, Weights
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
     "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames", "pretrain",
-    "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate", "curve",
-    "explain", "heatmaps", "figures",
+    "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate",
+    "curve", "explain", "heatmaps", "figures",
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
 PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "shards": 2}
-CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "embed": 2, "train": 8, "figures": 2}
+CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 4, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -236,6 +236,9 @@ class _Planner:
         code.append(networks[run.network])
         item = {"args": {}, "reads": _places("reads", reads or ["stages/pretrain.py"]), "code": _code("pretrain", code)}
         self.add("pretrain", weights.name, item)
+        if run.task == "frame_pairs":
+            code = _code("restore", [networks[run.network]])
+            self.add("restore", weights.name, {"args": {}, "reads": item["reads"], "code": code})
         return weights.path
 
     def shards(self, key: str, source: str, run: FramePairsRun, why: str) -> str:

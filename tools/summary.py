@@ -58,6 +58,7 @@ def main() -> None:
             print("\n".join(claimed))
         folders = [Path("metrics/figures", key) for key in stages["figures"]]
         folders += [Path("metrics/explained", key) for key in stages["explain"]]
+        folders += [Path("metrics/pretraining", key) for key in stages["restore"]]
         pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
         pictures += [Path("metrics/curves", f"{key}.png") for key in stages["curve"]]
         pictures += [Path("metrics/heatmaps", f"{key}.png") for key in stages["heatmaps"]]

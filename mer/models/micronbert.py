@@ -43,6 +43,7 @@ NETWORK = "micronbert"  # for stage pretrain
 # M-16: [choice]; the paper gives none of it.
 RECIPE = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.01, "epochs": 50, "batch_size": 16, "schedule": "cosine"}
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of channels 0..1
+SMALLEST = 1e-6  # variance that is added to a patch's own, as He et al. 2022 do
 RATIO, MIN_BLOCK, MIN_ASPECT = 0.5, 16, 0.3  # Algorithm 1: share of patches, patches, height by width
 ROUNDS = 64  # blocks that are drawn at recognition; 29 was the most that 200,000 images of 28x28 patches needed
 SOURCE = "write them with dvc repro pretrain, or put a file of this network's own into pretrain.runs.…user_weights"
@@ -277,6 +278,12 @@ def normalised(faces: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return ((faces.to(dtype) / 255 - mean) / deviation).movedim(-1, -3)
 
 
+def grey_levels(images: Tensor) -> Tensor:
+    """The inverse of `normalised` for (…, 3, H, W): 0..255, the channels where they were."""
+    mean, deviation = (images.new_tensor(x).view(3, 1, 1) for x in (MEAN, DEVIATION))
+    return (images * deviation + mean) * 255
+
+
 def initialise(module: nn.Module) -> None:
     """Linear layers as in mer.networks.vit."""
     for layer in module.modules():
@@ -444,6 +451,28 @@ class Autoencoder(nn.Module):
         net = self.backbone
         return restoration_loss(found.patches, first, cells, pretext=self.pretext, target=target, patch=net.patch)
 
+    def wanted(self, frames: Tensor, target: str) -> Tensor:
+        """What has to be restored of frames, (B, N, patch * patch * 3): see `wanted_of`."""
+        return wanted_of(frames, target, self.backbone.patch)
+
+    def grey_levels(self, images: Tensor) -> Tensor:
+        return grey_levels(images)
+
+    def seen(self, first: Tensor, other: Tensor, cells: Tensor) -> Tensor:
+        """What the encoder is given, for a picture: frames (B, 3, H, W) with swapped patches, or with grey ones."""
+        given = torch.zeros_like(first) if self.mask is not None else other
+        return swap(first, given, cells, self.backbone.patch)
+
+    def images(self, found: Restored, first: Tensor, target: str) -> Tensor:
+        """The restored frames in grey levels, (B, 3, H, W) float, not clipped; target `patch` takes each patch's own
+        mean and deviation from the frame itself."""
+        net = self.backbone
+        patches, frame = found.patches.float(), patches_of(first.float(), net.patch)
+        if target == "patch":
+            patches = patches * (frame.var(-1, keepdim=True) + SMALLEST).sqrt() + frame.mean(-1, keepdim=True)
+        images = image_of(patches, net.patch)
+        return images * 255 if target == "unit" else grey_levels(images)
+
     def decode(self, features: Tensor) -> Tensor:
         """Eqs. (5) and (6): (B, N, d) -> (B, N, patch * patch * 3)."""
         x = features + self.backbone.positions
@@ -463,17 +492,19 @@ class Autoencoder(nn.Module):
 
 
 def restoration_loss(patches: Tensor, frame: Tensor, cells: Tensor, *, pretext: str, target: str, patch: int) -> Tensor:
-    """Eq. (14), a scalar: over all patches, or with pretext mask over the masked ones. Arguments: see `errors_of`."""
-    each = errors_of(patches, frame, target=target, patch=patch)
+    """Eq. (14), a scalar: over all patches, or with pretext mask over the masked ones.
+
+    Args:
+        patches: of `Restored`. frame: frame t, (B, 3, H, W) normalised. cells: (B, N). target: see `wanted_of`.
+    """
+    each = (patches.float() - wanted_of(frame, target, patch)).square().mean(-1)
     return (each * cells).sum() / cells.sum() if pretext == "mask" else each.mean()
 
 
-def errors_of(patches: Tensor, frame: Tensor, *, target: str, patch: int) -> Tensor:
-    """Mean squared error of each restored patch, (B, N) float32.
+def wanted_of(frame: Tensor, target: str, patch: int) -> Tensor:
+    """What has to be restored of frames (B, 3, H, W) normalised, (B, N, patch * patch * 3) float32.
 
-    Args:
-        patches: of `Restored`. frame: frame t, (B, 3, H, W) normalised.
-        target: M-23: `imagenet`: the frame as it is; `unit`: 0..1; `patch`: each patch with mean 0 and deviation 1.
+    target: M-23: `imagenet`: the frame as it is; `unit`: 0..1; `patch`: each patch with mean 0 and deviation 1.
     """
     wanted = patches_of(frame.float(), patch)
     if target == "unit":
@@ -481,8 +512,8 @@ def errors_of(patches: Tensor, frame: Tensor, *, target: str, patch: int) -> Ten
         wanted = wanted * deviation + mean
     if target == "patch":
         mean, variance = wanted.mean(-1, keepdim=True), wanted.var(-1, keepdim=True)
-        wanted = (wanted - mean) / (variance + 1e-6).sqrt()
-    return (patches.float() - wanted).square().mean(-1)
+        wanted = (wanted - mean) / (variance + SMALLEST).sqrt()
+    return wanted
 
 
 def build_pretrained(*, checkpointing: bool = False, **knobs: Any) -> Autoencoder:

@@ -18,10 +18,15 @@ What the network is that restores, `build_pretrained(checkpointing=…, size=…
     draw_cells(batch, generator, …)    (batch, N) bool: which patches are swapped, or masked
     forward(first, other, cells, crop) what it restores, with `contexts`, the contextual tokens of other and crop
     loss(found, first, cells, target)  eq. (14), a scalar
+    wanted(frames, target)             what has to be restored, (B, N, values of a patch), as `found.patches` are
+    seen(first, other, cells)          frames as the network is given them, for a picture; grey_levels(frames): undoes
+                                       `normalised`; images(found, first, target): restored frames in grey levels.
+                                       `found` has also `diagonal` and `scores`, (B, N) each, or None
     backbone                           an nn.Module with `width` and `contexts(images)`, (B, width)
 """
 
 import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
@@ -343,16 +348,26 @@ class Curve:
     def __init__(self, losses: Losses, world: World, steps: int):
         self.losses, self.world, self.steps = losses, world, steps
         self.points: list[list[float]] = []
+        self.begun: float | None = None  # when the first step of this process ended
+        self.timed = 0  # steps after that one
         self.sums, self.made = torch.zeros(3, dtype=torch.float64), 0
         self.present = torch.zeros(3)
 
     def after(self, step: int) -> None:
         self.losses.follow()
+        self.begun, self.timed = (time.perf_counter(), 0) if self.begun is None else (self.begun, self.timed + 1)
         self.sums += self.world.mean(self.present).cpu().double()
         self.made += 1
         if (step + 1) % EVERY == 0 or step + 1 == self.steps:
             self.points.append([step + 1, *(self.sums / self.made).tolist()])
             self.sums, self.made = torch.zeros(3, dtype=torch.float64), 0
+
+    def rate(self, batch: int) -> str:
+        """Pairs and frames a second of this process, in words; the first step, which loads, is not counted."""
+        if self.begun is None or not self.timed:
+            return "too few steps for a rate"
+        pairs = self.timed * batch / (time.perf_counter() - self.begun)
+        return f"{pairs:,.0f} pairs a second ({2 * pairs:,.0f} frames)"
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": self.points, "sums": self.sums, "made": self.made}
@@ -436,4 +451,6 @@ def train(
             rate=lambda step: lr * (1 + math.cos(math.pi * step / steps)) / 2, world=world,
             autocast=torch.bfloat16 if bf16 and cuda else None, progress=progress and world.rank == 0,
         )  # fmt: skip
+    if progress and world.rank == 0:
+        print(f"frame_pairs: {steps} steps of {global_batch} pairs; {curve.rate(global_batch)}", flush=True)
     return network, curve.lines()

@@ -29,7 +29,7 @@ def launched(launcher: str, entry: dict[str, Any], context: Context) -> Made:
     Raises:
         MerError: a launcher that cannot be started, or processes that ended with an error (theirs is on stderr).
     """
-    from mer.storage.weights import read_weights, weights_about
+    from mer.storage.weights import weights_about
 
     assert context.checkpoint is not None
     folder = context.checkpoint.parent
@@ -51,8 +51,7 @@ def launched(launcher: str, entry: dict[str, Any], context: Context) -> Made:
             f"{context.where}: the processes of runtime.launcher ({launcher}) ended with {done.returncode}; their own "
             "message stands above; what they had trained is kept"
         )
-    network = load_network(entry["network"]).build_pretrained(**entry["knobs"], size=entry["size"])
-    network.load_state_dict(read_weights(made, network.state_dict(), "pretrained", "run dvc repro"))
+    network = load_network(entry["network"]).load_user_weights(made, **entry["knobs"], size=entry["size"])
     about = weights_about(made)
     made.unlink()
     return Made(network, about)
