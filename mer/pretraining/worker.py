@@ -5,8 +5,10 @@
 The job is written by stage pretrain, which takes the network up that the first process leaves beside it.
 """
 
+import ctypes
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -43,7 +45,9 @@ def launched(launcher: str, entry: dict[str, Any], context: Context) -> Made:
     if command and command[0] == "torchrun":  # also where the environment's scripts are not on the path
         command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
     try:
-        done = subprocess.run([*command, "-m", "mer.pretraining.worker", str(job)], check=False)
+        done = subprocess.run(
+            [*command, "-m", "mer.pretraining.worker", str(job)], check=False, preexec_fn=end_with_parent
+        )
     except OSError as error:
         raise MerError(f"runtime.launcher: {command[0]} cannot be started ({error.strerror}); correct it") from None
     if done.returncode or not made.is_file():
@@ -55,6 +59,12 @@ def launched(launcher: str, entry: dict[str, Any], context: Context) -> Made:
     about = weights_about(made)
     made.unlink()
     return Made(network, about)
+
+
+def end_with_parent() -> None:
+    """In a new process, on Linux: ask to be ended, as by SIGTERM, when the stage is, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; torchrun ends its own processes on it
 
 
 def main() -> None:

@@ -1,8 +1,12 @@
 """A pretraining in the processes that runtime.launcher starts."""
 
 import re
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -93,3 +97,29 @@ def test_processes_that_fail_say_why_and_the_stage_names_the_launcher(context, c
 def test_a_launcher_that_is_not_there_is_refused(context):
     with pytest.raises(MerError, match=r"runtime.launcher: no-such-launcher cannot be started"):
         worker.launched("no-such-launcher -n 2", ENTRY, context)
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from mer.pretraining import Context
+from mer.pretraining.worker import launched
+launched(sys.argv[1], {}, Context(where="pretrain.runs.x", checkpoint=Path(sys.argv[2]) / "checkpoint.pt"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_a_launcher_ends_with_the_stage_even_if_that_is_killed(tmp_path):
+    launcher = tmp_path / "launcher"
+    launcher.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/started\nmv {tmp_path}/started {tmp_path}/pid\nsleep 60\n")
+    launcher.chmod(0o755)
+    stage = subprocess.Popen([sys.executable, "-c", STAGE, str(launcher), str(tmp_path)])
+    end = time.monotonic() + 60
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    started = psutil.Process(int((tmp_path / "pid").read_text()))
+    stage.kill()
+    stage.wait()
+    gone, _ = psutil.wait_procs([started], timeout=30)
+    assert gone
