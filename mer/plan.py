@@ -31,7 +31,7 @@ STAGES = (
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
 PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "shards": 2}
-CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 4, "embed": 2, "train": 8, "figures": 2}
+CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -218,13 +218,14 @@ class _Planner:
             ("data/", "./", "../", "/")
         ):  # a folder, not a name on the hub
             reads.append(run.source)
-        pool = getattr(run, "pool", None)
+        pool, frames = getattr(run, "pool", None), []
         if run.task == "frame_pairs":
             shards = run.shards()
             if not shards:
                 where = f"pretrain.runs.{weights.name}"
                 raise MerError(f"{why}: {where} has neither corpora nor pool, so there are no frames; name some")
-            reads += [self.shards(key, source, run, why) for key, source in shards.items()]
+            frames = [self.shards(key, source, run, why) for key, source in shards.items()]
+            reads += frames
         elif pool is not None:
             self.add("synthesize", pool, {"args": {}})
             reads.append(f"data/raw/{pool}/pool/macro")
@@ -236,9 +237,8 @@ class _Planner:
         code.append(networks[run.network])
         item = {"args": {}, "reads": _places("reads", reads or ["stages/pretrain.py"]), "code": _code("pretrain", code)}
         self.add("pretrain", weights.name, item)
-        if run.task == "frame_pairs":
-            code = _code("restore", [networks[run.network]])
-            self.add("restore", weights.name, {"args": {}, "reads": item["reads"], "code": code})
+        if frames:
+            self.add("restore", weights.name, {"args": {}, "reads": _places("reads", frames), "code": item["code"]})
         return weights.path
 
     def shards(self, key: str, source: str, run: FramePairsRun, why: str) -> str:

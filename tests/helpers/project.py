@@ -40,6 +40,10 @@ def _tiny(params) -> None:
     for run in params["pretrain"]["runs"].values():
         if run["task"] in ("macro", "moving_layers"):
             run.update(steps=2, batch_size=2, size=32)
+    pairs = {"knobs": {"width": 8, "layers": 1, "heads": 1, "widen": 1}, "pool": "synthetic", "size": 24, "epochs": 1}
+    params["pretrain"]["runs"]["micronbert"].update({**pairs, "global_batch": 2, "min_block": 2})
+    params["micronbert"].update(size=24, patch=8, width=8, layers=1, heads=1, widen=1)
+    params["experiments"]["synthetic-micronbert"].update(recipe={"epochs": 1})
     # One network with products of its own is enough for tests of stages; `make repro` runs all.
     for one in (params["experiments"], params["explain"]["drawn"]):
         one.pop("synthetic-msmmt")
