@@ -16,6 +16,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,21 +35,21 @@ SETTINGS = {
 
 
 class Bench:
-    """A network, a batch, and both passes in each form."""
+    """A network, a batch, and both passes in each form. knobs: of the network, beside its `size` in px."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.device = torch.device(args.device)
+    def __init__(self, *, size: int, batch: int, device: str, compiled: bool, **knobs: Any):
+        self.device, self.batch = torch.device(device), batch
         torch.manual_seed(0)
-        self.network = models.build("dcma", CLASSES, start="random", size=args.size).to(self.device)
+        self.network = models.build("dcma", CLASSES, start="random", size=size, **knobs).to(self.device)
         generator = torch.Generator().manual_seed(0)
-        faces = torch.randint(0, 256, (args.batch, args.size, args.size, 3), generator=generator, dtype=torch.uint8)
-        self.faces, self.labels = faces.to(self.device), (torch.arange(args.batch) % CLASSES).to(self.device)
+        faces = torch.randint(0, 256, (batch, size, size, 3), generator=generator, dtype=torch.uint8)
+        self.faces, self.labels = faces.to(self.device), (torch.arange(batch) % CLASSES).to(self.device)
         self.forms: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
             "plain": (lambda faces: _plain_dcma.forward(self.network, faces), False),
             "network": (self.network, False),
             "bf16": (self.network, True),
         }
-        if args.compiled:
+        if compiled:
             self.forms["compiled"] = torch.compile(self.network), True
 
     def training(self, form: str) -> float:
@@ -86,6 +87,23 @@ class Bench:
         apart = {form: float((g - plain).norm() / plain.norm()) for form, g in found.items()}
         return {form: float(f"{value:.1e}") if math.isfinite(value) else None for form, value in apart.items()}
 
+    def passes(self, repeats: int) -> dict[str, dict]:
+        """Of training and of inference: faces a second of each form, and times as fast as `plain`."""
+        out = {}
+        for name, run in (("training", self.training), ("inference", self.inference)):
+            seconds: dict[str, list[float]] = {form: [] for form in self.forms}
+            for repeat in range(repeats + 1):
+                for form, values in seconds.items():
+                    took = run(form)
+                    if repeat:  # the first one compiles, and chooses algorithms
+                        values.append(took)
+            median = {form: statistics.median(values) for form, values in seconds.items()}
+            out[name] = {
+                "faces_per_s": {form: round(self.batch / s, 1) for form, s in median.items()},
+                "times_as_fast": {form: round(median["plain"] / s, 2) for form, s in median.items()},
+            }
+        return out
+
 
 def cost(size: int) -> dict[str, dict[str, int]]:
     """Table 13: of one face."""
@@ -103,24 +121,11 @@ def cost(size: int) -> dict[str, dict[str, int]]:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    bench = Bench(args)
-    out: dict = {
+    bench = Bench(size=args.size, batch=args.batch, device=args.device, compiled=args.compiled)
+    return {
         "size": args.size, "batch": args.batch, "device": args.device, "threads": torch.get_num_threads(),
-        "gradient_apart": bench.compare(),
+        "gradient_apart": bench.compare(), **bench.passes(args.repeats), "cost": cost(args.size),
     }  # fmt: skip
-    for name, run in (("training", bench.training), ("inference", bench.inference)):
-        seconds: dict[str, list[float]] = {form: [] for form in bench.forms}
-        for repeat in range(args.repeats + 1):
-            for form, values in seconds.items():
-                took = run(form)
-                if repeat:  # the first one compiles, and chooses algorithms
-                    values.append(took)
-        median = {form: statistics.median(values) for form, values in seconds.items()}
-        out[name] = {
-            "faces_per_s": {form: round(args.batch / s, 1) for form, s in median.items()},
-            "times_as_fast": {form: round(median["plain"] / s, 2) for form, s in median.items()},
-        }
-    return out | {"cost": cost(args.size)}
 
 
 def main(arguments: list[str] | None = None) -> None:

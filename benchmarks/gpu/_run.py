@@ -7,6 +7,7 @@ interrupted and starts anew in the next call, unless it keeps a checkpoint of it
 import contextlib
 import functools
 import gc
+import io
 import json
 import math
 import os
@@ -210,6 +211,21 @@ def check(name: str, found, expected, tolerance: float, *, relative: bool = Fals
     # NaN is within no tolerance.
     result = {"name": name, "difference": rounded(difference, 3), "tolerance": tolerance, "relative": relative}
     return result | {"passed": difference <= tolerance}
+
+
+# ---- trainings that take several calls ------------------------------------------------------------------------------
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Of a checkpoint of mer.pretraining.loop; 0 without one."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] if checkpoint.is_file() else 0
+
+
+def keep_weights(path: Path, network: torch.nn.Module) -> None:
+    """Write the state as a torch file, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
+    replace_file(path, buffer.getvalue())
 
 
 # ---- where it was measured ------------------------------------------------------------------------------------------

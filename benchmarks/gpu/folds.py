@@ -102,19 +102,23 @@ def fold_by_fold(session: Session, clips: Clips, on: str) -> dict:
 
 
 def side_by_side(session: Session, clips: Clips, model: str, together: int, *, audit=False, half=False) -> dict:
-    """One line of the table. Of the transformer, as many folds as fit and no more."""
+    """One line of the table."""
     width = session.pick(384, 12)
     build = build_ststnet if model == "ststnet" else functools.partial(Transformer, width=width)
     batch_size = BATCH if model == "ststnet" else 32
     how = functools.partial(plan, batch_size=batch_size, lr=LR if model == "ststnet" else 1e-4, audit=audit, half=half)
-    given = clips.inputs, clips.labels
+    return {"model": model, "audit": audit} | per_fold_epoch(session, clips, build, how, together)
+
+
+def per_fold_epoch(session: Session, clips: Clips, build, how, together: int) -> dict:
+    """Seconds of a training of `together` folds, or of as many as fit. how: number of epochs -> TrainingPlan."""
     reason = vmap_obstacle(build, clips.inputs, how(1)) if together > 1 else None
     if reason is not None:
-        return {"model": model, "together": together, "not_possible": reason}
+        return {"together": together, "not_possible": reason}
     if session.device.type == "cuda":
-        together = min(together, folds_that_fit(build, *given, how(1)))
+        together = min(together, folds_that_fit(build, clips.inputs, clips.labels, how(1)))
     while True:
-        result = {"model": model, "together": together, "audit": audit, "precision": "bf16" if half else "float32"}
+        result = {"together": together, "precision": "bf16" if how(1).bf16 else "float32"}
         try:
             with peak_memory(session.device, result):
                 seconds = epoch_of(session, clips, build, how, together) / together
@@ -156,18 +160,16 @@ def idle(session: Session, clips: Clips) -> dict:
 # ---- the whole training ---------------------------------------------------------------------------------------------
 
 
-def train(tasks: list[Task], clips: Clips, epochs: int) -> tuple[list[Outcome], int]:
+def train(tasks: list[Task], clips: Clips, build, how: TrainingPlan) -> tuple[list[Outcome], int]:
     """Outcomes, and the most folds that were trained side by side."""
     try:
-        return train_folds(
-            tasks, clips.inputs, clips.labels, build_ststnet, plan(epochs, audit=True), ids=clips.ids
-        ), len(tasks)  # fmt: skip
+        return train_folds(tasks, clips.inputs, clips.labels, build, how, ids=clips.ids), len(tasks)
     except torch.cuda.OutOfMemoryError:
         if len(tasks) == 1:
             raise
     half = (len(tasks) + 1) // 2
     torch.cuda.empty_cache()
-    (some, most), (others, _) = train(tasks[:half], clips, epochs), train(tasks[half:], clips, epochs)
+    (some, most), (others, _) = (train(part, clips, build, how) for part in (tasks[:half], tasks[half:]))
     return [*some, *others], most
 
 
@@ -176,7 +178,7 @@ def whole(session: Session, clips: Clips, seed: int, names: list[str]) -> dict:
     tasks, epochs, result = clips.tasks(names, seed), session.pick(EPOCHS, 2), {}
     start = time.perf_counter()
     with peak_memory(session.device, result):
-        outcomes, together = train(tasks, clips, epochs)
+        outcomes, together = train(tasks, clips, build_ststnet, plan(epochs, audit=True))
         synchronize(session.device)
     seconds = time.perf_counter() - start
     rows = []

@@ -23,13 +23,12 @@ import torch
 
 from benchmarks import _naive_magnet
 from benchmarks.gpu import _data
-from benchmarks.gpu._run import Line, Session, peak_memory, rounded, tf32, timed
+from benchmarks.gpu._run import Line, Session, keep_weights, peak_memory, rounded, steps_done, tf32, timed
 from benchmarks.gpu._steps import network
 from mer.errors import MerError
 from mer.magnification.magnet import MagNet, magnify_pair
 from mer.motion.tvl1 import tvl1
 from mer.pretraining import moving_layers as training
-from mer.storage.files import replace_file
 
 NUMBER, TITLE = 8, "MagNet"
 GOAL = 15  # times faster than one factor at a time in float32
@@ -135,18 +134,11 @@ def train(line: Line) -> dict:
         line.progress["training_seconds"] = round(before + time.monotonic() - start, 1)
         line.progress["training_steps"] = steps_done(checkpoint)
     weights = session.out / "line_8_magnet.pth"
-    partial = weights.with_suffix(".tmp")
-    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, partial)
-    replace_file(weights, partial.read_bytes())
-    partial.unlink()
+    keep_weights(weights, model)
     checkpoint.unlink()  # a finished training needs no second 10 MB
     seconds = line.progress["training_seconds"]
     return {"steps": session.steps, **plan(session), "images": len(images), "weights": weights.name,
             "minutes": rounded(seconds / 60), "steps_per_s": rounded(session.steps / seconds)}  # fmt: skip
-
-
-def steps_done(checkpoint: Path) -> int:
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] if checkpoint.is_file() else 0
 
 
 # ---- what the weights do --------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,20 @@ def test_trained_weights_stay_and_their_checkpoint_goes(measured):
     assert {"start", "trained"} == read(measured, 8)["parts"]["magnification"]["result"].keys()
 
 
+def test_line_4_pretrains_and_recognises(measured):
+    parts = {name: part["result"] for name, part in read(measured, 4)["parts"].items()}
+    assert {part["form"] for part in parts.values() if "form" in part} == {"fused", "checkpointing", "maps"}
+    assert parts["pretraining"]["loss"][-1][0] == parts["pretraining"]["steps"]
+    assert {"start", "trained"} == parts["restored"].keys()
+    assert parts["restored"]["start"]["copied"] == parts["restored"]["trained"]["copied"]  # the same pairs and blocks
+    assert {"chance", "pretrained", "random", "shuffled labels"} == read(measured, 4)["summary"]["recognition"].keys()
+    for start in ("pretrained", "random", "shuffled labels"):
+        assert parts[f"fine-tuning, {start}"]["clips"] == list(range(9))
+    assert (measured / "line_4_micronbert.pth").is_file()
+    assert not (measured / "line_4_checkpoint.pt").exists()
+    assert not (measured / "line_4_frames").exists()
+
+
 def test_finished_parts_are_skipped(measured, capsys, monkeypatch):
     for module in LINES.values():
         monkeypatch.setattr(module, "timed", lambda *_: pytest.fail("measured again"), raising=False)
@@ -136,7 +152,7 @@ def test_without_time_everything_is_left(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--line", "7"], r"^gpu: line 7 is not built; valid: 1, 2, 3, 5, 6, 8, 9$"),
+        (["--line", "10"], r"^gpu: line 10 is not built; valid: 1, 2, 3, 4, 5, 6, 7, 8, 9$"),
         (["--tiny"], r"^gpu: --tiny measures nothing that belongs into the results; give another --out$"),
         (["--flow", "/nowhere"], r"^gpu: --flow /nowhere: is not there$"),
     ],
@@ -211,6 +227,84 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch):
     assert again.part("training", lambda: magnet.train(again))["steps"] == 4
     assert steps == [0, 1, 2, 3, 2, 3]
     assert again.progress["training_seconds"] >= line.progress["training_seconds"]
+
+
+def test_an_interrupted_pretraining_goes_on(tmp_path, monkeypatch):
+    """Also where the shards are gone: they are rendered again with the same bytes."""
+    from benchmarks.gpu import micronbert
+
+    monkeypatch.setattr("mer.pretraining.loop.THREADS", 1)
+    monkeypatch.setattr(micronbert.frame_pairs, "EVERY", 2)
+    made, steps = micronbert.frame_pairs.prepared, []
+
+    def prepared(network, frames, step, *args, **kwargs):
+        steps.append(step)
+        if len(steps) == 3:
+            raise TimeUp
+        return made(network, frames, step, *args, **kwargs)
+
+    monkeypatch.setattr(micronbert.frame_pairs, "prepared", prepared)
+    line = Line(session(tmp_path), 4, "a line", {})
+    assert line.part("pretraining", lambda: micronbert.pretrain(line)) is None
+    assert line.progress["training_steps"] == 2
+    line.save()
+    shutil.rmtree(tmp_path / "line_4_frames")
+    again = Line(session(tmp_path), 4, "a line", {})
+    assert again.part("pretraining", lambda: micronbert.pretrain(again))["steps"] == 3
+    assert steps == [0, 1, 2, 2]
+
+
+def test_lost_weights_are_said(tmp_path):
+    from benchmarks.gpu import micronbert
+
+    line = Line(session(tmp_path), 4, "a line", {})
+    assert line.part("fine-tuning", lambda: {"build": micronbert.builder(line.session, True)()}) is None
+    assert line.failed["fine-tuning"].startswith(f"{tmp_path}/line_4_micronbert.pth: is not there; put it back")
+
+
+def test_the_area_under_the_curve_and_the_scores_are_those_of_the_pipeline():
+    from sklearn.metrics import roc_auc_score
+
+    from benchmarks.gpu import micronbert
+    from mer.evaluation.metrics import score
+
+    rng = np.random.default_rng(0)
+    cells, values = rng.random((5, 16)) < 0.4, rng.integers(0, 9, (5, 16)) / 8.0  # with ties
+    assert micronbert.lower(values, cells) == pytest.approx(roc_auc_score(cells.ravel(), -values.ravel()), abs=1e-12)
+    label, found = np.arange(60) % 5, rng.integers(0, 5, 60)
+    expected, told = score(label, found, list("abcde")), micronbert.scores(label, found)
+    for ours, theirs in (("uf1", "uf1"), ("uar", "uar"), ("accuracy", "acc")):
+        assert told[ours] == pytest.approx(expected[theirs], rel=1e-3)  # of four digits
+    assert micronbert.scores(np.zeros(3, int), np.zeros(3, int)) == {"uf1": None, "uar": None, "accuracy": 1.0}
+
+
+def test_textures_move_as_faces_do():
+    """Onset and apex differ by the movement, which has the size of the corpus's, and by noise."""
+    from benchmarks.gpu import _people
+
+    pairs, labels, who = _people.labelled(4, 2, 224, 1)
+    assert pairs.shape == (4, 2, 224, 224, 3)
+    assert who.tolist() == sorted(who.tolist())
+    assert set(who.tolist()) == {0, 1}
+    assert set(labels.tolist()) <= set(range(5))
+    for pair in pairs:
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair]
+        flow = cv2.calcOpticalFlowFarneback(*grey, None, 0.5, 3, 25, 5, 5, 1.1, 0)
+        # Expressions of 0.3 to 1.5 px, and a drift of typically 0.5 px by axis.
+        assert 0.2 < np.quantile(np.hypot(*np.moveaxis(flow, -1, 0)), 0.99) < 3
+
+
+def test_held_out_subjects_are_neither_trained_on_nor_tested(tmp_path):
+    from benchmarks.gpu import dcma
+
+    clips = dcma.corpus(session(tmp_path))
+    who = np.array(clips.who)
+    for task in clips.tasks(clips.names, 0):
+        parts = [set(who[rows]) for rows in (task.train, task.validation, task.test)]
+        assert parts[2] == {task.name}
+        assert all(parts)
+        assert sum(map(len, parts)) == len(set().union(*parts)) == 3
+        assert sorted(np.concatenate([task.train, task.validation, task.test])) == list(range(len(who)))
 
 
 def test_check_fails_beyond_its_tolerance():
