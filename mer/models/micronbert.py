@@ -72,6 +72,7 @@ def build(
     own_entry: Literal["dropped", "kept"] = "dropped",
     plain: Literal["difference", "apex"] = "difference",
     freeze: bool = False,
+    pool: Literal["mean", "flat"] = "mean",
     head: Literal["linear", "mlp"] = "linear",
 ) -> "MicronBERT":
     """The network, paper size unless told otherwise.
@@ -95,6 +96,7 @@ def build(
             (M-10).
         plain: what is read without `dma`: apex less onset, or the apex.
         freeze: the pretrained part is not trained (M-16). head: of the classifier (M-16).
+        pool: it reads the mean over patches, or all patches side by side, which keeps where something moved (M-16).
     """
     given = locals()
     for name in ("patch", "width", "layers", "heads", "widen"):
@@ -112,7 +114,7 @@ def build(
         size // patch, patch=patch, width=width, layers=layers, heads=heads, widen=widen, kind=(pretext, dma, poi),
         softmax_axis=softmax_axis, scale=scale, roles=roles, invert=invert, weight=weight, own_entry=own_entry,
     )  # fmt: skip
-    return MicronBERT(classes, backbone, swap_input=swap_input, plain=plain, freeze=freeze, head=head)
+    return MicronBERT(classes, backbone, swap_input=swap_input, plain=plain, freeze=freeze, pool=pool, head=head)
 
 
 def check_kind(pretext: str, dma: bool, poi: bool) -> None:
@@ -558,20 +560,24 @@ def check_same(backbone: Backbone, kind: Tensor, path: str | Path) -> None:
 class MicronBERT(nn.Module):
     """Pairs (B, 2, H, W, 3), onset and apex in grey levels -> logits (B, classes). Arguments: see `build`."""
 
-    def __init__(self, classes: int, backbone: Backbone, *, swap_input: str, plain: str, freeze: bool, head: str):
+    def __init__(
+        self, classes: int, backbone: Backbone, *, swap_input: str, plain: str, freeze: bool, pool: str, head: str
+    ):
         super().__init__()
-        self.backbone, self.swap_input, self.plain = backbone, swap_input, plain
+        self.backbone, self.swap_input, self.plain, self.pool = backbone, swap_input, plain, pool
         width = backbone.width
-        self.norm = nn.LayerNorm(width)
-        hidden = [nn.Linear(width, width), nn.GELU()] if head == "mlp" else []
-        self.fc = nn.Sequential(*hidden, nn.Linear(width, classes))
+        read = width if pool == "mean" else width * backbone.side**2
+        self.norm = nn.LayerNorm(read)
+        hidden = [nn.Linear(read, width), nn.GELU()] if head == "mlp" else []
+        self.fc = nn.Sequential(*hidden, nn.Linear(width if hidden else read, classes))
         self.uniform = Uniform() if swap_input == "random" else None
         if freeze:
             backbone.requires_grad_(False)
         number(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.fc(self.norm(self.features(inputs)[0].mean(1)))
+        features = self.features(inputs)[0]
+        return self.fc(self.norm(features.mean(1) if self.pool == "mean" else features.flatten(1)))
 
     def features(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """P_dma (B, N, d), the diagonal and the scores (B, N); without `dma` the tokens that are read, and None."""

@@ -347,6 +347,7 @@ TABLE = [
     ("M-11", "heads", 4, [8]),
     ("M-11", "widen", 4, [2]),
     ("M-16", "head", "linear", ["mlp"]),
+    ("M-16", "pool", "mean", ["flat"]),
 ]
 
 
@@ -378,6 +379,16 @@ def test_frozen_networks_train_their_classifier_alone():
         "fc.0.weight",
         "fc.0.bias",
     ]
+
+
+def test_a_flat_head_knows_where_a_patch_was_and_the_mean_does_not(monkeypatch):
+    """M-16"""
+    features = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    for pool, same in (("mean", True), ("flat", False)):
+        net = small(pool=pool)
+        monkeypatch.setattr(net, "features", lambda x: (x, None, None))
+        moved = features.roll(1, 1)
+        assert torch.allclose(net(features), net(moved), atol=1e-5) == same, pool
 
 
 # Where the other questions of the notes are decided: parameters of pretraining, of the engine, or slips of the text.
