@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, ValidationError, model_validator
 
 from mer.errors import MerError, listed, short, suggestion
+from mer.products import named_factors
 from mer.storage.yaml_files import read_yaml
 
 # Keys become names of files and stages: nothing that a shell or a path could understand otherwise.
@@ -354,6 +355,26 @@ class HeatMaps(Section):
     clips: Annotated[int, Field(ge=1, le=24)] | Annotated[list[Folder], Field(min_length=1, max_length=24)]
 
 
+class MotionMaps(Section):
+    """Where a model finds two frames to differ, beside flow, learned magnification and difference.
+
+    factors: of the magnification, the last of which is drawn; null: without it. clips: as of HeatMaps.
+    """
+
+    experiment: ExperimentKey
+    factors: str | None = "arange_10_11_1"
+    clips: Annotated[int, Field(ge=1, le=24)] | Annotated[list[Folder], Field(min_length=1, max_length=24)]
+
+    @model_validator(mode="after")
+    def _magnifies(self) -> Self:
+        if self.factors is not None:
+            try:
+                named_factors(self.factors)
+            except MerError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+
 class Explain(Section):
     """drawn: experiment -> the clip that is drawn; "": the first."""
 
@@ -393,6 +414,7 @@ class Params(Section):
     evaluate: Evaluate
     curves: dict[ExperimentKey, Curve] = {}
     heatmaps: dict[ExperimentKey, HeatMaps] = {}
+    motion_maps: dict[ExperimentKey, MotionMaps] = {}
     explain: Explain
     figures: Figures
     runtime: Runtime
@@ -416,6 +438,12 @@ class Params(Section):
         for name in self.explain.drawn:
             if name not in self.experiments:
                 raise ValueError(f"explain.drawn.{name} is no experiment; {suggestion(name, self.experiments)}")
+        for name, entry in self.motion_maps.items():
+            if entry.experiment not in self.experiments:
+                raise ValueError(
+                    f"motion_maps.{name}.experiment: {entry.experiment!r} is no experiment; "
+                    f"{suggestion(entry.experiment, self.experiments)}"
+                )
         for name, run in self.pretrain.runs.items():
             pool = getattr(run, "pool", None)
             if pool is not None and pool not in self.synthesize.runs:

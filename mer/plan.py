@@ -20,17 +20,17 @@ from typing import Any, Self
 
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
-from mer.params import Corpus, Curve, Experiment, FramePairsRun, HeatMaps, Params
-from mer.products import CROPS, Product, Weights
+from mer.params import Corpus, Curve, Experiment, FramePairsRun, HeatMaps, MotionMaps, Params
+from mer.products import CROPS, Product, Weights, flow, magnet
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
     "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames", "pretrain",
     "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate",
-    "curve", "explain", "heatmaps", "figures",
+    "curve", "explain", "heatmaps", "motion_maps", "figures",
 )  # fmt: skip
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "shards": 2}
+PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2}
 CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
@@ -59,6 +59,9 @@ def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
         planner.heatmaps(name, entry)
     for corpus in params.corpora:
         planner.figures(corpus)
+    # After the figures, which draw the magnified sequences that models read, and not these.
+    for name, maps in params.motion_maps.items():
+        planner.motion_maps(name, maps)
     return planner.plan(), {model: sorted(knobs) for model, knobs in sorted(planner.wiring.items())}
 
 
@@ -357,13 +360,10 @@ class _Planner:
 
     def heatmaps(self, name: str, entry: HeatMaps) -> None:
         """Maps of several experiments on the same clips."""
-        from mer import models
-        from mer.evaluation.explained import drawer
-
         where, kinds = f"heatmaps.{name}.experiments", {}
         for one in entry.experiments:
             model = self.params.experiments[one].model
-            kinds[one] = getattr(drawer(model), "MAPS", None) if models.load(model).explain is not None else None
+            kinds[one] = _maps_of(model)
             if kinds[one] is None:
                 raise MerError(f"{where}: {one}: model {model} explains no maps over its pictures; leave it out")
         first = entry.experiments[0]
@@ -374,6 +374,38 @@ class _Planner:
         args |= {"number": entry.clips} if isinstance(entry.clips, int) else {"clips": entry.clips}
         read = [f"data/predictions/{one}" for one in entry.experiments]
         self.add("heatmaps", name, {"args": args, "explained": _places("explained", read)})
+
+    def motion_maps(self, name: str, entry: MotionMaps) -> None:
+        """Maps of a model that reads two frames, beside what else is made of the same frames."""
+        from mer import models
+
+        where, own = f"motion_maps.{name}", self.params.experiments[entry.experiment]
+        who, kind = f"{where}.experiment: {entry.experiment}: model {own.model}", _maps_of(own.model)
+        if kind is None:
+            raise MerError(f"{who} explains no maps over its pictures; name an experiment whose model does")
+        spec, corpus = models.load(own.model), self.params.corpora[own.corpus]
+        read = spec.reads(spec.all_knobs(self.params.knobs_of(own)))
+        pairs = [product for product in read if isinstance(product, Product) and product.kind == "pair"]
+        if len(pairs) != 1:
+            raise MerError(
+                f"{who} reads {len(pairs) or 'no'} pairs of onset and apex, needed is one; name an experiment whose "
+                "model reads pair(…)"
+            )
+        clip = dict(pairs[0].reads)["frames"]
+        assert isinstance(clip, Product)
+        products = {"pair": pairs[0], "flow": flow(clip)}
+        if entry.factors is not None:
+            products["magnet"] = magnet(clip, factors=entry.factors)
+        # A magnified clip moves otherwise than the recording, and a corpus in another folder has no truth beside it.
+        if own.corpus in self.params.synthesize.runs and corpus.raw is None and clip.stage == "align":
+            products["frames"] = clip
+        paths = {what: self.make(product, own.corpus, where) for what, product in products.items()}
+        if "frames" in paths:
+            paths["truth"] = f"data/raw/{own.corpus}/truth.h5"
+        args: Entry = {"maps": kind, "experiment": entry.experiment}
+        args |= {"number": entry.clips} if isinstance(entry.clips, int) else {"clips": entry.clips}
+        compared = [f"data/predictions/{entry.experiment}", *paths.values()]
+        self.add("motion_maps", name, {"args": args | paths, "compared": _places("compared", compared)})
 
     def figures(self, name: str) -> None:
         """Pictures of a corpus; a composite has those of its parts."""
@@ -480,6 +512,14 @@ def _reader_module(name: str, reader: str) -> ModuleType:
             "which corpora it is made of"
         )
     return module
+
+
+def _maps_of(model: str) -> str | None:
+    """What a model's maps over its pictures are called; None where it explains nothing, or something else."""
+    from mer import models
+    from mer.evaluation.explained import drawer
+
+    return getattr(drawer(model), "MAPS", None) if models.load(model).explain is not None else None
 
 
 def _labels_module(labels: str) -> str:

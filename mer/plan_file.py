@@ -47,6 +47,8 @@ def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
         parts[f"curves.{name}"] = [curve.model_dump(), {m: knobs.get(curve.knob) for m, knobs in values.items()}]
     for name, entry in params.heatmaps.items():
         parts[f"heatmaps.{name}"] = entry.model_dump()
+    for name, maps in params.motion_maps.items():
+        parts[f"motion_maps.{name}"] = maps.model_dump()
     parts["explain.drawn"] = params.explain.drawn
     if params.figures.macro is not None:
         parts["figures.macro"] = params.figures.macro

@@ -140,11 +140,20 @@ def test_a_value_of_another_type_or_outside_its_range_is_refused(raw, path, valu
         ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2"], "clips": []}}, "heatmaps.x.clips"),
         ("heatmaps", {"x": {"experiments": ["more-c1", "more-c2"], "clips": 1, "clip": 1}},
          "heatmaps.x.clip is unknown; did you mean 'clips'?"),
+        ("motion_maps", {"x": {"experiment": "more-c", "clips": 1}},
+         "motion_maps.x.experiment: 'more-c' is no experiment; did you mean 'more-c2'?"),
+        ("motion_maps", {"x": {"experiment": "more-c1", "clips": 1, "factors": "arange_10_11"}},
+         "motion_maps.x: factors: 'arange_10_11' is no range of factors; write linspace"),
+        ("motion_maps", {"x": {"experiment": "more-c1", "clips": 1, "factors": "arange_11_10_1"}},
+         "motion_maps.x: factors: 'arange_11_10_1' gives []; needed are factors above 0 that ascend"),
+        ("motion_maps", {"x": {"experiment": "more-c1"}}, "motion_maps.x.clips is missing"),
+        ("motion_maps", {"x": {"clips": 1}}, "motion_maps.x.experiment is missing"),
+        ("motion_maps", {"x": {"experiment": "more-c1", "clips": 25}}, "motion_maps.x.clips"),
         ("figures/macro", "ckplsu", "figures.macro is 'ckplsu': input should be 'ckplus', 'rafdb' or 'fer2013'"),
     ],
 )  # fmt: skip
 def test_names_that_do_not_meet_are_refused(raw, path, value, message):
-    if path.startswith(("curves", "heatmaps")):
+    if path.startswith(("curves", "heatmaps", "motion_maps")):
         raw = with_more_experiments(raw)
     check_refused(raw, path, value, message)
 

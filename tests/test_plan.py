@@ -31,6 +31,7 @@ from tests.helpers.refusals import refused
 from tools import plan as tool
 from tools import preset
 
+load = models.load
 WIRING = Path(__file__).parent / "data/wiring"
 
 
@@ -356,6 +357,114 @@ def test_what_heat_maps_are_of_decides_the_plan(tmp_path):
         refused("older than params.yaml: heatmaps.mine differs; run make plan", plan_file.check, other, path)
 
 
+# ---- maps of motion -------------------------------------------------------------------------------------------------
+
+
+def with_motion_maps(entry=None, model="micronbert", knobs=None, corpus="synthetic", **others) -> mer_params.Params:
+    """The demo with an experiment e0 of a model, and maps of motion of it."""
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    knobs = knobs if knobs is not None else {"start": "random"}
+    raw["experiments"]["e0"] = {"corpus": corpus, "model": model, "knobs": knobs}
+    raw["motion_maps"] = {"mine": {"experiment": "e0", "clips": 4} | (entry or {})}
+    corpora = others.pop("corpora", {})
+    raw["corpora"] = raw["corpora"] | corpora
+    return mer_params.parse(raw | others)
+
+
+def test_maps_of_motion_read_what_is_made_of_the_same_frames_and_the_truth():
+    stages, _ = plan.derive(with_motion_maps())
+    entry, cache = stages["motion_maps"]["mine"], "data/cache/synthetic"
+    paths = {
+        "pair": f"{cache}/none224/pair.h5", "flow": f"{cache}/none224/flow.h5",
+        "magnet": f"{cache}/none224-magnet-arange_10_11_1/magnet.h5", "frames": f"{cache}/none224/frames.h5",
+        "truth": "data/raw/synthetic/truth.h5",
+    }  # fmt: skip
+    assert entry["args"] == {"maps": "what differs", "experiment": "e0", "number": 4, **paths}
+    assert entry["compared"] == ["data/predictions/e0", *paths.values()]
+    assert {"synthetic-none224"} <= set(stages["pair"]) & set(stages["flow"]) & set(stages["align"])
+    assert stages["magnify_learned"]["synthetic-none224-magnet-arange_10_11_1"]["args"]["factors"] == "arange_10_11_1"
+    assert plan.derive(composed("demo"))[0]["motion_maps"] == {}
+
+
+def test_maps_of_motion_change_no_pictures_of_a_corpus():
+    """Which show the sequence that a model reads, or none."""
+    for name in ("synthetic-uamrn", None):
+        raw = YAML(typ="safe").load(preset.compose("demo"))
+        raw["experiments"] = {n: e for n, e in raw["experiments"].items() if n in (name, "synthetic-linear")}
+        raw["explain"], raw["heatmaps"] = {"drawn": {}}, {}
+        figures = plan.derive(mer_params.parse(raw))[0]["figures"]
+        raw["experiments"]["e0"] = {"corpus": "synthetic", "model": "micronbert", "knobs": {"start": "random"}}
+        raw["motion_maps"] = {"mine": {"experiment": "e0", "clips": 4}}
+        assert plan.derive(mer_params.parse(raw))[0]["figures"] == figures
+
+
+def test_maps_of_motion_without_magnification_of_named_clips_and_of_another_crop():
+    chosen = ["synthetic/sub01/EP01_01", "synthetic/sub02/EP01_02"]
+    params = with_motion_maps({"factors": None, "clips": chosen}, knobs={"start": "random", "crop": "box224"})
+    entry = plan.derive(params)[0]["motion_maps"]["mine"]
+    assert entry["args"]["clips"] == chosen
+    assert "magnet" not in entry["args"]
+    assert entry["args"]["frames"] == "data/cache/synthetic/box224/frames.h5"
+    assert entry["compared"][-1] == entry["compared"][0] == "data/predictions/e0"
+
+
+@pytest.mark.parametrize(
+    ("name", "corpora"),
+    [
+        ("casme2", {"casme2": {"classes": 5}}),  # is recorded
+        ("composite", {"composite": {"parts": ["synthetic", "casme2"], "classes": 3}, "casme2": {"classes": 5}}),
+        ("synthetic", {"synthetic": {"classes": 5, "raw": "data/raw/elsewhere"}}),  # has no truth beside it
+    ],
+    ids=["recorded", "composite", "elsewhere"],
+)
+def test_other_corpora_have_no_true_motion(name, corpora):
+    args = plan.derive(with_motion_maps(corpus=name, corpora=corpora))[0]["motion_maps"]["mine"]["args"]
+    assert not {"truth", "frames"} & set(args)
+    assert args["magnet"] == f"data/cache/{name}/none224-magnet-arange_10_11_1/magnet.h5"
+
+
+def test_a_magnified_clip_has_no_true_motion(monkeypatch):
+    spec_of = dataclasses.replace(models.load("micronbert"), reads=lambda knobs: [pair(magnified)])
+    magnified = eulerian(frames("box224"), "msmmt")
+    monkeypatch.setattr(models, "load", lambda name: spec_of if name == "micronbert" else load(name))
+    args = plan.derive(with_motion_maps())[0]["motion_maps"]["mine"]["args"]
+    assert args["pair"] == "data/cache/synthetic/box224-msmmt/pair.h5"
+    assert not {"truth", "frames"} & set(args)
+
+
+def test_models_that_explain_no_maps_or_read_no_pair_are_refused(monkeypatch):
+    where = "^motion_maps.mine.experiment: e0: model"
+    for model in ("linear", "uamrn"):
+        message = rf"{where} {model} explains no maps over its pictures; name an experiment whose model does"
+        refused(message, plan.derive, with_motion_maps(model=model, knobs={}))
+    for number, read in (("no", [flow(frames("box224"))]), ("2", [pair(frames("box224")), pair(frames("none224"))])):
+        spec_of = dataclasses.replace(models.load("micronbert"), reads=lambda knobs, read=read: read)
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "load", lambda name, one=spec_of: one if name == "micronbert" else load(name))
+            message = rf"{where} micronbert reads {number} pairs of onset and apex, needed is one; name an experiment"
+            refused(message, plan.derive, with_motion_maps())
+
+
+def test_a_corpus_without_frames_and_one_without_weights_are_refused():
+    released = {"megc2019_flow": {"classes": 3}}
+    refused("^experiments.e0: model micronbert reads pair of none224, and corpus megc2019_flow was released",
+            plan.derive, with_motion_maps(corpus="megc2019_flow", corpora=released))  # fmt: skip
+    pretrain = YAML(typ="safe").load(preset.compose("demo"))["pretrain"]
+    runs = {name: run for name, run in pretrain["runs"].items() if name != "magnet"}
+    others = {"pretrain": pretrain | {"runs": runs}, "explain": {"drawn": {}}}
+    only = with_motion_maps(**others).model_copy(update={"experiments": {"e0": with_motion_maps().experiments["e0"]}})
+    refused("^motion_maps.mine reads weights 'magnet', which are no entry of pretrain.runs", plan.derive, only)
+
+
+def test_what_maps_of_motion_are_of_decides_the_plan(tmp_path):
+    params, path = with_motion_maps(), tmp_path / "plan.yaml"
+    tool.write(tool.derived(params), path)
+    plan_file.check(params, path)
+    for entry in ({"clips": 5}, {"factors": None}, {"experiment": "synthetic-linear"}):
+        message = "older than params.yaml: motion_maps.mine differs; run make plan"
+        refused(message, plan_file.check, with_motion_maps(entry), path)
+
+
 # ---- pictures of a corpus -------------------------------------------------------------------------------------------
 
 
@@ -406,7 +515,7 @@ def written(tmp_path):
     """The demo's parameters and their plan in a file."""
     params = composed("demo")
     path = tmp_path / "plan.yaml"
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 47 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 49 stages"]
     return params, path
 
 
@@ -419,7 +528,7 @@ def changed(change) -> mer_params.Params:
 def test_a_plan_fits_the_parameters_that_it_was_made_from(written):
     params, path = written
     plan_file.check(params, path)
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 47 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 49 stages"]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def _expand(overlay, corpora: list[str], chosen: list[str]) -> None:
             elif entry["corpus"] in corpora or not of_all or entry["corpus"] not in named:
                 experiments[key] = entry
     overlay["experiments"] = CommentedMap((key, _in_one_line(entry)) for key, entry in experiments.items())
-    for section in ("curves", "heatmaps"):
+    for section in ("curves", "heatmaps", "motion_maps"):
         if overlay.get(section):
             overlay[section] = CommentedMap(
                 (_named(key, corpus), _in_one_line(_of_corpus(entry, corpus)))

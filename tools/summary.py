@@ -62,6 +62,7 @@ def main() -> None:
         pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
         pictures += [Path("metrics/curves", f"{key}.png") for key in stages["curve"]]
         pictures += [Path("metrics/heatmaps", f"{key}.png") for key in stages["heatmaps"]]
+        pictures += [Path("metrics/motion_maps", f"{key}.png") for key in stages["motion_maps"]]
         print("\nPictures: " + "  ".join(map(str, pictures)))
         print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 

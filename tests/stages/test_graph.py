@@ -28,7 +28,7 @@ SCRIPTS = {path.stem for path in (ROOT / "stages").glob("[!_]*.py")}
 DRAWN_BY = {"figures": {"mer.evaluation.figures", "mer.evaluation.magnified", "mer.evaluation.galleries",
                         "mer.evaluation.canvas"},
             "curve": {"mer.evaluation.canvas"}, "heatmaps": {"mer.evaluation.canvas"},
-            "restore": {"mer.evaluation.canvas"}}  # fmt: skip
+            "motion_maps": {"mer.evaluation.canvas"}, "restore": {"mer.evaluation.canvas"}}  # fmt: skip
 # Stages whose entries name code of their own: by name imported, so not to be seen in the script.
 OF_AN_ENTRY = {
     "index": ("mer/corpora/", "mer/macro/"), "compose": ("mer/corpora/",), "figures": ("mer/corpora/", "mer/macro/"),
@@ -225,7 +225,7 @@ class Opened:
 def recorded(root, tmp_path_factory):
     """stage@key -> (parameters read, files read, files written), from one run of the tiny demo and what it lacks."""
     folder = make_project(root, tmp_path_factory.mktemp("project"))
-    edit(folder, _with_a_curve_and_heat_maps)
+    edit(folder, _with_a_curve_and_maps)
     opened = Opened(folder)
     real_open = h5py.File.__init__
 
@@ -255,7 +255,7 @@ def recorded(root, tmp_path_factory):
     return params, records
 
 
-def _with_a_curve_and_heat_maps(params) -> None:
+def _with_a_curve_and_maps(params) -> None:
     """Which the demo lacks, being of one experiment a model."""
     small = {"start": "random", "classifier": "new", "stem": 2, "blocks": 2, "layers": 1, "growth": 2, "size": 16}
     both = [f"synthetic-maps-{attention}" for attention in ("none", "spatial")]
@@ -264,6 +264,12 @@ def _with_a_curve_and_heat_maps(params) -> None:
         params["experiments"][name] = {"corpus": "synthetic", "model": "dcma", "knobs": knobs, "recipe": {"epochs": 1}}
     params["heatmaps"] = {"maps": {"experiments": both, "clips": 2}}
     params["explain"]["drawn"][both[1]] = ""
+    # Of frames that are flowed and magnified anyway.
+    knobs = {"start": "random", "crop": "box224", "size": 16, "width": 8, "layers": 1, "heads": 1}
+    two = {"corpus": "synthetic", "model": "micronbert", "knobs": knobs, "recipe": {"epochs": 1}}
+    params["experiments"]["synthetic-two-frames"] = two
+    one = {"experiment": "synthetic-two-frames", "factors": "linspace_2_13_8", "clips": 2}
+    params["motion_maps"] = {"two-frames": one}
     params["experiments"]["synthetic-linear-fine"] = {"corpus": "synthetic", "model": "linear", "knobs": {"grid": 14}}
     params["curves"] = {"grid": {"experiments": ["synthetic-linear*"], "knob": "grid", "baseline": "synthetic-ststnet"}}
 
@@ -279,7 +285,7 @@ def below(path: str, declared) -> bool:
 
 def test_parameters_read_are_the_parameters_declared(recorded):
     params, records = recorded
-    assert len(records) == 43
+    assert len(records) == 47
     for name, (seen, _, _, entry) in records.items():
         stage, key = name.split("@")
         declared = set(expanded(stage, "params", key, entry))

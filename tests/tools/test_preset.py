@@ -115,6 +115,14 @@ def test_heat_maps_are_there_for_each_corpus():
     assert set(found.explain.drawn) == {f"{c}-dcma{what}" for c in ("casme2", "composite") for what in ("", "-none")}
 
 
+def test_maps_of_motion_are_there_for_each_corpus():
+    found = parsed(preset.compose("micronbert", "casme2,composite")).motion_maps
+    assert {name: entry.model_dump() for name, entry in found.items()} == {
+        f"{corpus}-micronbert": {"experiment": f"{corpus}-micronbert", "factors": "arange_10_11_1", "clips": 4}
+        for corpus in ("casme2", "composite")
+    }
+
+
 def test_figure_8_has_alpha_from_0_to_1_in_steps_of_a_tenth():
     found = parsed(preset.compose("msmmt_alpha"))
     points = derive(found)[0]["curve"]["composite-msmmt-alpha"]["args"]["points"]
@@ -242,7 +250,7 @@ def make(tmp_path, monkeypatch, capsys):  # which then holds the output of the d
 
 
 def test_a_preset_writes_parameters_and_plan_and_says_what_changes(make, capsys):
-    assert "plan.yaml is new: 47 stages" in capsys.readouterr().out
+    assert "plan.yaml is new: 49 stages" in capsys.readouterr().out
     make("uamrn", "casme2")
     out = capsys.readouterr().out
     assert out.startswith("params.yaml is now preset uamrn\n")
