@@ -65,7 +65,7 @@ def derived(monkeypatch, reads, corpus: str = "synthetic", **declared):
     """The plan of one experiment with such a model."""
     raw = YAML(typ="safe").load(preset.compose("demo"))
     raw["experiments"] = {f"{corpus}-linear".replace("_", "-"): {"corpus": corpus, "model": "linear"}}
-    raw["explain"] = {"drawn": {}}
+    raw["explain"], raw["motion_maps"] = {"drawn": {}}, {}
     released = {"classes": 3}
     composite = {"parts": ["casme2", "samm"], "labels": "megc2019", "classes": 3}
     others = {"megc2019_flow": released, "casme2": {"classes": 5}, "samm": {"classes": 5}, "both": composite}
@@ -383,7 +383,7 @@ def test_maps_of_motion_read_what_is_made_of_the_same_frames_and_the_truth():
     assert entry["compared"] == ["data/predictions/e0", *paths.values()]
     assert {"synthetic-none224"} <= set(stages["pair"]) & set(stages["flow"]) & set(stages["align"])
     assert stages["magnify_learned"]["synthetic-none224-magnet-arange_10_11_1"]["args"]["factors"] == "arange_10_11_1"
-    assert plan.derive(composed("demo"))[0]["motion_maps"] == {}
+    assert plan.derive(composed("demo"))[0]["motion_maps"].keys() == {"synthetic-micronbert"}
 
 
 def test_maps_of_motion_change_no_pictures_of_a_corpus():
@@ -478,7 +478,7 @@ def macro_of(corpora=None, macro=None, pool_subjects=6):
         raw["pretrain"]["runs"] = {n: run | {"pool": None} for n, run in raw["pretrain"]["runs"].items()
                                    if "pool" in run}  # fmt: skip
         raw["experiments"] = {"synthetic-linear": raw["experiments"]["synthetic-linear"]}
-        raw["explain"]["drawn"] = {}
+        raw["explain"]["drawn"], raw["motion_maps"] = {}, {}
     params = mer_params.parse(raw)
     found = {}
     for name, entry in plan.derive(params)[0]["figures"].items():
