@@ -391,7 +391,7 @@ def test_maps_of_motion_change_no_pictures_of_a_corpus():
     for name in ("synthetic-uamrn", None):
         raw = YAML(typ="safe").load(preset.compose("demo"))
         raw["experiments"] = {n: e for n, e in raw["experiments"].items() if n in (name, "synthetic-linear")}
-        raw["explain"], raw["heatmaps"] = {"drawn": {}}, {}
+        raw["explain"], raw["heatmaps"], raw["motion_maps"] = {"drawn": {}}, {}, {}
         figures = plan.derive(mer_params.parse(raw))[0]["figures"]
         raw["experiments"]["e0"] = {"corpus": "synthetic", "model": "micronbert", "knobs": {"start": "random"}}
         raw["motion_maps"] = {"mine": {"experiment": "e0", "clips": 4}}
