@@ -25,6 +25,8 @@ What the file declares:
                           gradients; one that needs none says torch.no_grad itself
     explain_training(network, inputs, labels) optional: the same of clips that it was trained on, (B,) by name; kept
                           beside, as the mean over the networks that were trained on the clip
+    probes(network, inputs)                   optional: what a network that has seen no label computes of clips, arrays
+                          (B, …) by name in the order of the computation; tools.probe says what can be told from each
 
 A model that reads several modalities packs them into the channels of one array a clip: `prepare` is given them all and
 puts them side by side, VECTORS says which channels are u and v (docs/conventions.md).
@@ -54,6 +56,7 @@ from mer.products import Product, Weights
 DECLARATIONS = {
     "READS": True, "RECIPE": True, "build": True, "prepare": True, "mirror": False, "VECTORS": False,
     "check_recipe": False, "loss": False, "load_weights": False, "explain": False, "explain_training": False,
+    "probes": False,
 }  # fmt: skip
 READS_BY_KNOB = "reads"
 
@@ -75,6 +78,7 @@ class ModelSpec:
     load_weights: Callable[..., Any] | None
     explain: Callable[..., Any] | None
     explain_training: Callable[..., Any] | None
+    probes: Callable[..., Any] | None
 
     @property
     def path(self) -> str:
@@ -128,7 +132,7 @@ def load(name: str) -> ModelSpec:
         build=found["build"], prepare=found["prepare"], mirror=found.get("mirror"), vectors=found.get("VECTORS"),
         declares_vectors="VECTORS" in found, check_recipe=found.get("check_recipe"), loss=found.get("loss"),
         load_weights=found.get("load_weights"), explain=found.get("explain"),
-        explain_training=found.get("explain_training"),
+        explain_training=found.get("explain_training"), probes=found.get("probes"),
     )  # fmt: skip
 
 

@@ -645,3 +645,27 @@ def explain(network: MicronBERT, inputs: Tensor) -> dict[str, Tensor]:
     found = {"data": heat, "diagonal": diag, "scores": scores}
     maps = {name: value.unflatten(1, (side, side)).float() for name, value in found.items() if value is not None}
     return {**maps, "logits": network(inputs), "picture": inputs[:, 1], "onset": inputs[:, 0]}
+
+
+def probes(network: MicronBERT, inputs: Tensor) -> dict[str, Tensor]:
+    """What is left of the difference between onset and apex at each step; `inputs` as for `forward`.
+
+    The change of each patch's pixels: its mean and its length; that of the tokens, each by itself and their mean; and
+    with `dma` the diagonal, the weights of eq. (12), and P_dma, each patch by itself and their mean.
+    """
+    net = network.backbone
+    onset, apex = normalised(inputs, net.embedding.weight.dtype).unbind(1)
+    pixels = patches_of(apex, net.patch) - patches_of(onset, net.patch)
+    encoded, scores = net.encode(net.tokens(torch.cat([onset, apex])), scores=net.poi)
+    before, after = encoded[:, 1:].chunk(2)
+    found = {
+        "pixels, mean of a patch": pixels.mean(-1), "pixels, length of a patch": pixels.norm(dim=-1),
+        "tokens, each": after - before, "tokens, length of each": (after - before).norm(dim=-1),
+        "tokens, their mean": (after - before).mean(1),
+    }  # fmt: skip
+    if net.dma:
+        own = None if scores is None else scores.chunk(2)[1]
+        features, diag, weights = net.changes(before, after, own, after if network.swap_input == "apex" else None)
+        found |= {"diagonal": diag, "weights W": weights}
+        found |= {"P_dma, each": features, "P_dma, its mean": features.mean(1)}
+    return found
