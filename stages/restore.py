@@ -57,7 +57,8 @@ def measured(network, pairs: Pairs, entry, seed: int) -> tuple[dict, restored.Pi
         for name, value in of_batch(network, given, frames, entry.target, drawn - start).items():
             parts.setdefault(name, []).append(value)
     one = {name: np.concatenate(values) for name, values in parts.items()}
-    found = restored.numbers(one["errors"], one["copied"], one["cells"], one.get("diagonal"), one["contexts"])
+    both = (one["diagonal"], one["opposite"]) if "diagonal" in one else None
+    found = restored.numbers(one["errors"], one["copied"], one["cells"], both, one["contexts"])
     side = round(one["cells"].shape[1] ** 0.5)
     square = {n: one[n][drawn].reshape(-1, side, side) for n in ("cells", "diagonal", "scores") if n in one}
     names = [f"part {s}, {a} and {b}" for s, a, b in places[drawn].tolist()]
@@ -69,6 +70,9 @@ def measured(network, pairs: Pairs, entry, seed: int) -> tuple[dict, restored.Pi
 def of_batch(network, batch: Batch, frames: torch.Tensor, target: str, drawn: np.ndarray) -> dict[str, np.ndarray]:
     """What `numbers` and `Pictures` need of the rows of a batch; pictures of the rows `drawn` only."""
     found = network(batch.first, batch.other, batch.cells)
+    opposite = None
+    if found.diagonal is not None:
+        opposite = network(batch.first, batch.other, ~batch.cells).diagonal
     rows = torch.from_numpy(drawn[(drawn >= 0) & (drawn < len(batch.first))]).to(frames.device)
     wanted, copied = (network.wanted(images, target) for images in (batch.first, batch.other))
     grey = network.images(found, batch.first, target)[rows]
@@ -76,7 +80,8 @@ def of_batch(network, batch: Batch, frames: torch.Tensor, target: str, drawn: np
     made = {
         "errors": (found.patches.float() - wanted).square().mean(-1), "cells": batch.cells,
         "copied": (copied - wanted).square().mean(-1),
-        "diagonal": found.diagonal, "scores": found.scores, "contexts": network.backbone.contexts(batch.other),
+        "diagonal": found.diagonal, "opposite": opposite, "scores": found.scores,
+        "contexts": network.backbone.contexts(batch.other),
         "first": frames[0][rows], "other": frames[1][rows], "given": picture(given), "restored": picture(grey),
     }  # fmt: skip
     return {name: value.cpu().numpy() for name, value in made.items() if value is not None}

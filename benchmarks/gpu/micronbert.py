@@ -7,8 +7,8 @@ product reaches. `loader`: random shards, in the system's memory, read alone and
 
 `pretraining`: a short one on moving textures (benchmarks.gpu._people), by the task itself, which goes on from its
 checkpoint in `--out`. Its shards, 3.7 GB in line_4_frames, are rendered again where they are missing. `restored`: error
-of the swapped patches and of the others, and the probability that a swapped patch has a lower diagonal than another, on
-people who were not trained on; beside the weights at the start.
+of the swapped patches and of the others, and how often a patch has a lower diagonal when it is swapped than when it is
+not, on people who were not trained on; beside the weights at the start.
 
 `fine-tuning`: leave-one-subject-out recognition of CASME II's numbers on other people, rendered alike, from those
 weights, from random ones, and from those weights with shuffled labels; a part for as many folds as half a call trains.
@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
 import torch
 
 from benchmarks import micronbert as bench
@@ -33,6 +32,7 @@ from benchmarks.gpu._run import Line, Session, keep_weights, peak_memory, rounde
 from benchmarks.gpu.msmmt import PEAKS
 from mer import models
 from mer.errors import MerError
+from mer.evaluation import restored as evaluation
 from mer.loso.loop import train_folds
 from mer.loso.recipe import Recipe
 from mer.loso.task import TrainingPlan
@@ -169,41 +169,29 @@ def weights_of(session: Session) -> Path:
     return path
 
 
-def lower(values: np.ndarray, cells: np.ndarray) -> float:
-    """The probability that a value of `cells` is below another, ties half: the area under the curve.
-
-    values: (…) float, cells: the same shape, bool, neither all True nor all False.
-    """
-    ranks, others = scipy.stats.rankdata(values.ravel()), ~cells.ravel()
-    n, m = int(others.sum()), int(cells.sum())
-    return float((ranks[others].sum() - n * (n + 1) / 2) / (n * m))
-
-
 @torch.no_grad()
 def numbers(session: Session, autoencoder: micronbert.Autoencoder, pairs: frame_pairs.Pairs) -> dict:
-    """Errors of restored patches, those of frame t+delta in their place, and how well the diagonal tells the swapped
-    ones: as mer.evaluation.restored.numbers, which needs scikit-learn."""
+    """See mer.evaluation.restored.numbers."""
     autoencoder = autoencoder.to(session.device).eval()
     count = min(session.pick(MOST, 8), len(pairs))
-    kept: dict[str, list[np.ndarray]] = {"error": [], "copied": [], "cells": [], "diagonal": []}
+    kept: dict[str, list[np.ndarray]] = {}
     for start in range(0, count, AT_ONCE):
         rows = slice(start, min(count, start + AT_ONCE))
         frames = torch.from_numpy(pairs.read(0, count, rows)).to(session.device)
-        batch = frame_pairs.prepared(
+        first, other, cells, _ = frame_pairs.prepared(
             autoencoder, frames, 0, count, rows, seed=1, crop_area=None, **blocks(session)
         )  # fmt: skip
-        found = autoencoder(batch.first, batch.other, batch.cells)
-        wanted, copied = (autoencoder.wanted(images, LOSS["target"]) for images in (batch.first, batch.other))
-        made = ((found.patches.float() - wanted).square().mean(-1), (copied - wanted).square().mean(-1))
-        for values, value in zip(kept.values(), (*made, batch.cells, found.diagonal), strict=True):
-            values.append(value.cpu().numpy())
-    error, copied, cells, diagonal = (np.concatenate(values) for values in kept.values())
-
-    def both(values: np.ndarray) -> dict:
-        return {"swapped": rounded(float(values[cells].mean())), "others": rounded(float(values[~cells].mean()))}
-
-    told = {"error": both(error), "copied": both(copied), "swapped_lower": rounded(lower(diagonal, cells))}
-    return {"pairs": count, **told}
+        found = autoencoder(first, other, cells)
+        wanted, copied = (autoencoder.wanted(images, LOSS["target"]) for images in (first, other))
+        made = {
+            "errors": (found.patches.float() - wanted).square().mean(-1), "copied": (copied - wanted).square().mean(-1),
+            "cells": cells, "one": found.diagonal, "two": autoencoder(first, other, ~cells).diagonal,
+            "contexts": autoencoder.backbone.contexts(other),
+        }  # fmt: skip
+        for name, value in made.items():
+            kept.setdefault(name, []).append(value.cpu().numpy())
+    one = {name: np.concatenate(values) for name, values in kept.items()}
+    return evaluation.numbers(one["errors"], one["copied"], one["cells"], (one["one"], one["two"]), one["contexts"])
 
 
 def restored(session: Session) -> dict:

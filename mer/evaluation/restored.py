@@ -37,30 +37,37 @@ class Pictures(NamedTuple):
 
 
 def numbers(
-    errors: np.ndarray, copied: np.ndarray, cells: np.ndarray, diagonal: np.ndarray | None, contexts: np.ndarray
+    errors: np.ndarray,
+    copied: np.ndarray,
+    cells: np.ndarray,
+    diagonals: tuple[np.ndarray, np.ndarray] | None,
+    contexts: np.ndarray,
 ) -> dict[str, Any]:
     """How well a network restores, and whether the diagonal tells swapped patches from the others.
 
     Args:
         errors: mean squared error of each restored patch, (B, N); copied: that of frame t+delta in place of frame t.
-        cells: swapped or masked patches, (B, N) bool. diagonal: of eq. (8), (B, N), or None.
+        cells: swapped or masked patches, (B, N) bool.
+        diagonals: of eq. (8), (B, N), of the same pairs with those patches swapped, and with all others; or None.
         contexts: contextual tokens of the frames, (B, d).
 
     Returns:
         {pairs; error: {swapped, others}; copied: {swapped, others}: of a network that gives back what it is given;
-        swapped_lower: the probability that a swapped patch has a lower diagonal than another, 0.5 by chance;
+        swapped_lower: how often a patch has a lower diagonal when it is swapped than when it is not, 0.5 by chance. A
+        patch is compared with itself: blocks lie in the middle of a frame more often than at its border;
         context_spread: distance of the contextual tokens from their mean, over its length: 0 where all frames have the
         same}; None where there is no such thing.
     """
-    from sklearn.metrics import roc_auc_score
 
     def both(values: np.ndarray) -> dict[str, float | None]:
         parts = {"swapped": values[cells], "others": values[~cells]}
         return {name: float(part.mean()) if part.size else None for name, part in parts.items()}
 
     lower = None
-    if diagonal is not None and cells.any() and not cells.all():
-        lower = float(roc_auc_score(cells.ravel(), -diagonal.ravel()))
+    if diagonals is not None:
+        one, two = diagonals
+        swapped, other = np.where(cells, one, two), np.where(cells, two, one)
+        lower = float((swapped < other).mean() + (swapped == other).mean() / 2)
     middle = contexts.mean(0)
     length = float(np.linalg.norm(middle))
     spread = float(np.linalg.norm(contexts - middle, axis=1).mean()) / length if length else None

@@ -262,15 +262,11 @@ def test_lost_weights_are_said(tmp_path):
     assert line.failed["fine-tuning"].startswith(f"{tmp_path}/line_4_micronbert.pth: is not there; put it back")
 
 
-def test_the_area_under_the_curve_and_the_scores_are_those_of_the_pipeline():
-    from sklearn.metrics import roc_auc_score
-
+def test_the_scores_of_line_4_are_those_of_the_pipeline():
     from benchmarks.gpu import micronbert
     from mer.evaluation.metrics import score
 
     rng = np.random.default_rng(0)
-    cells, values = rng.random((5, 16)) < 0.4, rng.integers(0, 9, (5, 16)) / 8.0  # with ties
-    assert micronbert.lower(values, cells) == pytest.approx(roc_auc_score(cells.ravel(), -values.ravel()), abs=1e-12)
     label, found = np.arange(60) % 5, rng.integers(0, 5, 60)
     expected, told = score(label, found, list("abcde")), micronbert.scores(label, found)
     for ours, theirs in (("uf1", "uf1"), ("uar", "uar"), ("accuracy", "acc")):

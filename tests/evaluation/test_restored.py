@@ -17,24 +17,24 @@ def figures(monkeypatch):
 def test_numbers_of_swapped_and_other_patches():
     cells = np.array([[True, False, False], [True, True, False]])
     errors, copied = np.array([[1.0, 2, 3], [4, 5, 6]]), np.array([[7.0, 8, 9], [10, 11, 12]])
-    diagonal = np.array([[0.1, 0.5, 0.05], [0.2, 0.3, 0.4]])
+    one = np.array([[0.1, 0.5, 0.05], [0.2, 0.3, 0.4]])
+    two = np.array([[0.2, 0.4, 0.06], [0.1, 0.3, 0.5]])
     contexts = np.array([[3.0, 1], [3, -1]])
-    found = numbers(errors, copied, cells, diagonal, contexts)
+    found = numbers(errors, copied, cells, (one, two), contexts)
     assert found["pairs"] == 2
     assert found["error"] == {"swapped": pytest.approx(10 / 3), "others": pytest.approx(11 / 3)}
     assert found["copied"] == {"swapped": pytest.approx(28 / 3), "others": pytest.approx(29 / 3)}
-    # Of 3 x 3 pairs of a swapped patch and another: 0.1, 0.2 and 0.3 lie below 0.5 and 0.4, and above 0.05.
-    assert found["swapped_lower"] == pytest.approx(6 / 9)
+    # Swapped and not: 0.1 < 0.2, 0.4 < 0.5, 0.06 > 0.05; 0.2 > 0.1, 0.3 = 0.3, 0.5 > 0.4.
+    assert found["swapped_lower"] == pytest.approx(2.5 / 6)
     assert found["context_spread"] == pytest.approx(1 / 3)
 
 
 def test_what_is_undefined_is_none():
     cells = np.ones((2, 4), bool)
-    found = numbers(np.ones((2, 4)), np.ones((2, 4)), cells, np.ones((2, 4)), np.zeros((2, 3)))
+    found = numbers(np.ones((2, 4)), np.ones((2, 4)), cells, None, np.zeros((2, 3)))
     assert found["error"] == {"swapped": 1.0, "others": None}
     assert found["swapped_lower"] is None
     assert found["context_spread"] is None
-    assert numbers(np.ones((2, 4)), np.ones((2, 4)), ~cells, None, np.ones((2, 3)))["swapped_lower"] is None
 
 
 def test_the_curve_is_that_of_the_note():
