@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the stages have it (stages/__init__.py), before torch is imported
 ROOT = Path(__file__).resolve().parent.parent
 
 
