@@ -258,6 +258,8 @@ class FramePairsRun(Section):
             least, most = getattr(self, name)
             if not low < least <= most <= high:
                 raise ValueError(f"{name} is [{least:g}, {most:g}]; needed are numbers above {low}, the least first")
+        if self.unit == "frames" and self.gap[0] < 1:
+            raise ValueError(f"gap is [{self.gap[0]:g}, {self.gap[1]:g}] frames; the least is 1")
         return self
 
     def shards(self) -> dict[str, str]:

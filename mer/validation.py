@@ -28,6 +28,12 @@ def check(params: Params) -> None:
             raise MerError(f"params.yaml: section {section!r} is unknown; {suggestion(section, valid)}")
     for name, corpus in params.corpora.items():
         check_classes(f"corpora.{name}", labels_of(name, corpus), corpus.classes)
+    for name, run in params.pretrain.runs.items():
+        # Others' networks are no models; a model's own are knobs of its `build`.
+        if run.task in ("frame_pairs", "macro_sets") and run.network in models.names():
+            models.check_knobs(run.network, run.knobs, f"params.yaml: pretrain.runs.{name}.knobs")
+            if run.task == "frame_pairs" and "size" in run.knobs:
+                raise MerError(f"params.yaml: pretrain.runs.{name}.knobs.size: the run has a size of its own; set that")
     with _without_weights() if len(params.experiments) > MANY else contextlib.nullcontext():
         for name, experiment in params.experiments.items():
             check_experiment(params, name, experiment)

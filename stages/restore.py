@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mer.errors import MerError
 from mer.evaluation import restored
 from mer.evaluation.reports import write_json
 from mer.pretraining import load_network
@@ -26,8 +25,6 @@ def main(stage):
     entry, key = chosen(stage.params.pretrain.runs, stage.key, "pretrain.runs"), stage.key
     path, folder = Path("data/weights") / f"{key}.safetensors", Path("metrics/pretraining")
     network = load_network(entry.network).load_user_weights(path, **entry.knobs, size=entry.size)
-    if not hasattr(network, "draw_cells"):
-        raise MerError(f"pretrain.runs.{key}.network is {entry.network!r}, which does not restore frames; name another")
     shards = Shards([Path("data/frames", name) for name in entry.shards()], exclude=entry.exclude_subjects)
     pairs = Pairs(shards, entry.gap, entry.unit, stage.params.pretrain.seed + 1)  # other gaps and blocks than trained
     found, shown = measured(network.to(stage.device).eval(), pairs, entry, stage.params.pretrain.seed + 1)
@@ -37,7 +34,7 @@ def main(stage):
     swapped = network.pretext == "swap"
     restored.pairs_figure(shown, folder / key / "pairs.png", key, "swapped" if swapped else "masked")
     if len(points):  # a file of the user's own has no curve
-        restored.loss_figure(points, found["copied"]["swapped"] if swapped else None, folder / key / "loss.png", key)
+        restored.loss_figure(points, found["given_back"] if swapped else None, folder / key / "loss.png", key)
 
 
 @torch.no_grad()
@@ -68,7 +65,10 @@ def measured(network, pairs: Pairs, entry, seed: int) -> tuple[dict, restored.Pi
 
 
 def of_batch(network, batch: Batch, frames: torch.Tensor, target: str, drawn: np.ndarray) -> dict[str, np.ndarray]:
-    """What `numbers` and `Pictures` need of the rows of a batch; pictures of the rows `drawn` only."""
+    """What `numbers` and `Pictures` need of a batch of b rows, by name: (b, …); pictures of the rows `drawn` only.
+
+    frames: (2, b, H, W, 3) uint8. drawn: rows counted from the first of this batch; those outside it are left out.
+    """
     found = network(batch.first, batch.other, batch.cells)
     opposite = None
     if found.diagonal is not None:

@@ -176,7 +176,9 @@ def test_what_no_stage_of_the_plan_reads_need_not_be_there(root, empty):
     Path("data/raw/samm.manifest.csv").touch()
     check_raw(params.parse(composed(root, "baselines", "samm")))
     made = composed(root, "demo")
-    del made["experiments"]["synthetic-uamrn"], made["experiments"]["synthetic-dcma"]
+    for name in ("uamrn", "dcma", "micronbert"):
+        del made["experiments"][f"synthetic-{name}"]
+    made["motion_maps"] = {}
     check_raw(params.parse(change(made, "explain/drawn", {})))
 
 
@@ -221,3 +223,19 @@ def test_commands_to_copy_hold_the_folder_as_one_word(root, empty, raw):
     make, *get = [shlex.split(command) for command in said.partition("bring the release with: ")[2].split(" && ")]
     assert make == ["mkdir", "-p", raw]
     assert [(line[:2], Path(line[-1]).parent, len(line)) for line in get] == [(["dvc", "get"], Path(raw), 8)] * 2
+
+
+@pytest.mark.parametrize(("knobs", "message"), [
+    ({"roles": "codes"}, "knobs.roles is 'codes'; valid: paper, code"),
+    ({"layers": True}, "knobs.layers is True; needed is a value of type int"),
+    ({"pretext": "masked"}, "knobs.pretext is 'masked'; valid: swap, mask"),
+    ({"size": 64}, "knobs.size: the run has a size of its own; set that"),
+])  # fmt: skip
+def test_knobs_of_a_pretraining_are_checked_as_those_of_a_model_are(raw, knobs, message):
+    raw["pretrain"]["runs"]["micronbert"]["knobs"] = knobs
+    refused(f"params.yaml: pretrain.runs.micronbert.{message}", validation.check, params.parse(raw))
+
+
+def test_a_gap_below_one_frame_is_refused(raw):
+    raw["pretrain"]["runs"]["micronbert"]["gap"] = [0.2, 0.4]
+    refused(r"gap is \[0.2, 0.4\] frames; the least is 1", params.parse, raw)

@@ -52,7 +52,8 @@ def numbers(
         contexts: contextual tokens of the frames, (B, d).
 
     Returns:
-        {pairs; error: {swapped, others}; copied: {swapped, others}: of a network that gives back what it is given;
+        {pairs; error: {swapped, others}; copied: {swapped, others}: of frame t+delta in place of frame t, so what a
+        swap changes; given_back: mean over all patches for a network that gives back what it is given;
         swapped_lower: how often a patch has a lower diagonal when it is swapped than when it is not, 0.5 by chance. A
         patch is compared with itself: blocks lie in the middle of a frame more often than at its border;
         context_spread: distance of the contextual tokens from their mean, over its length: 0 where all frames have the
@@ -72,8 +73,8 @@ def numbers(
     length = float(np.linalg.norm(middle))
     spread = float(np.linalg.norm(contexts - middle, axis=1).mean()) / length if length else None
     return {
-        "pairs": len(cells), "error": both(errors), "copied": both(copied), "swapped_lower": lower,
-        "context_spread": spread,
+        "pairs": len(cells), "error": both(errors), "copied": both(copied),
+        "given_back": float((copied * cells).mean()), "swapped_lower": lower, "context_spread": spread,
     }  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def pairs_figure(shown: Pictures, path: str | Path, title: str, verb: str) -> No
     for a, text in zip(axes[0], titles, strict=True):
         a.set_title(text, fontsize=9)
     heading(figure, f"{title}: pairs of frames, as the network is given them and restores them")
-    second_line(figure, "Maps: dark is the least of each, bright the most, as printed below.")
+    if shown.maps:
+        second_line(figure, "Maps: dark is the least of each, bright the most, as printed below.")
     save(figure, path)
 
 
@@ -136,11 +138,11 @@ def outline(a: "Axes", cells: np.ndarray, shape: tuple[int, int]) -> None:
         a.add_collection(LineCollection(segments, colors=colour, linewidths=width), autolim=False)
 
 
-def loss_figure(points: np.ndarray, copied: float | None, path: str | Path, title: str) -> None:
+def loss_figure(points: np.ndarray, given_back: float | None, path: str | Path, title: str) -> None:
     """Reconstruction and agreement against the step, on a logarithmic scale.
 
     Args:
-        points: of `points_of`. copied: error of a network that gives the swapped patches back, a level line.
+        points: of `points_of`. given_back: of `numbers`, a level line; None: there is none.
         path: the PNG to write. title: begins the heading.
     """
     figure = blank(6.4, 4.0)
@@ -150,8 +152,8 @@ def loss_figure(points: np.ndarray, copied: float | None, path: str | Path, titl
     if (points[:, 3] > 0).any():
         a.plot(points[:, 0], np.where(points[:, 3] > 0, points[:, 3], np.nan), color="#0072b2", linestyle="-.",
                marker=marker, label="agreement, eq. (15)")  # fmt: skip
-    if copied:
-        a.axhline(copied, color="#d55e00", linestyle="--", label="of swapped patches, given back as they are")
+    if given_back:
+        a.axhline(given_back, color="#d55e00", linestyle="--", label="reconstruction that gives back what it is given")
     a.set_yscale("log")
     a.set(xlabel="step", ylabel="loss")
     a.grid(alpha=0.3)

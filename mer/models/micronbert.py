@@ -37,9 +37,10 @@ from mer.errors import MerError
 from mer.networks.random_layers import Uniform, begin, number
 from mer.networks.vit import EPSILON, Block
 from mer.products import Product, Weights, frames, pair, weights
-from mer.storage.weights import read_weights
+from mer.storage.weights import read_weights, weights_about
 
 NETWORK = "micronbert"  # for stage pretrain
+RESTORES = True  # for its task frame_pairs
 # M-16: [choice]; the paper gives none of it.
 RECIPE = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.01, "epochs": 50, "batch_size": 16, "schedule": "cosine"}
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of channels 0..1
@@ -178,6 +179,13 @@ class Backbone(nn.Module):
             self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         initialise(self)
         nn.init.normal_(self.context, std=0.02)
+
+    @property
+    def attention(self) -> str:
+        """How eq. (8) and (12) are read, in words; `invert` is not of it, as M-08 chooses it for recognition."""
+        axis, scaled = "keys" if self.axis == -1 else "queries", "scaled" if self.factor != 1.0 else "not scaled"
+        weights = f", weight {self.weight}, own_entry {self.own_entry}" if self.poi else f", weight {self.weight}"
+        return f"softmax_axis {axis}, {scaled}, roles {self.roles}{weights}"
 
     def tokens(self, images: Tensor) -> Tensor:
         """Eqs. (1) and (2): images (B, 3, H, W) normalised -> (B, N, d)."""
@@ -398,6 +406,15 @@ class Autoencoder(nn.Module):
         return self.backbone.side * self.backbone.patch
 
     @property
+    def patches(self) -> int:
+        return self.backbone.side**2
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the note of the weights says: attention that no weight's shape tells."""
+        return {"attention": self.backbone.attention} if self.backbone.dma else {}
+
+    @property
     def pretext(self) -> str:
         return "swap" if self.mask is None else "mask"
 
@@ -552,6 +569,10 @@ def check_same(backbone: Backbone, kind: Tensor, path: str | Path) -> None:
 
     if not torch.equal(kind.to(backbone.kind.device), backbone.kind):
         raise MerError(f"{path}: was pretrained as {named(kind)}; needed is {named(backbone.kind)}; {SOURCE}")
+    # A torch file of the user's own has no note.
+    attention = weights_about(path).get("attention", backbone.attention)
+    if backbone.dma and attention != backbone.attention:
+        raise MerError(f"{path}: was pretrained with {attention}; needed is {backbone.attention}; {SOURCE}")
 
 
 # ---- recognition ----------------------------------------------------------------------------------------------------
@@ -633,8 +654,9 @@ def explain(network: MicronBERT, inputs: Tensor) -> dict[str, Tensor]:
 
     Returns:
         data (B, s, s) float, 0..1: 1 - diag / max, which M-08 has as the map that is drawn, times S with PoI, divided
-        by its maximum; without `dma` the length of each token. diagonal, scores (B, s, s), as they are, where there are
-        any. logits (B, C). picture (B, H, W, 3), the apex; onset, alike.
+        by its maximum (the inverse of what the classifier reads, unless `invert`); without `dma` the length of each
+        token. diagonal, scores (B, s, s), as they are, where there are any. logits (B, C). picture (B, H, W, 3), the
+        apex; onset, alike.
     """
     network.eval()
     features, diag, scores = network.features(inputs)

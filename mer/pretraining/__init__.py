@@ -85,10 +85,21 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     own = own_weights(entry, context)
     if own is None:
         return task.run(entry, context)
-    from mer.storage.weights import digest_of
+    from mer.storage.weights import digest_of, subjects_seen
 
-    weights = network.load_user_weights(own, **entry.get("knobs", {}))
-    return Made(weights, {"weights": f"given: {own.name}", "sha256": digest_of(own)})
+    knobs = dict(entry.get("knobs", {}))
+    if entry["task"] == "frame_pairs":  # whose frames have a size of their own, which is no knob of the run
+        knobs["size"] = entry["size"]
+    try:
+        weights = network.load_user_weights(own, **knobs)
+    except TypeError as error:
+        raise MerError(
+            f"{context.where}.knobs: {entry['network']} cannot be built with {knobs} ({error}); correct it"
+        ) from None
+    seen = sorted(subjects_seen(own))
+    about: dict[str, str | list[str]] = {"weights": f"given: {own.name}", "sha256": digest_of(own)}
+    about |= getattr(weights, "about", {})
+    return Made(weights, about | ({"subjects": seen} if seen else {}))
 
 
 def own_weights(entry: dict[str, Any], context: Context) -> Path | None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from mer.errors import MerError
 
+STARTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # processes that srun or mpirun started
+
 
 @dataclass(frozen=True)
 class World:
@@ -33,6 +35,18 @@ class World:
             return network
         places = [torch.device(self.device)] if self.device.startswith("cuda") else None
         return nn.parallel.DistributedDataParallel(network, device_ids=places, broadcast_buffers=False)
+
+    def check_same(self, value: int, what: str) -> None:
+        """Raise MerError unless all processes have the same number."""
+        if self.size == 1:
+            return
+        ends = torch.tensor([value, -value], device=self.device)
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+        most, least = int(ends[0]), -int(ends[1])
+        if most != least:
+            raise MerError(
+                f"{what}: the processes have {least} to {most}; all need the same files, on a disk that they share"
+            )
 
     def mean(self, value: Tensor) -> Tensor:
         """Of a tensor over the processes, without gradient."""
@@ -56,6 +70,12 @@ def check_batch(batch: int, size: int, where: str) -> None:
 def world(device: str) -> Iterator[World]:
     """This process among those that were started together. device: cpu or cuda; GPUs are given out by LOCAL_RANK."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    for name in STARTERS:
+        if "WORLD_SIZE" not in os.environ and int(os.environ.get(name, "1")) > 1:
+            raise MerError(
+                f"runtime.launcher: {name} is {os.environ[name]} and WORLD_SIZE is not set, so each process would "
+                "train alone; start the worker by torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            )
     if size == 1:
         yield World(device=device)
         return

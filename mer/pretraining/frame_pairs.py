@@ -10,10 +10,13 @@ step has is a function of the seed, the step and the row, and no list of pairs i
 permutation that is computed (`shuffled`). So memory is that of a few batches whatever the number of frames; a killed
 training goes on with the same numbers, also with another number of processes.
 
-What the network is that restores, `build_pretrained(checkpointing=…, size=…, **knobs)` of its file, an nn.Module:
+A file of such a network declares `RESTORES = True` beside what mer.pretraining asks for. What its
+`build_pretrained(checkpointing=…, size=…, **knobs)` returns, an nn.Module:
 
-    size, pretext, agrees, form        px of its frames; swap | mask; whether contextual tokens have to agree; what
-                                       decides its training beside parameters and shapes, as a list
+    size, patches, pretext, agrees     px of its frames and patches in them; swap | mask; whether contextual tokens have
+                                       to agree
+    form                               what decides its training beside parameters and shapes, as a list
+    about                              what the note of its weights says of it, text by name
     normalised(frames)                 (…, H, W, 3) uint8 -> (…, 3, H, W), what it reads
     draw_cells(batch, generator, …)    (batch, N) bool: which patches are swapped, or masked
     forward(first, other, cells, crop) what it restores, with `contexts`, the contextual tokens of other and crop
@@ -82,26 +85,30 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     what = f"{epochs} on {len(pairs)} pairs of frames of {people} ({kind}), without labels"
     short = f", {pairs.short} parts of recordings shorter than the gap left out" if pairs.short else ""
     seen = [subject for subject in shards.subjects if not subject.startswith("pool/")]
-    about: dict[str, str | list[str]] = {"weights": what + short + ", from random weights", "loss": log}
+    about: dict[str, str | list[str]] = {
+        "weights": what + short + ", from random weights",
+        "loss": log,
+        **trained.about,
+    }
     return Made(trained, about | ({"subjects": seen} if seen else {}))
 
 
 def initial_network(entry: dict[str, Any], context: Context) -> Any:
     """The network with random weights. Raises MerError for one of another kind, and for unknown knobs."""
     name, knobs, where = entry["network"], entry["knobs"], context.where
-    with torch.random.fork_rng():
+    module = load_network(name)
+    if not getattr(module, "RESTORES", False):
+        raise MerError(
+            f"{where}.network is {name!r}, which does not restore frames (its file has no RESTORES); name one that does"
+        )
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         try:
-            network = load_network(name).build_pretrained(
-                **knobs, size=entry["size"], checkpointing=entry["checkpointing"]
-            )
+            return module.build_pretrained(**knobs, size=entry["size"], checkpointing=entry["checkpointing"])
         except TypeError as error:
             raise MerError(f"{where}.knobs: {name} cannot be built with {knobs} ({error}); correct it") from None
-    if not hasattr(network, "draw_cells"):
-        raise MerError(
-            f"{where}.network is {name!r}, which does not restore frames; task frame_pairs needs one that does"
-        )
-    return network
+        except MerError as error:
+            raise MerError(f"{where}: {error}") from None
 
 
 # ---- which pairs ----------------------------------------------------------------------------------------------------
@@ -126,8 +133,10 @@ class Pairs:
         rates = np.full(len(lengths), 1000.0) if unit == "frames" else np.asarray(shards.fps, float)
         if np.isnan(rates).any():
             raise MerError("frame_pairs: gap is in ms, and not all frame rates are known; set unit: frames")
-        self.least = np.maximum(1, np.rint(gap[0] * rates / 1000)).astype(np.int64)
-        self.most = np.maximum(self.least, np.rint(gap[1] * rates / 1000)).astype(np.int64)
+        # Nothing is longer than a recording, and a number beyond int64 would become negative.
+        least, most = (np.minimum(np.rint(g * rates / 1000), lengths.max()) for g in gap)
+        self.least = np.maximum(1, least).astype(np.int64)
+        self.most = np.maximum(self.least, most).astype(np.int64)
         starts = np.maximum(0, lengths - self.least)
         self.lengths, self.short = lengths, int((starts == 0).sum())
         self.ends = np.cumsum(starts)
@@ -152,7 +161,10 @@ class Pairs:
         return segment, first, first + least + np.floor(u * (most - least + 1)).astype(np.int64)
 
     def read(self, step: int, batch: int, rows: slice, pool: ThreadPoolExecutor | None = None) -> np.ndarray:
-        """Both frames of the rows, (2, b, size, size, 3) uint8."""
+        """Both frames of the rows, (2, b, size, size, 3) uint8; pool: threads that read them; None: this one.
+
+        Raises FileError where a frame has other bytes than were written.
+        """
         segment, first, other = (a[rows].tolist() for a in self.places(step, batch))
         both = [*zip(segment, first, strict=True), *zip(segment, other, strict=True)]
         found = [self.shards.read(*one) for one in both] if pool is None else list(pool.map(self._read, both))
@@ -212,29 +224,43 @@ class Batches:
         rows = self.world.rows(self.batch)
         for k in range(step, min(step + 1 + AHEAD, self.steps)):
             if k not in self.waiting:
-                self.waiting[k] = self.pool.submit(self.pairs.read, k, self.batch, rows)
-        frames = torch.from_numpy(self.waiting.pop(step).result())
+                self.waiting[k] = self.pool.submit(self.read, k, rows)
+        frames, cells = self.waiting.pop(step).result()
         if self.world.device.startswith("cuda"):
             frames = frames.pin_memory().to(self.world.device, non_blocking=True)
-        return prepared(self.network, frames, step, self.batch, rows, **self.options)
+        return prepared(self.network, frames, step, self.batch, rows, cells=cells, **self.options)
+
+    def read(self, step: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """Frames, and the cells of the whole batch: to draw those of a large one takes longer than a step on a GPU."""
+        frames = torch.from_numpy(self.pairs.read(step, self.batch, rows))
+        return frames, drawn(
+            self.network, step, self.batch, **{k: v for k, v in self.options.items() if k != "crop_area"}
+        )
+
+
+def drawn(network: Any, step: int, batch: int, *, seed: int, **how: Any) -> Tensor:
+    """Which patches of the whole batch are swapped, (batch, N) bool; how: of the network's `draw_cells`."""
+    generator = torch.Generator().manual_seed(int(digest(seed, BLOCKS, step)[:15], 16))
+    return network.draw_cells(batch, generator, **how)
 
 
 def prepared(
     network: Any, frames: Tensor, step: int, batch: int, rows: slice, *, seed: int,
-    crop_area: Sequence[float] | None, **how: Any,
+    crop_area: Sequence[float] | None, cells: Tensor | None = None, **how: Any,
 ) -> Batch:  # fmt: skip
     """A batch of frames (2, b, H, W, 3) uint8, which are `rows` of the batch of all processes.
 
     Args:
-        crop_area: see `train`; None: without crops. how: of the network's `draw_cells`.
+        crop_area: see `train`; None: without crops. cells: of `drawn`; None: they are drawn here. how: see `drawn`.
     """
-    first, other = network.normalised(frames)
-    generator = torch.Generator().manual_seed(int(digest(seed, BLOCKS, step)[:15], 16))
-    cells = network.draw_cells(batch, generator, **how)
+    cells = drawn(network, step, batch, seed=seed, **how) if cells is None else cells
     crop = None
-    if crop_area is not None:
-        u = np.random.default_rng([seed, CROPS, step]).random((batch, 4))[rows]
-        crop = cropped(other, torch.from_numpy(boxes(u, crop_area)).to(other))
+    # Inside a step autocast would round the places that a crop is read from to eight bits.
+    with torch.autocast(frames.device.type, enabled=False):
+        first, other = network.normalised(frames)
+        if crop_area is not None:
+            u = np.random.default_rng([seed, CROPS, step]).random((batch, 4))[rows]
+            crop = cropped(other, torch.from_numpy(boxes(u, crop_area)).to(other))
     return Batch(first, other, cells[rows].to(first.device), crop)
 
 
@@ -382,6 +408,22 @@ class Curve:
         return [f"{int(step)} {total:.5g} {one:.5g} {two:.5g}" for step, total, one, two in kept]
 
 
+def check_cells(network: Any, ratio: float, min_block: float) -> None:
+    """Raise MerError where no patch is swapped or masked, or all are, whatever is drawn."""
+    patches = network.patches
+    if network.pretext == "mask":
+        masked = round(ratio * patches)
+        if masked in (0, patches):
+            raise MerError(
+                f"frame_pairs: ratio is {ratio:g}, which masks {masked} of {patches} patches; choose one between"
+            )
+    elif min_block > ratio * patches:
+        raise MerError(
+            f"frame_pairs: min_block is {min_block:g} patches, ratio {ratio:g} swaps {ratio * patches:g} of {patches}; "
+            "lower min_block, or take larger frames"
+        )
+
+
 def train(
     network: Any,
     pairs: Pairs,
@@ -428,7 +470,10 @@ def train(
         raise MerError(f"frame_pairs: frames are {pairs.shards.size} px, the network reads {network.size}; set size")
     steps = epochs * (len(pairs) // global_batch)
     how: dict[str, Any] = {"ratio": ratio, "min_block": min_block, "min_aspect": min_aspect, "count": count}
-    losses = Losses(network, gamma=gamma, beta=beta, agreement=agreement, target=target).to(world.device)
+    check_cells(network, ratio, min_block)
+    with torch.random.fork_rng(devices=[]):  # of dino's head
+        torch.manual_seed(seed)
+        losses = Losses(network, gamma=gamma, beta=beta, agreement=agreement, target=target).to(world.device)
     options = {"seed": seed, "crop_area": crop_area if losses.agrees else None, **how}
     wrapped, curve = world.wrapped(losses), Curve(losses, world, steps)
     settings = [gamma, beta, agreement, target, epochs, global_batch, lr, weight_decay, bf16]

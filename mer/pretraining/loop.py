@@ -91,6 +91,7 @@ def train(
     with fixed_threads(device), torch.random.fork_rng(enabled=step_seed is not None):
         network.train()
         done = resume(checkpoint, key, network, optimizer, watch)
+        world.check_same(done, f"{task}: steps in the checkpoint")
         with tqdm(total=steps, initial=done, desc=task, unit="step", disable=not progress, mininterval=0.5) as bar:
             for step in range(done, steps):
                 if watch is not None and watch.ended:

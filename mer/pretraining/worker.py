@@ -41,8 +41,13 @@ def launched(launcher: str, entry: dict[str, Any], context: Context) -> Made:
     told |= {name: str(told[name]) for name in ("checkpoint", "pool") if told[name] is not None}
     told["frames"] = [str(path) for path in context.frames]
     replace_file(job, json.dumps({"entry": entry, "context": told, "made": str(made)}).encode())
-    command = shlex.split(launcher)
-    if command and command[0] == "torchrun":  # also where the environment's scripts are not on the path
+    try:
+        command = shlex.split(launcher)
+    except ValueError as error:
+        raise MerError(f"runtime.launcher is {launcher!r}, which is no command ({error}); correct it") from None
+    if not command:
+        raise MerError(f"runtime.launcher is {launcher!r}, which is no command; name one, or leave it empty")
+    if command[0] == "torchrun":  # also where the environment's scripts are not on the path
         command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
     try:
         done = subprocess.run(

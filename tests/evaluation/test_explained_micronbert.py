@@ -43,6 +43,10 @@ def test_each_row_shows_the_frames_the_parts_and_the_map(tmp_path, monkeypatch, 
     assert len(panels) == 3 * (3 + len(parts))  # the drawn clip, and one of each class that has clips
     titles = [a.get_title() for a in panels[: 3 + len(parts)]]
     assert titles == ["onset of c/s3/x", "apex", *(explained.PARTS[part] for part in parts), explained.MAPS]
+    said = "\n".join(text.get_text() for text in figure.texts)
+    assert ("times the scores" in said) == ("scores" in parts)
+    assert ("1 less the diagonal" in said) == ("diagonal" in parts)
+    assert ("length of what is read of each patch" in said) == (not parts)
     assert cv2.imread(str(tmp_path / "f/differences.png")).std() > 5
     found = json.loads((tmp_path / "f/differences.json").read_text())
     assert found["clips"] == [3, 2, 0]

@@ -24,6 +24,7 @@ def test_numbers_of_swapped_and_other_patches():
     assert found["pairs"] == 2
     assert found["error"] == {"swapped": pytest.approx(10 / 3), "others": pytest.approx(11 / 3)}
     assert found["copied"] == {"swapped": pytest.approx(28 / 3), "others": pytest.approx(29 / 3)}
+    assert found["given_back"] == pytest.approx(28 / 6)
     # Swapped and not: 0.1 < 0.2, 0.4 < 0.5, 0.06 > 0.05; 0.2 > 0.1, 0.3 = 0.3, 0.5 > 0.4.
     assert found["swapped_lower"] == pytest.approx(2.5 / 6)
     assert found["context_spread"] == pytest.approx(1 / 3)

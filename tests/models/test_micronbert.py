@@ -329,6 +329,20 @@ def test_weights_of_the_pretraining_start_the_backbone_and_no_other_is_taken(tmp
     assert micronbert.load_user_weights(path, **{**SMALL, "poi": False}).backbone.dma
 
 
+@pytest.mark.parametrize("knobs", [
+    {"roles": "code"}, {"softmax_axis": "queries"}, {"scale": False}, {"weight": "literal"}, {"own_entry": "kept"},
+])  # fmt: skip
+def test_weights_that_were_pretrained_with_another_attention_are_refused(tmp_path, knobs):
+    """No weight has another shape then."""
+    path, made = tmp_path / "weights.safetensors", autoencoder()
+    save_weights(made, path, made.about)
+    with pytest.raises(
+        MerError, match=r"was pretrained with softmax_axis keys, scaled, roles paper, .*; needed is softm"
+    ):
+        micronbert.load_weights(small(**knobs), path)
+    micronbert.load_weights(small(invert=True), path)  # M-08 is of recognition
+
+
 def test_other_sizes_of_frames_have_the_same_weights():
     large, state = small(size=64), small().state_dict()
     large.load_state_dict(state)

@@ -99,6 +99,13 @@ def test_recordings_shorter_than_the_gap_are_refused():
         Pairs(Recordings(), [20, 30], "frames", seed=0)
 
 
+def test_a_gap_beyond_all_numbers_is_as_long_as_a_recording():
+    pairs = Pairs(Recordings((14, 9)), [2, 1e300], "frames", seed=0)
+    _, first, other = pairs.places(0, len(pairs))
+    assert (np.subtract(other, first) >= 2).all()
+    assert np.subtract(other, first).max() > 4
+
+
 def test_frames_are_those_of_their_places():
     source = Recordings()
     pairs = Pairs(source, [2, 4], "frames", seed=0)
@@ -207,17 +214,93 @@ def test_a_checkpoint_of_other_knobs_is_not_taken_up(tmp_path, knobs):
 @pytest.mark.parametrize("agreement", ["mse", "mse_stopgrad", "dino"])
 def test_every_agreement_trains_and_is_another(agreement, monkeypatch):
     """M-12"""
-    for name in ("HIDDEN", "BOTTLENECK", "PROTOTYPES"):
-        monkeypatch.setattr(frame_pairs, name, 8)
+    small_dino(monkeypatch)
     net, curve = trained(agreement=agreement)
     assert np.isfinite([float(number) for number in curve[-1].split()]).all()
     other, _ = trained(agreement="mse" if agreement != "mse" else "mse_stopgrad")
     assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
-def test_dinos_teacher_follows_and_is_kept(monkeypatch, tmp_path):
+def small_dino(monkeypatch):
     for name in ("HIDDEN", "BOTTLENECK", "PROTOTYPES"):
         monkeypatch.setattr(frame_pairs, name, 8)
+
+
+def test_dino_is_a_function_of_the_seed_and_goes_on_after_a_kill(monkeypatch, tmp_path):
+    small_dino(monkeypatch)
+    monkeypatch.setattr(frame_pairs, "EVERY", 3)
+    nets = []
+
+    def run(moved, **how):
+        net = network()
+        torch.manual_seed(moved)  # wherever torch's own generator stands
+        pairs = Pairs(Recordings(), [2, 4], "frames", 0)
+        nets.append(train(net, pairs, **{**HOW, "agreement": "dino", **how})[0])
+        return nets[-1].state_dict()
+
+    expected = run(1)
+    step, steps = torch.optim.AdamW.step, itertools.count()
+
+    def dies(self, *args, **kwargs):
+        if next(steps) == 7:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(2, checkpoint=tmp_path / "kept.pt")
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    kept = loop.load_torch(tmp_path / "kept.pt")
+    assert kept["step"] == 6
+    assert kept["model"]["centre"].abs().max() > 0
+    found = run(3, checkpoint=tmp_path / "kept.pt")
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_dinos_loss_is_cross_entropy_of_each_view_with_the_teacher_of_the_other(monkeypatch):
+    small_dino(monkeypatch)
+    torch.manual_seed(0)
+    losses = frame_pairs.Losses(network(), gamma=1, beta=1, agreement="dino", target="imagenet").eval()
+    with torch.no_grad():
+        for parameter in losses.teacher.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)  # else both say the same
+        losses.centre += torch.randn(8)
+        frames = torch.from_numpy(Pairs(Recordings(), [2, 4], "frames", 0).read(0, 4, slice(0, 4)))
+        batch = prepared(losses.network, frames, 0, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+        backbone, head = losses.teacher
+        expected = 0.0
+        for mine, theirs in ((batch.other, batch.crop), (batch.crop, batch.other)):
+            for row in range(4):
+                said = losses.head(losses.network.backbone.contexts(mine[row : row + 1]))[0] / frame_pairs.STUDENT
+                told = (head(backbone.contexts(theirs[row : row + 1]))[0] - losses.centre) / frame_pairs.TEACHER
+                expected -= float((told.softmax(0) * said.log_softmax(0)).sum()) / 8
+        assert float(losses(batch)[2]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_crop_is_the_same_inside_a_step_of_half_precision():
+    frames = torch.from_numpy(Pairs(Recordings(), [2, 4], "frames", 0).read(0, 4, slice(0, 4)))
+    plain = prepared(network(), frames, 0, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prepared(network(), frames, 0, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+    assert torch.equal(found.crop, plain.crop)
+
+
+def test_cells_that_are_drawn_ahead_are_those_of_the_step():
+    from concurrent.futures import ThreadPoolExecutor
+
+    pairs = Pairs(Recordings(), [2, 4], "frames", 0)
+    with ThreadPoolExecutor(2) as pool:
+        batches = frame_pairs.Batches(network(), pairs, pool, 5, 4, World(), crop_area=[0.4, 1.0], **DRAW)
+        for step in range(5):
+            frames = torch.from_numpy(pairs.read(step, 4, slice(0, 4)))
+            expected = prepared(network(), frames, step, 4, slice(0, 4), crop_area=[0.4, 1.0], **DRAW)
+            for one, other in zip(batches(step), expected, strict=True):
+                assert torch.equal(one, other)
+
+
+def test_dinos_teacher_follows(monkeypatch):
+    small_dino(monkeypatch)
     losses = frame_pairs.Losses(network(), gamma=1, beta=1, agreement="dino", target="imagenet")
     before = [p.clone() for p in losses.teacher.parameters()]
     student = [*losses.network.backbone.parameters(), *losses.head.parameters()]
@@ -244,14 +327,15 @@ TABLE = [
 
 @pytest.mark.parametrize(("question", "name", "default", "alternatives"), TABLE)
 def test_every_open_question_is_a_parameter_with_the_default_of_the_notes(question, name, default, alternatives):
-    from mer.params import load
+    from ruamel.yaml import YAML
 
     conf = Path("conf/base.yaml").read_text(encoding="utf-8")
-    assert question in conf or question == "M-14"
-    assert getattr(load("params.yaml").pretrain.runs["micronbert"], name) == default
+    assert question in conf
+    assert YAML(typ="safe").load(conf)["pretrain"]["runs"]["micronbert"][name] == default
 
     def outcome(value):
-        return str(trained(lengths=(30,), epochs=1, **{"min_block": 1, name: value})[0].state_dict())
+        found = trained(lengths=(30,), epochs=1, knobs={"patch": 4}, **{"min_block": 1, name: value})[0]
+        return str(found.state_dict())
 
     assert len({outcome(value) for value in (default, *alternatives)}) == 1 + len(alternatives)
 
@@ -268,6 +352,11 @@ def test_both_units_of_the_gap_are_in_the_file():
     [
         ({"global_batch": 100}, "global_batch is 100, there are 20 pairs; lower it"),
         ({"knobs": {"size": 64}}, "frames are 32 px, the network reads 64; set size"),
+        ({"min_block": 9}, "min_block is 9 patches, ratio 0.5 swaps 8 of 16; lower min_block"),
+        (
+            {"knobs": {"pretext": "mask", "dma": False, "poi": False}, "ratio": 0.01},
+            "ratio is 0.01, which masks 0 of 16 patches; choose one between",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, line):
@@ -282,11 +371,35 @@ def test_processes_that_cannot_share_a_batch_are_refused():
     assert [World(rank, 4).rows(8) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
 
 
+def test_processes_that_no_torchrun_started_are_refused(monkeypatch):
+    from mer.pretraining.distributed import world
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    line = "runtime.launcher: SLURM_STEP_NUM_TASKS is 8 and WORLD_SIZE is not set, so each process would train alone"
+    with pytest.raises(MerError, match=line), world("cpu"):
+        pass
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    with world("cpu") as here:
+        assert here == World()
+
+
 TWO = """
-import sys, json
+import json, os, sys
 import torch
+from mer.pretraining import frame_pairs
 from mer.pretraining.distributed import world
 from tests.pretraining.test_frame_pairs import HOW, Pairs, Recordings, network, train
+frame_pairs.EVERY = 3
+left = int(sys.argv[2])
+step = torch.optim.AdamW.step
+def counted(self, *args, **kwargs):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    return step(self, *args, **kwargs)
+torch.optim.AdamW.step = counted
 with world("cpu") as here:
     net, curve = train(network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0),
                        **{**HOW, "epochs": 3}, world=here, checkpoint=sys.argv[1])
@@ -295,30 +408,52 @@ with world("cpu") as here:
 """
 
 
-@pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_pairs, "EVERY", 50)
-    how = {**HOW, "epochs": 3}
-    _, curve = train(network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0), **how)
-    script = tmp_path / "two.py"
+def two_processes(folder, steps=1000) -> subprocess.CompletedProcess:
+    """Three epochs in two processes, which die after so many steps."""
+    script = folder / "two.py"
     script.write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "kept.pt")], capture_output=True, text=True, env=environment, check=False
+    return subprocess.run(
+        [*command, str(folder / "kept.pt"), str(steps)], capture_output=True, text=True, env=environment, check=False
     )
+
+
+def alone(checkpoint=None) -> tuple[micronbert.Autoencoder, list[str]]:
+    how = {**HOW, "epochs": 3}
+    return train(network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0), **how, checkpoint=checkpoint)
+
+
+def close(curve: list[str], expected: list[str]) -> None:
+    assert len(curve) == len(expected) > 3
+    for one, other in zip(curve, expected, strict=True):
+        np.testing.assert_allclose(*([float(x) for x in line.split()] for line in (one, other)), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_pairs, "EVERY", 3)
+    _, curve = alone()
+    done = two_processes(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(found) == len(curve) == 1
-    np.testing.assert_allclose([float(x) for x in found[0].split()], [float(x) for x in curve[0].split()], rtol=1e-4)
+    close(found, curve)
     # The checkpoint of two is taken up by one: it is at the end, and no step is made.
-    again, curve = train(
-        network(), Pairs(Recordings((20, 15)), [2, 4], "frames", 0), **how, checkpoint=tmp_path / "kept.pt"
-    )
+    again, curve = alone(tmp_path / "kept.pt")
     assert curve == found
     kept = loop.load_torch(tmp_path / "kept.pt")["model"]
     for name, value in again.state_dict().items():
         assert torch.equal(kept[f"network.{name}"], value)
+
+
+@pytest.mark.slow
+def test_what_two_processes_began_one_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_pairs, "EVERY", 3)
+    _, curve = alone()
+    assert two_processes(tmp_path, steps=8).returncode != 0
+    assert loop.load_torch(tmp_path / "kept.pt")["step"] == 6
+    _, found = alone(tmp_path / "kept.pt")
+    close(found, curve)
 
 
 def test_the_task_is_found_by_its_name():

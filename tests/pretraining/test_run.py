@@ -11,6 +11,7 @@ from mer.magnification.magnet import MagNet
 from mer.networks.resnet import ResNet18
 from mer.pretraining import Context, load_network, load_task, networks, run, tasks, user_files
 from mer.storage.weights import digest_of, save_weights
+from tests.helpers.refusals import refused
 
 NETWORKS = {"resnet18": ResNet18, "magnet": MagNet}
 
@@ -97,6 +98,28 @@ def test_a_file_of_the_user_is_taken_as_it_is_whatever_the_task(tmp_path, asked,
     assert made.about == {"weights": f"given: {name}", "sha256": digest_of(path)}
     found = made.network.state_dict()
     assert all(torch.equal(found[key], value) for key, value in own.state_dict().items())
+
+
+def test_who_was_seen_by_a_users_weights_stays_known(tmp_path, asked):
+    """Else a training elsewhere on subjects that are tested would be reported as clean."""
+    save_weights(ResNet18(), tmp_path / "own.safetensors", {"weights": "trained", "subjects": ["c/s1", "c/s2"]})
+    made = run(entry(tmp_path), Context(where="pretrain.runs.x"))
+    assert made.about["subjects"] == ["c/s1", "c/s2"]
+
+
+def test_a_users_weights_of_frame_pairs_have_the_size_of_the_run(tmp_path):
+    from mer.models import micronbert
+
+    knobs = {"patch": 6, "width": 16, "layers": 1, "heads": 2, "widen": 2}
+    save_weights(micronbert.build_pretrained(**knobs, size=48), tmp_path / "own.safetensors")
+    given = {**entry(tmp_path, "frame_pairs", "micronbert"), "knobs": knobs, "size": 48}
+    made = run(given, Context(where="pretrain.runs.x"))
+    assert made.network.size == 48
+    assert made.about["attention"].startswith("softmax_axis keys, scaled, roles paper")
+    refused(
+        "pretrain.runs.x.knobs: micronbert cannot be built with {'depth': 3, 'size': 48}",
+        run, given | {"knobs": {"depth": 3}}, Context(where="pretrain.runs.x"),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

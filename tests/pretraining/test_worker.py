@@ -64,7 +64,9 @@ def test_people_who_are_all_excluded_are_refused(context):
     ("change", "line"),
     [
         ({"knobs": {"depth": 3}}, "pretrain.runs.micronbert.knobs: micronbert cannot be built with {'depth': 3}"),
-        ({"network": "dcma", "knobs": {}}, "dcma"),
+        ({"network": "dcma", "knobs": {}}, "pretrain.runs.micronbert.network is 'dcma', which does not restore frames"),
+        ({"network": "resnet18", "knobs": {}}, "network is 'resnet18', which does not restore frames"),
+        ({"size": 57}, "pretrain.runs.micronbert: micronbert.size is 57; it must be a multiple of patch (8 px)"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(context, change, line):
@@ -123,3 +125,11 @@ def test_a_launcher_ends_with_the_stage_even_if_that_is_killed(tmp_path):
     stage.wait()
     gone, _ = psutil.wait_procs([started], timeout=30)
     assert gone
+
+
+@pytest.mark.parametrize(
+    ("launcher", "why"), [(" ", "name one, or leave it empty"), ('torchrun "x', "No closing quotation")]
+)
+def test_a_launcher_that_is_no_command_is_refused(context, launcher, why):
+    with pytest.raises(MerError, match=rf"runtime.launcher is .*, which is no command.*{why}"):
+        worker.launched(launcher, ENTRY, context)

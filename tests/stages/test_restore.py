@@ -108,3 +108,20 @@ def test_weights_of_another_pretext_are_refused(project, params):
     named = SimpleNamespace(pretrain=SimpleNamespace(runs={"micronbert": entry}, seed=0))
     line = "micronbert.safetensors: was pretrained as pretext swap, dma True, poi True, heads 2; needed is pretext swap"
     refused(line, restore.main, SimpleNamespace(params=named, key="micronbert", device="cpu"))
+
+
+def test_the_level_in_the_loss_curve_is_the_loss_of_a_network_that_gives_back_what_it_is_given(
+    project, params, monkeypatch
+):
+    monkeypatch.setattr(
+        micronbert.Autoencoder, "forward",
+        lambda self, *frames: micronbert.Restored(self.wanted(self.seen(*frames), "imagenet"), None, None, None),
+    )  # fmt: skip
+    found = drawn(params, knobs={**KNOBS, "dma": False, "poi": False})
+    share = found["error"]["swapped"] / found["copied"]["swapped"]
+    assert share == pytest.approx(1, rel=1e-5)
+    assert found["error"]["others"] == 0
+    both = found["error"]
+    # The mean over all patches, as eq. (14) has it; half of them are swapped, within the last block.
+    assert found["given_back"] == pytest.approx(both["swapped"] / 2, rel=0.3)
+    assert found["given_back"] < both["swapped"]

@@ -42,6 +42,17 @@ def draw(found: ClipCache, predictions: "pd.DataFrame", run_info: dict, folder: 
     )
 
 
+def caption(parts: Sequence[str]) -> str:
+    """What the maps are, by the parts that they are made of."""
+    if not parts:
+        return "Last: the length of what is read of each patch."
+    times = ", times the scores" if "scores" in parts else ""
+    return (
+        f"{' and '.join(parts).capitalize()}: colours from the least to the most of the clip, as printed. "
+        f"Last: 1 less the diagonal by its maximum{times} (M-08)."
+    )
+
+
 def of_all(found: ClipCache, name: str) -> np.ndarray:
     """A map that is kept beside the data, (N, s, s)."""
     return np.array([found.extra(name, clip_id) for clip_id in found.ids], dtype=np.float64)
@@ -90,6 +101,5 @@ def clips_figure(
         verdict(line[-1], of_clip(maps[position], int(labels[position]), probability[position], names))
     bar(figure, drawn, axes)
     heading(figure, f"{title}: {MAPS}, by the network that has not seen the subject")
-    text = "Diagonal and scores: colours from the least to the most of the clip, as printed. "
-    second_line(figure, text + "Last: 1 less the diagonal by its maximum, times the scores (M-08).")
+    second_line(figure, caption(list(parts)))
     save(figure, path)
