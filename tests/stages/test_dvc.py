@@ -50,6 +50,9 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
+DRAWN = ("explain", "motion_maps")  # of what a network found
+
+
 @pytest.fixture(scope="module")
 def project(root, tmp_path_factory):
     """A finished tiny project. Its network trains, and its stages read clips, long enough to be caught at it."""
@@ -78,8 +81,11 @@ def test_a_second_run_runs_no_stage_and_a_runtime_change_neither(project):
 def test_a_changed_seed_reruns_training_and_evaluation_and_setting_it_back_restores_from_cache(project):
     before = content(project)
     output = dvc(project, "exp", "run", "-S", "train.seed=1")
-    allowed = {f"{s}@synthetic-{m}" for s in ("train", "evaluate") for m in ("linear", "ststnet", "uamrn")}
-    assert set(ran(output)) <= allowed | {"leakage", "explain@synthetic-uamrn"}
+    allowed = {
+        f"{s}@synthetic-{m}" for s in ("train", "evaluate") for m in ("linear", "ststnet", "uamrn", "micronbert")
+    }
+    allowed |= {f"{s}@synthetic-{m}" for s, m in (("explain", "uamrn"), *((s, "micronbert") for s in DRAWN))}
+    assert set(ran(output)) <= allowed | {"leakage"}
     assert TRAIN in ran(output)
     assert content(project)[f"{PREDICTIONS}/predictions.csv"] != before[f"{PREDICTIONS}/predictions.csv"]
     assert "synthetic-ststnet" in dvc(project, "exp", "show", "--csv")
@@ -113,7 +119,7 @@ def test_bad_input_is_one_line_directly_above_dvcs_own_and_nothing_earlier_is_lo
     lines = [line for line in output.replace("\r", "\n").splitlines() if line.strip()]
     complaint = [i for i, line in enumerate(lines) if "cannot be read as an image" in line]
     assert len(complaint) == 1, output
-    assert re.match(r"align@synthetic-box(112|224): data/raw/theirs/", lines[complaint[0]])
+    assert re.match(r"align@synthetic-(box112|box224|none224): data/raw/theirs/", lines[complaint[0]])
     assert lines[complaint[0]].endswith("replace the file")
     assert "failed to reproduce" in lines[complaint[0] + 1]
 
