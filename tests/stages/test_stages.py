@@ -253,7 +253,10 @@ def trained(flown, tmp_path):
 
 @pytest.mark.slow
 def test_an_audited_training_repeats_to_the_byte_and_its_leak_is_measured(trained):
-    edit(trained, lambda p: (p["experiments"].pop("synthetic-uamrn"), p.update(explain={"drawn": {}})))
+    for name in ("synthetic-uamrn", "synthetic-micronbert"):
+        edit(
+            trained, lambda p, name=name: (p["experiments"].pop(name), p.update(explain={"drawn": {}}, motion_maps={}))
+        )
     edit(trained, lambda p: p["train"].update(audit=True, seeds=[3, 4]))
     edit(trained, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 6}))
     written = []
