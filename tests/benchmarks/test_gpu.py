@@ -58,6 +58,7 @@ def session(out, **changes) -> Session:
 # ---- every line -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", LINES)
 def test_a_line_is_well_formed(measured, number):
     found = read(measured, number)
@@ -73,6 +74,7 @@ def test_a_line_is_well_formed(measured, number):
         assert part["commit"] == "0abc123"
 
 
+@pytest.mark.slow
 def test_the_checks_have_what_a_reader_needs(measured):
     checks = [c for part in read(measured, 1)["parts"].values() for c in part["result"]]
     assert len(checks) > 70
@@ -85,6 +87,7 @@ def test_the_checks_have_what_a_reader_needs(measured):
     assert all(c["tolerance"] == 0 for c in masks)
 
 
+@pytest.mark.slow
 def test_predictions_have_a_row_a_seed_selection_and_clip(measured):
     with (measured / "line_3_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -96,6 +99,7 @@ def test_predictions_have_a_row_a_seed_selection_and_clip(measured):
         assert sum(float(row[p]) for p in ("p0", "p1", "p2")) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_trained_weights_stay_and_their_checkpoint_goes(measured):
     from mer.magnification.magnet import load_magnet
 
@@ -104,6 +108,7 @@ def test_trained_weights_stay_and_their_checkpoint_goes(measured):
     assert {"start", "trained"} == read(measured, 8)["parts"]["magnification"]["result"].keys()
 
 
+@pytest.mark.slow
 def test_line_4_pretrains_and_recognises(measured):
     parts = {name: part["result"] for name, part in read(measured, 4)["parts"].items()}
     assert {part["form"] for part in parts.values() if "form" in part} == {"fused", "checkpointing", "maps"}
@@ -118,6 +123,7 @@ def test_line_4_pretrains_and_recognises(measured):
     assert not (measured / "line_4_frames").exists()
 
 
+@pytest.mark.slow
 def test_finished_parts_are_skipped(measured, capsys, monkeypatch):
     for module in LINES.values():
         monkeypatch.setattr(module, "timed", lambda *_: pytest.fail("measured again"), raising=False)
@@ -130,6 +136,7 @@ def test_finished_parts_are_skipped(measured, capsys, monkeypatch):
         assert read(measured, number)["summary"] == content["summary"]
 
 
+@pytest.mark.slow
 def test_results_of_other_settings_are_not_mixed(measured, tmp_path):
     kept = read(measured, 2)
     kept["settings"]["device"] = "another card"
