@@ -4,6 +4,7 @@ What a task's file declares:
 
     run(entry, context)   trains or fetches a network; returns Made. entry: the parameters of the run by name
                           (pretrain.runs.<name> of params.yaml, checked there); context: what it is given besides
+    knobs_of(entry)       optional: the knobs of the network, where they are more than the run's `knobs`
 
 A task that trains calls mer.pretraining.loop.train with the loss of a step. The user's own file comes before any task
 and concerns none of them: `run` below.
@@ -87,9 +88,7 @@ def run(entry: dict[str, Any], context: Context) -> Made:
         return task.run(entry, context)
     from mer.storage.weights import digest_of, subjects_seen
 
-    knobs = dict(entry.get("knobs", {}))
-    if entry["task"] == "frame_pairs":  # whose frames have a size of their own, which is no knob of the run
-        knobs["size"] = entry["size"]
+    knobs = task.knobs_of(entry) if hasattr(task, "knobs_of") else entry.get("knobs", {})
     try:
         weights = network.load_user_weights(own, **knobs)
     except TypeError as error:

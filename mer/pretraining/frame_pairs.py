@@ -93,9 +93,14 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     return Made(trained, about | ({"subjects": seen} if seen else {}))
 
 
+def knobs_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The knobs of the network: those of the run, and the size of its frames."""
+    return {**entry["knobs"], "size": entry["size"]}
+
+
 def initial_network(entry: dict[str, Any], context: Context) -> Any:
     """The network with random weights. Raises MerError for one of another kind, and for unknown knobs."""
-    name, knobs, where = entry["network"], entry["knobs"], context.where
+    name, knobs, where = entry["network"], knobs_of(entry), context.where
     module = load_network(name)
     if not getattr(module, "RESTORES", False):
         raise MerError(
@@ -104,9 +109,11 @@ def initial_network(entry: dict[str, Any], context: Context) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         try:
-            return module.build_pretrained(**knobs, size=entry["size"], checkpointing=entry["checkpointing"])
+            return module.build_pretrained(**knobs, checkpointing=entry["checkpointing"])
         except TypeError as error:
-            raise MerError(f"{where}.knobs: {name} cannot be built with {knobs} ({error}); correct it") from None
+            raise MerError(
+                f"{where}.knobs: {name} cannot be built with {entry['knobs']} ({error}); correct it"
+            ) from None
         except MerError as error:
             raise MerError(f"{where}: {error}") from None
 
