@@ -41,8 +41,10 @@ class SynthesizeRun(Section):
 
     subjects: int = Field(ge=3, le=26)
     clips: int = Field(ge=15, le=246)
-    pool_subjects: int = Field(ge=0, le=100)
+    pool_subjects: int = Field(ge=0, le=2000)
     pool_images: int = Field(ge=1, le=50)
+    pool_clips: int = Field(default=1, ge=0, le=50)
+    pool_pairs: int = Field(default=12, ge=0, le=100)
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -151,6 +153,7 @@ class MovingLayersRun(Section):
     lr: float = Field(gt=0)
     regularisation: float = Field(ge=0)
     first: Literal["linear", "random"]
+    skin: float = Field(ge=0, le=1)
 
 
 class MacroRun(Section):

@@ -30,6 +30,8 @@ def main(stage):
         clips=size.clips,
         pool_subjects=size.pool_subjects,
         pool_macro=size.pool_images,
+        pool_clips=size.pool_clips,
+        pool_pairs=size.pool_pairs,
         seed=stage.section.seed,
         accept=face_is_found,
         engine=stage.engine,

@@ -51,7 +51,8 @@ def person(number: int) -> Identity:
     texture = _data.texture(SIZE + 2 * MARGIN, rng, channels=3).astype(np.float32)
     canvas = cv2.resize(texture, None, fx=OVERSAMPLE, fy=OVERSAMPLE, interpolation=cv2.INTER_CUBIC)
     landmarks = (PORTRAIT_LANDMARKS - CENTRE_SOURCE) * SCALE + CENTRE_FRAME
-    return Identity(canvas.clip(2, 252), landmarks + 0.5 * rng.standard_normal(landmarks.shape))
+    landmarks = landmarks + 0.5 * rng.standard_normal(landmarks.shape)
+    return Identity(canvas.clip(2, 252), landmarks, landmarks, np.ones(3))
 
 
 def motion(one: Identity, number: int, emotion: str, rng: np.random.Generator) -> make.Motion:

@@ -201,9 +201,9 @@ def _scene(images: Sequence[np.ndarray], size: int, difficulty: float, rng: np.r
     for k in range(count):
         layers[k, :3] = _texture(images, size, rng).transpose(2, 0, 1)
         layers[k, 3] = _cut_out(size, rng) if k else 1
-    largest = _between(LARGEST, difficulty)
-    fastest = _log_uniform(rng, DISPLACEMENT[0], min(DISPLACEMENT[1], largest / FACTOR[0]))
-    factor = _log_uniform(rng, FACTOR[0], min(FACTOR[1], max(FACTOR[0], largest / fastest)))
+    largest = between(LARGEST, difficulty)
+    fastest = log_uniform(rng, DISPLACEMENT[0], min(DISPLACEMENT[1], largest / FACTOR[0]))
+    factor = log_uniform(rng, FACTOR[0], min(FACTOR[1], max(FACTOR[0], largest / fastest)))
     angle, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(0, 1, count)
     speed[rng.integers(kind == 2, count)] = 1
     if kind == 0:
@@ -211,23 +211,28 @@ def _scene(images: Sequence[np.ndarray], size: int, difficulty: float, rng: np.r
     if kind == 2:
         speed[0] = 0
     displacement = fastest * speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return layers, displacement, factor, *colours(size, difficulty, rng)
+
+
+def colours(size: int, difficulty: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """gain (2, 3), offset (2, 3) and noise (2, 3, size, size) of a scene, as in `Scenes`."""
     gain, offset = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
-    if rng.random() < _between(RECOLOURED, difficulty):
+    if rng.random() < between(RECOLOURED, difficulty):
         paler = rng.integers(2)
         gain[paler] = rng.uniform(*GAIN, 3)
         offset[paler] = rng.uniform(-1, 1, 3) * (1 - gain[paler])  # what was in [-1, 1] stays there
     noise = rng.standard_normal((2, 3, size, size), np.float32) * np.float32(rng.uniform(*NOISE) / 127.5)
-    return layers, displacement, factor, gain, offset, noise
+    return gain, offset, noise
 
 
 def _texture(images: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
     """(S, S, 3) float32 in [-1, 1]: a piece of an image, or a procedural texture; in a random orientation."""
     if len(images) and rng.random() < PHOTOGRAPH:
-        texture = _piece(images[int(rng.integers(len(images)))], size, rng)
+        texture = piece(images[int(rng.integers(len(images)))], size, rng)
     else:
         texture = _procedural(size, rng)
     if rng.random() < BLURRED:
-        texture = cv2.GaussianBlur(texture, (0, 0), FINER * _log_uniform(rng, 0.7, 4))
+        texture = cv2.GaussianBlur(texture, (0, 0), FINER * log_uniform(rng, 0.7, 4))
     if rng.random() < FAINT:
         mean = texture.mean((0, 1))
         texture = mean + (texture - mean) * np.float32(rng.uniform(0.1, 0.5))
@@ -235,15 +240,15 @@ def _texture(images: Sequence[np.ndarray], size: int, rng: np.random.Generator) 
     return texture[:, ::-1] if rng.random() < 0.5 else texture
 
 
-def _piece(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def piece(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """A square of the image, from one pixel of it for one of the frame up to the whole of it or four for one."""
     least = size + 2 * REACH
-    edge = round(_log_uniform(rng, least, min(*image.shape[:2], 4 * least)))
+    edge = round(log_uniform(rng, least, min(*image.shape[:2], 4 * least)))
     top, left = (rng.integers(length - edge + 1) for length in image.shape[:2])
-    piece = image[top : top + edge, left : left + edge].astype(np.float32) / 127.5 - 1
+    part = image[top : top + edge, left : left + edge].astype(np.float32) / 127.5 - 1
     side = FINER * least
     return np.clip(
-        cv2.resize(piece, (side, side), interpolation=cv2.INTER_AREA if edge > side else cv2.INTER_CUBIC), -1, 1
+        cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA if edge > side else cv2.INTER_CUBIC), -1, 1
     )
 
 
@@ -254,18 +259,18 @@ def _procedural(size: int, rng: np.random.Generator) -> np.ndarray:
     """
     shape = rng.integers(3)
     if shape == 0:
-        field = _noise(size, 1, _log_uniform(rng, 3, 40), rng)[..., 0]
+        field = _noise(size, 1, log_uniform(rng, 3, 40), rng)[..., 0]
     else:
         x, y = _grid(size)
         angle = rng.uniform(0, np.pi)
         along = x * np.cos(angle) + y * np.sin(angle)
         if shape == 1:
-            field = np.sin(2 * np.pi * along / _log_uniform(rng, 4, 40) + rng.uniform(0, 2 * np.pi))
+            field = np.sin(2 * np.pi * along / log_uniform(rng, 4, 40) + rng.uniform(0, 2 * np.pi))
         else:
-            field = (along + 6 * _noise(size, 1, _log_uniform(rng, 10, 40), rng)[..., 0] - rng.uniform(-20, 20)) / 4
-    field = np.tanh(_log_uniform(rng, 0.5, 6) * field)[..., None].astype(np.float32)
+            field = (along + 6 * _noise(size, 1, log_uniform(rng, 10, 40), rng)[..., 0] - rng.uniform(-20, 20)) / 4
+    field = np.tanh(log_uniform(rng, 0.5, 6) * field)[..., None].astype(np.float32)
     one, other = rng.uniform(-0.9, 0.9, (2, 3)).astype(np.float32)
-    grain = _noise(size, 3, _log_uniform(rng, 2, 20), rng) * np.float32(rng.uniform(0, 0.25))
+    grain = _noise(size, 3, log_uniform(rng, 2, 20), rng) * np.float32(rng.uniform(0, 0.25))
     return np.clip((one + other) / 2 + (one - other) / 2 * field + grain, -1, 1)
 
 
@@ -279,7 +284,7 @@ def _cut_out(size: int, rng: np.random.Generator) -> np.ndarray:
     radii = rng.uniform(0.12, 0.4, 2) * size
     distance = (1 - np.hypot(x / radii[0], y / radii[1])) * radii.min()  # px, inside the outline
     distance += rng.uniform(0, 0.15) * size * _noise(size, 1, rng.uniform(0.1, 0.4) * size, rng)[..., 0]
-    return (0.5 + 0.5 * np.tanh(distance / _log_uniform(rng, 0.7, 6))).astype(np.float32)
+    return (0.5 + 0.5 * np.tanh(distance / log_uniform(rng, 0.7, 6))).astype(np.float32)
 
 
 def _noise(size: int, channels: int, wavelength: float, rng: np.random.Generator) -> np.ndarray:
@@ -298,11 +303,11 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return place[None, :], place[:, None]
 
 
-def _log_uniform(rng: np.random.Generator, least: float, most: float) -> float:
+def log_uniform(rng: np.random.Generator, least: float, most: float) -> float:
     return float(np.exp(rng.uniform(np.log(least), np.log(most))))
 
 
-def _between(ends: tuple[float, float], difficulty: float) -> float:
+def between(ends: tuple[float, float], difficulty: float) -> float:
     return ends[0] + difficulty * (ends[1] - ends[0])
 
 

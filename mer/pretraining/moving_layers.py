@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from mer.clips import read_frame
 from mer.errors import MerError
-from mer.magnification import moving_layers
+from mer.magnification import moving_layers, moving_skin
 from mer.magnification.magnet import MULTIPLE, Conv, MagNet, Residual
-from mer.magnification.moving_layers import Quadruples
+from mer.magnification.moving_layers import Quadruples, Scenes
 from mer.pretraining import Context, Made, loop
 from mer.storage.files import digest
 
@@ -60,6 +60,7 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     """
     images = [] if context.pool is None else portraits(context.pool / "macro")
     how = {name: entry[name] for name in ("steps", "batch_size", "size", "lr", "regularisation", "first")}
+    how["skin"] = entry["skin"] if images else 0.0
     network = train(
         images, **how, seed=context.seed, device=context.device, checkpoint=context.checkpoint, code=context.code,
         progress=context.progress,
@@ -85,6 +86,7 @@ def train(
     device: str | torch.device = "cpu",
     regularisation: float = 0.1,
     first: Literal["linear", "random"] = "linear",
+    skin: float = 0.0,
     bf16: bool = False,
     checkpoint: str | Path | None = None,
     every: int = 50,
@@ -104,6 +106,8 @@ def train(
         device: `cpu` or `cuda`. bf16: compute in bfloat16 where torch.autocast does so; on a GPU only.
         regularisation: weight of what holds texture and shape apart.
         first: the weights to begin with: `linear` as `start` lays them; `random`, as in the paper, for long schedules.
+        skin: share of each batch that is mer.magnification.moving_skin, smooth motion of one image; 0, as in the paper:
+            all of it is moving layers.
         checkpoint: a file that is written every `every` steps and left behind at the end; a later call with the same
             arguments, images and `code` goes on from it, one with others ignores it. None: nothing is kept.
         code: a digest of the code that the weights depend on.
@@ -115,16 +119,19 @@ def train(
         MerError: arguments out of range, images of another kind, or a loss that is not finite: the weights before that
             step are sound.
     """
-    _check(images, steps=steps, batch_size=batch_size, size=size, lr=lr, regularisation=regularisation, every=every)
+    _check(
+        images, steps=steps, batch_size=batch_size, size=size, lr=lr, regularisation=regularisation, skin=skin,
+        every=every,
+    )  # fmt: skip
     device = torch.device(device)
     if bf16 and device.type != "cuda":
         raise MerError(f"moving_layers: bf16 is on, but device is {device}; it is meant for cuda: switch it off")
     content = [[list(i.shape), hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()] for i in images]
-    key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, first, bf16, content, code)
+    key = digest(steps, batch_size, size, lr, seed, device.type, regularisation, first, skin, bf16, content, code)
     model = (start if first == "linear" else random_start)(MagNet(), seed).to(device)
-    arguments = {"batch_size": batch_size, "size": size, "seed": seed}
+    arguments = {"size": size, "seed": seed}
     with ThreadPoolExecutor() as pool:
-        batch = _Batches(images, steps, device, pool, arguments)
+        batch = _Batches(images, steps, device, pool, batch_size, skin, arguments)
         loop.train(
             model, lambda step: objective(model, batch(step), regularisation), task="moving_layers", steps=steps,
             key=key, optimizer=torch.optim.Adam(model.parameters(), lr=lr, betas=BETAS),
@@ -266,20 +273,43 @@ class _Batches:
         steps: int,
         device: torch.device,
         pool: ThreadPoolExecutor,
+        batch_size: int,
+        skin: float,
         arguments: dict[str, Any],
     ):
         self.images, self.steps, self.device, self.pool, self.arguments = images, steps, device, pool, arguments
+        self.of_skin = round(skin * batch_size)
+        self.of_layers = batch_size - self.of_skin
         self.drawn: dict[int, Future] = {}
 
     def __call__(self, step: int) -> Quadruples:
         if self.device.type == "cpu":
-            return moving_layers.quadruples(self.images, step=step, difficulty=difficulty(step), **self.arguments)
+            layers = moving_layers.quadruples(self.images, **self.how(step, self.of_layers)) if self.of_layers else None
+            return joined(layers, self.skin(step))
         for k in range(step, min(step + AHEAD + 1, self.steps)):
             if k not in self.drawn:
-                self.drawn[k] = self.pool.submit(
-                    moving_layers.draw, self.images, step=k, difficulty=difficulty(k), **self.arguments
-                )
-        return moving_layers.paint(self.drawn.pop(step).result(), self.device)
+                self.drawn[k] = self.pool.submit(self.draw, k)
+        scenes, skin = self.drawn.pop(step).result()
+        return joined(None if scenes is None else moving_layers.paint(scenes, self.device), skin)
+
+    def draw(self, step: int) -> tuple[Scenes | None, Quadruples | None]:
+        """Scenes of layers, to be painted where the network is, and pictures of skin."""
+        scenes = moving_layers.draw(self.images, **self.how(step, self.of_layers)) if self.of_layers else None
+        return scenes, self.skin(step)
+
+    def skin(self, step: int) -> Quadruples | None:
+        return moving_skin.quadruples(self.images, **self.how(step, self.of_skin)) if self.of_skin else None
+
+    def how(self, step: int, count: int) -> dict[str, Any]:
+        return {"batch_size": count, "step": step, "difficulty": difficulty(step), **self.arguments}
+
+
+def joined(layers: Quadruples | None, skin: Quadruples | None) -> Quadruples:
+    """One batch, where the layers are."""
+    if layers is None or skin is None:
+        (found,) = (part for part in (layers, skin) if part is not None)
+        return found
+    return Quadruples(*(torch.cat([x, y.to(x.device)]) for x, y in zip(layers, skin, strict=True)))
 
 
 def _check(
@@ -290,6 +320,7 @@ def _check(
     size: int,
     lr: float,
     regularisation: float,
+    skin: float,
     every: int,
 ) -> None:
     for name, value in (("steps", steps), ("batch_size", batch_size), ("every", every)):
@@ -301,4 +332,8 @@ def _check(
         raise MerError(f"moving_layers: lr is {lr}; needed is a finite number above 0")
     if not 0 <= regularisation < math.inf:
         raise MerError(f"moving_layers: regularisation is {regularisation}; needed is 0 or a finite number above")
+    if not 0 <= skin <= 1:
+        raise MerError(f"moving_layers: skin is {skin}; needed is a share of the batch, 0..1")
+    if skin and not images:
+        raise MerError(f"moving_layers: skin is {skin}, but there are no images; give portraits, or set it to 0")
     moving_layers.check(images, batch_size=batch_size, size=size)

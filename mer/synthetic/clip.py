@@ -13,7 +13,7 @@ import numpy as np
 
 from mer.errors import MerError
 from mer.synthetic import FPS
-from mer.synthetic.face import CENTRE_FRAME, Identity, crop_side, draw_identity
+from mer.synthetic.face import CENTRE_FRAME, OVERSAMPLE, Identity, crop_side, draw_identity
 from mer.synthetic.motion import (
     UNITS,
     Bumps,
@@ -71,17 +71,19 @@ def style(seed: int, subject: int) -> dict[int, tuple[float, float]]:
 
 
 @lru_cache(maxsize=2)  # clips come sorted by subject; one identity holds 13 MB
-def identity(seed: int, subject: int, attempt: int) -> Identity:
+def identity(seed: int, subject: int, attempt: int, oversample: int = OVERSAMPLE) -> Identity:
     """The `attempt`-th drawing of a person."""
-    return draw_identity(stream(seed, IDENTITY, subject, attempt))
+    return draw_identity(stream(seed, IDENTITY, subject, attempt), oversample)
 
 
-def choose_identity(seed: int, subject: int, accept: Callable | None, attempts: int = 20) -> int:
+def choose_identity(
+    seed: int, subject: int, accept: Callable | None, attempts: int = 20, oversample: int = OVERSAMPLE
+) -> int:
     """The first attempt that `accept(image (H, W, 3) uint8, landmarks (68, 2) float32) -> bool` takes."""
     if accept is None:
         return 0
     for attempt in range(attempts):
-        person = identity(seed, subject, attempt)
+        person = identity(seed, subject, attempt, oversample)
         image = render(person, np.eye(2, 3), pixels())
         if accept(to_bytes(image), person.landmarks.astype(np.float32)):
             return attempt

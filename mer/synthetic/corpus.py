@@ -27,6 +27,7 @@ from mer.errors import MerError
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.synthetic import clip as make
 from mer.synthetic.clip import COUNTS, FPS, PEAK, stream
+from mer.synthetic.face import OVERSAMPLE
 from mer.synthetic.motion import forward_flow, forward_points
 from mer.synthetic.pool import FIRST_POOL_SUBJECT, write_pool
 from mer.synthetic.truth import read_truth as read_truth
@@ -193,7 +194,9 @@ def synthesize(
     people = [*range(1, subjects + 1), *range(FIRST_POOL_SUBJECT, FIRST_POOL_SUBJECT + pool_subjects)]
     # One after the other: `accept` may hold what cannot travel to another process (a dlib detector).
     chosen = map_clips(
-        lambda subject: make.choose_identity(seed, subject, accept),
+        lambda subject: make.choose_identity(
+            seed, subject, accept, oversample=1 if subject >= FIRST_POOL_SUBJECT else OVERSAMPLE
+        ),
         people,
         Engine(workers=1, progress=engine.progress),
         label="synthetic faces",

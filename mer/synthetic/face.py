@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
+from mer.synthetic import mouth
+
 # dlib's 68 points on the portrait: the median over 40 detections in frames of it with other tone, light and texture,
 # half of them mirrored.
 PORTRAIT_LANDMARKS = np.array(
@@ -28,6 +30,22 @@ PORTRAIT_LANDMARKS = np.array(
         *[(244.9, 140.9), (237.0, 151.1), (228.6, 155.3), (222.1, 155.8), (216.1, 154.4), (207.7, 149.7)],
         *[(203.5, 140.4), (217.5, 142.7), (223.0, 144.1), (229.1, 143.2), (242.1, 141.8), (228.9, 149.7)],
         *[(222.6, 150.2), (216.5, 149.3)],
+    ]
+)
+
+# What dlib adds to the points of a face whose mouth was closed, portrait px: the median over 60 faces, mirrored ones
+# turned back. It puts a jaw where it has seen jaws of calm faces, and the corners of a small mouth outside of it.
+DLIB_AT_REST = np.array(
+    [
+        *[(-0.0, 1.6), (-0.1, 1.9), (-0.0, 2.1), (0.2, 2.2), (0.7, 2.0), (0.2, 1.8), (0.7, 0.9), (0.5, 0.4)],
+        *[(0.2, -0.1), (-0.2, -0.2), (0.2, 0.4), (-0.5, 1.3), (-0.3, 1.7), (-0.5, 1.4), (-0.5, 2.1), (-0.4, 1.7)],
+        *[(0.2, 1.6), (0.3, -0.0), (-0.0, -0.3), (0.0, -0.0), (0.1, -0.0), (0.3, -0.2), (-0.4, 0.1), (-0.3, 0.2)],
+        *[(-0.0, 0.1), (-0.1, -0.1), (0.2, 0.4), (0.0, -0.4), (0.1, -0.5), (-0.0, -0.4), (0.4, -0.7), (0.6, 0.5)],
+        *[(0.6, 0.4), (0.3, 0.0), (-0.2, 0.3), (-0.2, 0.3), (-0.1, 0.3), (0.1, 0.2), (-0.1, -0.1), (-0.1, -0.0)],
+        *[(0.1, 0.2), (-0.2, 0.1), (0.3, -0.2), (0.1, -0.0), (-0.0, 0.2), (0.0, 0.2), (0.1, -0.0), (0.2, 0.2)],
+        *[(-1.7, -1.3), (0.4, -0.2), (1.1, 0.4), (0.7, 0.8), (0.2, 0.5), (0.1, 0.0), (1.1, -0.5), (-0.4, 0.5)],
+        *[(-1.0, -0.0), (-0.0, -0.1), (0.7, -0.0), (-0.2, 0.3), (-0.6, -0.7), (0.9, 0.7), (0.5, 1.0), (-0.1, 0.8)],
+        *[(0.0, 0.0), (-0.2, -0.0), (0.4, 0.2), (0.8, 0.0)],
     ]
 )
 
@@ -50,14 +68,22 @@ MARGIN = 24  # frame pixels around the frame, so that drift never shows a border
 # cv2.remap rounds coordinates to 1/32 of a source pixel; on a canvas three times as dense that is 1/96 frame px,
 # a rounding error of at most 0.005 px against motions of 0.3 px.
 OVERSAMPLE = 3
+LINE = 0.45  # share of the light that the line between closed lips swallows
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One person, neutral. `canvas` (C, C, 3) float32 RGB 0..255; `landmarks` (68, 2) float64, frame pixels."""
+    """One person, neutral, the mouth closed.
+
+    canvas: (C, C, 3) float32 RGB 0..255, `oversample` pixels a frame pixel. landmarks: (68, 2) float64, frame pixels,
+    as dlib sees them; drawn: where they were drawn. gain: (3,), what the complexion does to colours.
+    """
 
     canvas: np.ndarray
     landmarks: np.ndarray
+    drawn: np.ndarray
+    gain: np.ndarray
+    oversample: int = OVERSAMPLE
 
 
 def crop_side(landmarks: np.ndarray) -> float:
@@ -66,31 +92,36 @@ def crop_side(landmarks: np.ndarray) -> float:
     return float(max(width, 1.2 * height))
 
 
-def to_canvas(points: np.ndarray) -> np.ndarray:
+def to_canvas(points: np.ndarray, oversample: int = OVERSAMPLE) -> np.ndarray:
     """Frame pixels to canvas pixels; any shape (..., 2)."""
-    return (points + MARGIN + 0.5) * OVERSAMPLE - 0.5
+    return (points + MARGIN + 0.5) * oversample - 0.5
 
 
-def draw_identity(rng: np.random.Generator) -> Identity:
-    """A random person. Everything is drawn from `rng`: mirror image, geometry, tone, light, texture."""
+def draw_identity(rng: np.random.Generator, oversample: int = OVERSAMPLE) -> Identity:
+    """A random person. Everything is drawn from `rng`: mirror image, geometry, tone, light, texture.
+
+    oversample: of the canvas. With another one the same generator gives the same person, but for the skin's grain.
+    """
     import skimage.data
 
     portrait = skimage.data.astronaut()
-    source = PORTRAIT_LANDMARKS
-    centre = CENTRE_SOURCE
+    source, rest = PORTRAIT_LANDMARKS, np.concatenate([PORTRAIT_LANDMARKS[:48], mouth.CLOSED])
+    centre, dlib = CENTRE_SOURCE, DLIB_AT_REST
     if rng.random() < 0.5:
         portrait = portrait[:, ::-1]
         flip = np.array([portrait.shape[1] - 1.0, 0.0])
-        source = np.abs(flip - source)[MIRROR]
-        centre = np.abs(flip - centre)
+        source, rest = np.abs(flip - source)[MIRROR], np.abs(flip - rest)[MIRROR]
+        centre, dlib = np.abs(flip - centre), (dlib * (-1, 1))[MIRROR]
 
-    landmarks = _new_geometry(source - centre, rng) * SCALE + CENTRE_FRAME
-    canvas = _warp_portrait(portrait, source, centre, landmarks)
-    skin = _skin_mask(landmarks)[..., None]
-    canvas = _tone(canvas, skin, rng)
-    canvas += skin * _texture(canvas.shape[0], rng)[..., None]
-    canvas *= _light(canvas.shape[0], rng)[..., None]
-    return Identity(np.clip(canvas, 2, 252), landmarks)
+    landmarks = _new_geometry(rest - centre, rng) * SCALE + CENTRE_FRAME
+    canvas = _warp_portrait(portrait, source, centre, landmarks, oversample)
+    skin = _skin_mask(landmarks, oversample)[..., None]
+    everywhere, gain = _tone(rng)
+    light = _light(canvas.shape[0], rng)[..., None]
+    canvas *= everywhere * (1 - skin) + gain * skin
+    canvas += skin * _texture(canvas.shape[0], oversample, rng)[..., None]
+    canvas *= light
+    return Identity(np.clip(canvas, 2, 252, out=canvas), landmarks + SCALE * dlib, landmarks, gain, oversample)
 
 
 def _new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -119,22 +150,30 @@ def _new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return new + 0.25 * rng.standard_normal(new.shape)
 
 
-def _warp_portrait(portrait: np.ndarray, source: np.ndarray, centre: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Thin-plate warp of the portrait that takes `source` to `landmarks`, as a canvas (C, C, 3) float32."""
+def _warp_portrait(
+    portrait: np.ndarray, source: np.ndarray, centre: np.ndarray, landmarks: np.ndarray, oversample: int
+) -> np.ndarray:
+    """Thin-plate warp of the portrait that takes `source` to `landmarks`, lips closed: a canvas (C, C, 3) float32."""
     low, high = -MARGIN - 40.0, SIZE - 1 + MARGIN + 40.0
     edge = np.linspace(low, high, 6)
     frame = np.array([(x, y) for x in edge for y in edge if x in (low, high) or y in (low, high)])
-    anchors = np.concatenate([landmarks, frame])
+    anchors = np.concatenate([landmarks[:60], frame])  # the lips' edges, points 60 to 67, meet: no warp does that
     # The backward map (frame -> source) is fitted directly, so nothing has to be inverted.
-    values = np.concatenate([source, (frame - CENTRE_FRAME) / SCALE + centre])
+    values = np.concatenate([source[:60], (frame - CENTRE_FRAME) / SCALE + centre])
     spline = RBFInterpolator(anchors, values, kernel="thin_plate_spline")
     # The warp is smooth: a grid of one node per 4 frame pixels, enlarged, is within 0.02 source pixels of the spline.
     node = np.arange(-MARGIN - 4, SIZE + MARGIN + 8, 4.0)
     grid = spline(np.stack(np.meshgrid(node, node), -1).reshape(-1, 2)).reshape(len(node), len(node), 2)
-    canvas = (SIZE + 2 * MARGIN) * OVERSAMPLE
-    at = ((np.arange(canvas) + 0.5) / OVERSAMPLE - 0.5 - MARGIN - node[0]) / 4.0
+    canvas = (SIZE + 2 * MARGIN) * oversample
+    at = ((np.arange(canvas) + 0.5) / oversample - 0.5 - MARGIN - node[0]) / 4.0
     hat = np.clip(1 - np.abs(at[:, None] - np.arange(len(node))), 0, None)
     x, y = (hat @ grid[..., i] @ hat.T for i in (0, 1))
+    apart = landmarks.copy()
+    apart[60:] = RBFInterpolator(values, anchors, kernel="thin_plate_spline")(source[60:])
+    axis = np.arange(canvas, dtype=float)
+    rows, shade = mouth.close(axis, axis, to_canvas(landmarks, oversample), to_canvas(apart, oversample))
+    columns = np.broadcast_to(axis.astype(np.float32), rows.shape)
+    x, y = (cv2.remap(v.astype(np.float32), columns, rows.astype(np.float32), cv2.INTER_LINEAR) for v in (x, y))
 
     reach = 120  # source px about the face's centre; the canvas needs 90
     left, top = (centre - reach).astype(int)
@@ -143,37 +182,37 @@ def _warp_portrait(portrait: np.ndarray, source: np.ndarray, centre: np.ndarray,
     large = cv2.resize(part, None, fx=big, fy=big, interpolation=cv2.INTER_CUBIC)
     large = cv2.GaussianBlur(large.astype(np.float32), (0, 0), 0.4 * big)
     x, y = (((v + 0.5 - low) * big - 0.5).astype(np.float32) for v, low in ((x, left), (y, top)))
-    return cv2.remap(large, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    warped = cv2.remap(large, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return warped * (1 - LINE * shade[..., None].astype(np.float32))
 
 
-def _skin_mask(landmarks: np.ndarray) -> np.ndarray:
+def _skin_mask(landmarks: np.ndarray, oversample: int) -> np.ndarray:
     """(C, C) float32 0..1: face, forehead and neck, soft at its edge."""
-    size = (SIZE + 2 * MARGIN) * OVERSAMPLE
+    size = (SIZE + 2 * MARGIN) * oversample
     height = np.array([0.0, np.ptp(landmarks[:, 1])])
     forehead = landmarks[17:27] - 0.22 * height
     neck = landmarks[4:13] + 0.25 * height
-    hull = cv2.convexHull(to_canvas(np.concatenate([landmarks, forehead, neck])).astype(np.int32))
+    hull = cv2.convexHull(to_canvas(np.concatenate([landmarks, forehead, neck]), oversample).astype(np.int32))
     mask = cv2.fillConvexPoly(np.zeros((size, size), np.float32), hull, 1.0)
-    return cv2.GaussianBlur(mask, (0, 0), 4.0 * OVERSAMPLE)
+    return cv2.GaussianBlur(mask, (0, 0), 4.0 * oversample)
 
 
-def _tone(canvas: np.ndarray, skin: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another complexion: the skin is darkened or lightened and tinted, the rest of the picture a little."""
+def _tone(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Another complexion: gains (3,) float32 of the whole picture, a little, and of the skin, darker or lighter."""
     level = rng.uniform(0.75, 1.06)
     tint = np.array([1.0, 1.0 - rng.uniform(0.0, 0.06), 1.0 - rng.uniform(0.0, 0.12)])
     everywhere = rng.uniform(0.85, 1.05) * (1 + 0.03 * rng.standard_normal(3))
-    gain = everywhere * (1 - skin) + everywhere.mean() * level * tint * skin
-    return (canvas * gain).astype(np.float32)
+    return everywhere.astype(np.float32), (everywhere.mean() * level * tint).astype(np.float32)
 
 
-def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
+def _texture(size: int, oversample: int, rng: np.random.Generator) -> np.ndarray:
     """(C, C) float32 band-limited noise, wavelengths of about 4 to 14 frame px, rms 3 to 5 grey levels.
 
     The enlarged portrait has nothing finer than 4 px, and optical flow needs structure everywhere on the skin.
     """
     white = rng.standard_normal((size, size), dtype=np.float32)
-    fine = cv2.GaussianBlur(white, (0, 0), 0.9 * OVERSAMPLE)
-    band = fine - cv2.GaussianBlur(fine, (0, 0), 2.2 * OVERSAMPLE)
+    fine = cv2.GaussianBlur(white, (0, 0), 0.9 * oversample)
+    band = fine - cv2.GaussianBlur(fine, (0, 0), 2.2 * oversample)
     return band * (rng.uniform(3.0, 5.0) / band.std())
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mer.synthetic import mouth
 from mer.synthetic.face import MIRROR, SIZE, Identity, to_canvas
 
 # One action unit = bumps on the image's left half: (landmarks whose mean is the centre, direction (inward, down),
@@ -62,6 +63,10 @@ class Bumps:
 
     def scaled(self, factor: float) -> "Bumps":
         return Bumps(self.centres, self.vectors * factor, self.widths)
+
+    def resized(self, factor: float) -> "Bumps":
+        """The places and widths in a picture `factor` times as large; the vectors stay."""
+        return Bumps((self.centres + 0.5) * factor - 0.5, self.vectors, self.widths * factor)
 
 
 def read_units(text: str) -> list[tuple[int, float, float]]:
@@ -167,14 +172,21 @@ def backward_map(field: np.ndarray, amplitude: float, drift: np.ndarray) -> np.n
     return x
 
 
-def render(identity: Identity, pose: np.ndarray, where: np.ndarray) -> np.ndarray:
+def render(identity: Identity, pose: np.ndarray, where: np.ndarray, gap: float = 0.0) -> np.ndarray:
     """The clean frame (H, W, 3) float32 RGB 0..255.
 
-    `where` (H, W, 2) = onset position of every pixel; `pose` (2, 3) = the clip's canonical-to-onset affine.
-    One interpolation from the identity's canvas, whatever the motion: frames do not blur with time.
+    `where` (H, W, 2) = onset position of every pixel; `pose` (2, 3) = the clip's canonical-to-onset affine; `gap` px
+    lie between the lips. One interpolation from the identity's canvas, whatever the motion: frames do not blur with
+    time.
     """
-    at = to_canvas(apply(inverse(pose), where.astype(np.float64))).astype(np.float32)
-    return cv2.remap(identity.canvas, at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    at = apply(inverse(pose), where.astype(np.float64))
+    parted = mouth.part(at, identity.drawn, gap) if gap else None
+    at = to_canvas(at if parted is None else parted.points, identity.oversample).astype(np.float32)
+    face = cv2.remap(identity.canvas, at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    if parted is None:
+        return face
+    cover = parted.cover[..., None].astype(np.float32)
+    return face * (1 - cover) + cover * (parted.colour * identity.gain).astype(np.float32)
 
 
 @dataclass(frozen=True)

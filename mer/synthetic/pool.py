@@ -17,11 +17,16 @@ import pandas as pd
 from mer.parallel import SERIAL, Engine, map_clips
 from mer.storage.tables import write_table
 from mer.synthetic import clip as make
-from mer.synthetic.face import Identity, crop_side
+from mer.synthetic.face import SIZE, Identity, crop_side
 from mer.synthetic.motion import backward_map, forward_flow, pixels, render, slope
 
 FIRST_POOL_SUBJECT = 101  # the corpus has at most 99 subjects
-MACRO_PEAK = (4.0, 10.0)  # px at a 224 px face
+# Images of expressions are half as large as frames: they are learned from at 112 px a face and less.
+MACRO_SIZE = 160
+MACRO_PEAK = (1.5, 12.0)  # px at a 224 px face; as many weak ones as strong ones
+# px between the lips for each px of the peak. Jaws drop far in some strong expressions: AU 26 becomes 27.
+GAPS = {25: (0.4, 0.9), 26: (0.9, 1.5), 27: (1.6, 2.4)}
+STRETCHED = 6.0
 PAIR_PEAK = (0.1, 0.9)  # px of the expression between a and b; the head adds its drift
 FACTOR = (2.0, 20.0)
 # A field steeper than 1 folds the face over itself (lids and lips move towards each other); stay well below.
@@ -78,32 +83,37 @@ def _write_subject(job: _Job) -> tuple[list, list]:
     return labels, [_pair(job, number) for number in range(job.pairs)]
 
 
-def _drawn(
-    job: _Job, kind: int, number: int, emotion: str | None = None
-) -> tuple[Identity, make.Motion, str, np.random.Generator]:
-    """Person, motion, action units and the stream of one item."""
+def _drawn(job: _Job, kind: int, number: int) -> tuple[Identity, make.Motion, np.random.Generator]:
+    """Person, motion and the stream of one item."""
     rng = make.stream(job.seed, make.POOL, job.subject, kind, number)
     person = make.identity(job.seed, job.subject, job.attempt)
-    emotion = emotion or list(make.COUNTS)[rng.integers(len(make.COUNTS))]
-    aus = make.draw_units(rng, emotion)
-    motion = make.draw_motion(rng, person, aus, 1.0, make.style(job.seed, job.subject))
-    return person, motion, aus, rng
+    aus = make.draw_units(rng, list(make.COUNTS)[rng.integers(len(make.COUNTS))])
+    return person, make.draw_motion(rng, person, aus, 1.0, make.style(job.seed, job.subject)), rng
 
 
 def _macro(job: _Job, emotion: str, k: int) -> tuple:
-    number = list(make.COUNTS).index(emotion) * 1000 + k
-    person, motion, aus, rng = _drawn(job, 0, number, emotion)
-    field = motion.bumps.grid()
-    unit = crop_side(motion.landmarks) / 224
-    peak = min(rng.uniform(*MACRO_PEAK) * unit, STEEPEST / slope(field))
-    image = render(person, motion.pose, backward_map(field, peak, STILL))
+    rng = make.stream(job.seed, make.POOL, job.subject, 0, list(make.COUNTS).index(emotion) * 1000 + k)
+    person = make.identity(job.seed, job.subject, job.attempt, oversample=1)
+    units = make.draw_units(rng, emotion).split("+")
+    strength = float(np.exp(rng.uniform(*np.log(MACRO_PEAK))))
+    if "26" in units and strength > STRETCHED and rng.random() < 0.5:
+        units[units.index("26")] = "27"
+    gap = sum(strength * rng.uniform(*GAPS[unit]) for unit in (25, 26, 27) if str(unit) in units)
+    # Lips that part are no smooth field: the opening does what AU 25 does to a micro-expression.
+    moving = [unit.replace("27", "26") for unit in units if unit != "25"]
+    motion = make.draw_motion(rng, person, "+".join(moving), 1.0, make.style(job.seed, job.subject))
+    unit, small = crop_side(motion.landmarks) / 224, MACRO_SIZE / SIZE
+    field = motion.bumps.resized(small).grid(MACRO_SIZE)
+    peak = min(strength * unit, STEEPEST / slope(field) / small)
+    where = (backward_map(field, peak * small, STILL) + 0.5) / small - 0.5
+    image = render(person, motion.pose, where, gap * unit)
     name = f"{emotion}/sub{job.subject}_{k + 1}.jpg"
     make.write_jpeg(job.folder / "macro" / name, make.noisy(image, rng.uniform(*make.NOISE), rng))
-    return name, f"sub{job.subject}", emotion, aus, round(peak / unit, 3)
+    return name, f"sub{job.subject}", emotion, "+".join(units), round(peak / unit, 3)
 
 
 def _clip(job: _Job, number: int) -> None:
-    person, motion, _, rng = _drawn(job, 1, number)
+    person, motion, rng = _drawn(job, 1, number)
     frames = int(rng.integers(job.length[0], job.length[1] + 1))
     row = {"first": 1, "onset": 1, "apex": 1 + frames // 2, "offset": frames, "last": frames}
     folder = job.folder / "clips" / f"sub{job.subject}" / f"clip{number + 1:02d}"
@@ -113,7 +123,7 @@ def _clip(job: _Job, number: int) -> None:
 
 
 def _pair(job: _Job, number: int) -> tuple:
-    person, motion, _, rng = _drawn(job, 2, number)
+    person, motion, rng = _drawn(job, 2, number)
     unit = crop_side(motion.landmarks) / 224
     drift = motion.drift(rng.uniform(0.01, 0.1))
     flow = forward_flow(motion.bumps.grid(), rng.uniform(*PAIR_PEAK) * unit, drift)

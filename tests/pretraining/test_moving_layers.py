@@ -205,7 +205,7 @@ def test_batches_for_a_gpu_are_drawn_ahead_and_are_those_of_their_steps(monkeypa
     )
     how = {"batch_size": 1, "size": 16, "seed": 3}
     with ThreadPoolExecutor() as pool:
-        batch = magnet._Batches([PHOTO], 14, torch.device("cuda"), pool, how)
+        batch = magnet._Batches([PHOTO], 14, torch.device("cuda"), pool, 1, 0.0, {"size": 16, "seed": 3})
         found = [batch(step) for step in range(3, 14)]
     assert sorted(drawn) == list(range(3, 14))
     for step, (scenes, kind) in zip(range(3, 14), found, strict=True):

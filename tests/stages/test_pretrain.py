@@ -37,7 +37,7 @@ RUNS = {
     },
     "magnet": {
         "task": "moving_layers", "network": "magnet", "user_weights": "data/raw/magnet", "pool": "people", "steps": 2,
-        "batch_size": 2, "size": 32, "lr": 1e-3, "regularisation": 0.1, "first": "linear",
+        "batch_size": 2, "size": 32, "lr": 1e-3, "regularisation": 0.1, "first": "linear", "skin": 0.5,
     },
     "official": {
         "task": "fetch", "network": "resnet18", "user_weights": None, "source": "data/raw/official", "revision": "main",
