@@ -146,6 +146,7 @@ class MovingLayersRun(Section):
     task: Literal["moving_layers"]
     network: Literal["magnet"]
     user_weights: Folder | None
+    bundled: Folder | None = None  # a file
     pool: Name | None
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -161,7 +162,9 @@ class MacroRun(Section):
 
     task: Literal["macro"]
     network: Name
+    knobs: dict[str, Any] = {}
     user_weights: Folder | None
+    bundled: Folder | None = None  # a file
     reader: Literal["fer2013", "ckplus", "rafdb"]
     options: dict[str, str | int] = {}
     raw: Folder
@@ -192,6 +195,7 @@ class MacroSetsRun(Section):
     network: Name
     knobs: dict[str, Any] = {}
     user_weights: Folder | None
+    bundled: Folder | None = None  # a file
     sets: dict[Literal["ckplus", "rafdb", "fer2013"], MacroSet] = Field(min_length=1)
     missing: Literal["refuse", "leave_out"]
     pool: Name | None
@@ -233,6 +237,7 @@ class FramePairsRun(Section):
     network: Name
     knobs: dict[str, Any] = {}
     user_weights: Folder | None
+    bundled: Folder | None = None  # a file
     corpora: list[Key] = Field(max_length=4)
     exclude_subjects: list[str]
     pool: Name | None

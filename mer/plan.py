@@ -210,7 +210,7 @@ class _Planner:
             )
         run = runs[weights.name]
         code = [f"mer.pretraining.{run.task}"]
-        reads = [run.user_weights] if run.user_weights is not None else []
+        reads = [path for path in (run.user_weights, getattr(run, "bundled", None)) if path is not None]
         if run.task == "macro":
             reads.append(run.watch)
             code.append(f"mer.macro.{run.reader}")

@@ -34,7 +34,7 @@ def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
             item.corpus, item.model, item.labels, item.classes, item.model in params.knobs,
             {knob: knobs.get(knob) for knob in wiring.get(item.model, ())},
         ]  # fmt: skip
-    sources = ("task", "network", "user_weights", "reader", "raw", "watch", "pool", "source")
+    sources = ("task", "network", "user_weights", "bundled", "reader", "raw", "watch", "pool", "source")
     for name, run in params.pretrain.runs.items():
         parts[f"pretrain.runs.{name}"] = {field: getattr(run, field, None) for field in sources}
     parts["synthesize.runs"] = list(params.synthesize.runs)

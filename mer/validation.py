@@ -18,6 +18,7 @@ from mer.loso import augmentation, task
 from mer.loso.recipe import Recipe
 from mer.params import Experiment, Params
 from mer.plan import Plan, labels_of
+from mer.pretraining import back_again
 
 
 def check(params: Params) -> None:
@@ -150,6 +151,9 @@ def check_raw(params: Params, plan: Plan) -> None:
             path = getattr(run, field, None)
             if path is not None and not Path(path).exists():
                 raise MerError(f"{path}: is missing; make that folder, or correct pretrain.runs.{name}.{field}")
+        bundled = getattr(run, "bundled", None)
+        if bundled is not None and not Path(bundled).is_file():
+            raise MerError(f"{bundled}: is missing; {back_again(bundled, f'pretrain.runs.{name}')}")
         if run.task == "macro_sets":
             models.check_knobs(run.network, run.knobs, f"params.yaml: pretrain.runs.{name}.knobs")
         for reader, one in run.located().items() if run.task == "macro_sets" else ():

@@ -2,9 +2,9 @@
 
     python -m stages.pretrain resnet18
 
-The user's own weights where `user_weights` holds a file of them; else what the run's task trains or fetches
-(mer/pretraining), task frame_pairs in the processes that runtime.launcher starts. What the weights are stands in the
-file, and from there in the metrics. A killed training goes on from its last checkpoint.
+The user's own file, the bundled one, or what the run's task trains or fetches, in the order of mer/pretraining; task
+frame_pairs in the processes that runtime.launcher starts. What the weights are stands in the file, and from there in
+the metrics. A killed training goes on from its last checkpoint.
 """
 
 from pathlib import Path
@@ -26,12 +26,13 @@ def main(stage):
         pool=Path("data/raw", entry["pool"], "pool") if entry.get("pool") else None,
         frames=tuple(Path("data/frames", key) for key in shards),
     )  # fmt: skip
-    launcher = stage.params.runtime.launcher
-    if launcher and chosen_run.task == "frame_pairs" and pretraining.own_weights(entry, context) is None:
+    launcher, trains = stage.params.runtime.launcher, pretraining.is_made(entry, context)
+    if launcher and chosen_run.task == "frame_pairs" and trains:
         made = launched(launcher, entry, context)
     else:
         made = pretraining.run(entry, context)
-    save_weights(made.network, Path("data/weights") / f"{stage.key}.safetensors", made.about)
+    about = made.about | ({"device": stage.device} if trains and chosen_run.task != "fetch" else {})
+    save_weights(made.network, Path("data/weights") / f"{stage.key}.safetensors", about)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.storage.weights import read_official, read_weights
+from mer.errors import MerError, suggestion
+from mer.storage.weights import read_official, read_weights, weights_about
 
 CHANNELS = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 AT_ONCE = 32  # frames in a network that keeps nothing for a backward pass
@@ -54,6 +55,11 @@ class ResNet18(nn.Module):
         self.grid, self.frozen, self.width = grid, freeze, inputs * grid**2
         self.requires_grad_(not freeze)
         self.train()
+
+    @property
+    def about(self) -> dict[str, str]:
+        """For the note in a file of its weights: where it ends, if before layer4."""
+        return {} if self.stages[-1] == "layer4" else {"ends": self.stages[-1]}
 
     def train(self, mode: bool = True) -> "ResNet18":
         return super().train(mode and not self.frozen)
@@ -127,14 +133,23 @@ def features(
     return found.cpu().numpy()
 
 
-def build_pretrained() -> ResNet18:
-    """The whole network, as it is pretrained; its weights are drawn from torch's generator."""
-    return ResNet18()
+def build_pretrained(tap: str = "layer4", grid: int = 1) -> ResNet18:
+    """The network as it is pretrained, whole or up to a stage; its weights are drawn from torch's generator."""
+    if tap not in CHANNELS:
+        raise MerError(f"resnet18: tap is {tap!r}; {suggestion(tap, CHANNELS)}")
+    return ResNet18(tap, grid)
 
 
-def load_user_weights(path: str | Path) -> ResNet18:
-    """The whole network with the weights of a file; errors are those of `load_resnet18`."""
-    return load_resnet18(build_pretrained(), path)
+def load_user_weights(path: str | Path, tap: str | None = None, grid: int = 1) -> ResNet18:
+    """The network with the weights of a file; errors are those of `load_resnet18`.
+
+    tap: None: up to the stage where the note of the file says that the network ends, such as the bundled one's; whole
+    where it says nothing.
+    """
+    if tap is None:
+        end = weights_about(path).get("ends", "")
+        tap = end if isinstance(end, str) and end in CHANNELS else "layer4"
+    return load_resnet18(build_pretrained(tap, grid), path)
 
 
 def load_official(network: ResNet18, source: str = IMAGENET, revision: str = "main") -> ResNet18:

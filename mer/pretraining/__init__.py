@@ -5,9 +5,14 @@ What a task's file declares:
     run(entry, context)   trains or fetches a network; returns Made. entry: the parameters of the run by name
                           (pretrain.runs.<name> of params.yaml, checked there); context: what it is given besides
     knobs_of(entry)       optional: the knobs of the network, where they are more than the run's `knobs`
+    given(entry, context) optional: whether there is material of the user's, which comes before what is bundled
 
-A task that trains calls mer.pretraining.loop.train with the loss of a step. The user's own file comes before any task
-and concerns none of them: `run` below.
+A task that trains calls mer.pretraining.loop.train with the loss of a step. Whose weights are taken, `run` decides:
+
+    1. the user's own file, in the folder `user_weights`
+    2. the task, where the user gave it material: a licensed set in its folder, frames of corpora
+    3. the file `bundled`, which came with the repository (docs/weights.md)
+    4. the task, with what the synthetic pool has, or with no data at all
 
 What a network's file in mer/networks, mer/magnification or mer/models declares to be found here:
 
@@ -24,7 +29,8 @@ one that maps them to logits (B, 3) of negative, positive and surprise, and says
 
 What `Made.about` says stands in the file of weights (mer.storage.weights): `weights`, where they come from in a few
 words; `subjects`, as a sorted list of `<corpus>/<subject>`, whose frames the training saw. Without it there was nobody
-of an evaluated corpus among them: macro-expression sets and the synthetic pool have none of those.
+of an evaluated corpus among them: macro-expression sets and the synthetic pool have none of those. A network may add
+to it by a property `about`, and find that again in `load_user_weights`.
 """
 
 import importlib
@@ -72,33 +78,62 @@ class Made:
 
 
 def run(entry: dict[str, Any], context: Context) -> Made:
-    """The user's own weights where there is a file of them, taken as they are; else what the task makes.
+    """The weights of a run, from the first of the four sources above that there is; files are taken as they are.
 
     Args:
-        entry: with `task`, `network`, `user_weights` (a folder, or None) and what the task needs; `knobs`, where it
-            has some, are those of the network.
+        entry: with `task`, `network`, `user_weights` (a folder, or None), `bundled` (a file, or None) and what the task
+            needs; `knobs`, where it has some, are those of the network.
 
     Raises:
-        MerError: an unknown task or network, a folder that is not there or holds several files, a file that is not the
-            network's, and what the task refuses.
+        MerError: an unknown task or network, a folder that is not there or holds several files, a file that is missing,
+            damaged or not the network's, and what the task refuses.
     """
-    task, network = load_task(entry["task"]), load_network(entry["network"])
+    load_network(entry["network"])
     own = own_weights(entry, context)
-    if own is None:
-        return task.run(entry, context)
-    from mer.storage.weights import digest_of, subjects_seen
+    if own is not None:
+        return Made(*_taken(own, "given", entry, context))
+    if is_made(entry, context):
+        return load_task(entry["task"]).run(entry, context)
+    path = Path(entry["bundled"])
+    if not path.is_file():
+        raise MerError(f"{path}: is missing; {back_again(path, context.where)}")
+    try:
+        return Made(*_taken(path, "bundled", entry, context))
+    except MerError as error:
+        raise MerError(f"{str(error).split('; ')[0]}; {back_again(path, context.where)}") from None
 
+
+def is_made(entry: dict[str, Any], context: Context) -> bool:
+    """Whether the task makes the weights, as no file comes before it. Errors are those of `run` and of the task."""
+    task = load_task(entry["task"])
+    if own_weights(entry, context) is not None:
+        return False
+    return entry.get("bundled") is None or (hasattr(task, "given") and task.given(entry, context))
+
+
+def back_again(path: str | Path, where: str) -> str:
+    """The remedy for a bundled file that is not as it came; where: the run's name in messages."""
+    return f"it came with the repository: git checkout -- {path}, or train here: set {where}.bundled to null"
+
+
+def _taken(path: Path, kind: str, entry: dict[str, Any], context: Context) -> tuple[Any, dict[str, str | list[str]]]:
+    """The network with the weights of a file, and the note: what they are, and whom they have seen."""
+    from mer.storage.weights import digest_of, subjects_seen, weights_about
+
+    task, network = load_task(entry["task"]), load_network(entry["network"])
     knobs = task.knobs_of(entry) if hasattr(task, "knobs_of") else entry.get("knobs", {})
     try:
-        weights = network.load_user_weights(own, **knobs)
+        weights = network.load_user_weights(path, **knobs)
     except TypeError as error:
         raise MerError(
             f"{context.where}.knobs: {entry['network']} cannot be built with {knobs} ({error}); correct it"
         ) from None
-    seen = sorted(subjects_seen(own))
-    about: dict[str, str | list[str]] = {"weights": f"given: {own.name}", "sha256": digest_of(own)}
-    about |= getattr(weights, "about", {})
-    return Made(weights, about | ({"subjects": seen} if seen else {}))
+    seen = sorted(subjects_seen(path))
+    # Whoever bundled the file wrote its note; what a user's file says of itself counts only for subjects.
+    about = weights_about(path) if kind == "bundled" else {}
+    made = f"{kind}: {path.name}" + (f", {about['weights']}" if "weights" in about else "")
+    about |= {"weights": made, "sha256": digest_of(path)} | getattr(weights, "about", {})
+    return weights, about | ({"subjects": seen} if seen else {})
 
 
 def own_weights(entry: dict[str, Any], context: Context) -> Path | None:

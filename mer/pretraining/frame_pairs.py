@@ -56,6 +56,11 @@ STUDENT, TEACHER, MOMENTUM, CENTRE = 0.1, 0.04, 0.996, 0.9
 PAIR, BLOCKS, CROPS, GAPS = range(4)  # purposes of random streams
 
 
+def given(entry: dict[str, Any], context: Context) -> bool:
+    """Whether the frames are those of corpora."""
+    return bool(entry["corpora"])
+
+
 def run(entry: dict[str, Any], context: Context) -> Made:
     """The task `frame_pairs`.
 

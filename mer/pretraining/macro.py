@@ -63,9 +63,9 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     Images without a face are left out and counted in the note. Without set and pool, the initial weights are kept.
 
     Args:
-        entry: network; raw: folder of the set, with reader: its module in mer.macro, options of its `read_macro` and
-            crop; first: imagenet, random, or auto (ImageNet's weights where they can be had); size, steps, batch_size,
-            lr and weight_decay as for `pretrain`.
+        entry: network, with knobs: of its `build_pretrained`; raw: folder of the set, with reader: its module in
+            mer.macro, options of its `read_macro` and crop; first: imagenet, random, or auto (ImageNet's weights where
+            they can be had); size, steps, batch_size, lr and weight_decay as for `pretrain`.
 
     Raises:
         MerError: no such folder, an unknown option, a set that cannot be read, no face at all, ImageNet's weights that
@@ -74,7 +74,7 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     table, what, crop = training_images(entry, context)
     network, first = initial_network(entry, context)
     if table is None:
-        return Made(network, {"weights": first})
+        return Made(network, {"weights": first} | getattr(network, "about", {}))
     size = entry["size"]
     squares = faces(table, size, crop=crop, engine=context.engine)
     found = [square is not None for square in squares]
@@ -96,12 +96,17 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     about: dict[str, str | list[str]] = {"weights": f"{entry['steps']} steps on {what}, from {first}"}
     if result.accuracy is not None:
         about["accuracy"] = f"{result.accuracy:.3f} of {result.n} held-out images, {len(names)} emotions"
-    return Made(result.network, about)
+    return Made(result.network, about | getattr(network, "about", {}))
+
+
+def given(entry: dict[str, Any], context: Context) -> bool:
+    """Whether a set is in place."""
+    return bool(user_files(entry["raw"], f"{context.where}.raw"))
 
 
 def training_images(entry: dict[str, Any], context: Context) -> tuple[pd.DataFrame | None, str, str]:
     """The set's table, what it is called, and its crop; (None, "", "") where there is neither set nor pool."""
-    if user_files(entry["raw"], f"{context.where}.raw"):
+    if given(entry, context):
         reader, options = corpora.load(entry["reader"]).read_macro, entry["options"]
         check_options(reader, options, f"params.yaml: {context.where}.options")
         table = reader(entry["raw"], **options)
@@ -130,7 +135,12 @@ def initial_network(entry: dict[str, Any], context: Context) -> tuple[nn.Module,
     module = load_network(entry["network"])
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
-        network = module.build_pretrained()
+        try:
+            network = module.build_pretrained(**entry["knobs"])
+        except TypeError as error:
+            raise MerError(
+                f"{context.where}.knobs: {entry['network']} cannot be built with {entry['knobs']} ({error}); correct it"
+            ) from None
     if not hasattr(network, "width"):
         raise MerError(
             f"{context.where}.network is {entry['network']!r}, which makes no features of faces; name another"

@@ -105,6 +105,11 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     return Made(done.network, {"weights": ", ".join(what), "accuracy": accuracy})
 
 
+def given(entry: dict[str, Any], context: Context) -> bool:
+    """Whether one of the sets is in place."""
+    return bool(sets_in_place(entry, context)[0])
+
+
 def initial_network(entry: dict[str, Any], context: Context) -> nn.Module:
     """The network with random weights. Raises MerError for one that tells other classes, and for unknown knobs."""
     name, knobs = entry["network"], entry["knobs"]

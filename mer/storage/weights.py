@@ -1,8 +1,8 @@
 """Files of network weights: what they hold, where they come from, and whether they fit a network.
 
-Ours are safetensors, float32, with a note: where the weights come from, which subjects they have seen, and the SHA-256
-of tensors and note, which is compared whenever the file is read. Files of others may be torch's, whose own sums are
-compared, or those of a model of transformers.
+Ours are safetensors, float32 (float16 where they are bundled), with a note: where the weights come from, which subjects
+they have seen, and the SHA-256 of tensors and note, which is compared whenever the file is read. Files of others may be
+torch's, whose own sums are compared, or those of a model of transformers.
 """
 
 import contextlib
@@ -22,7 +22,9 @@ from mer.errors import MerError, listed
 from mer.storage.files import REPAIR, replace_file, unreadable
 
 
-def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | list[str]] | None = None) -> None:
+def save_weights(
+    network: nn.Module, path: str | Path, about: dict[str, str | list[str]] | None = None, *, half: bool = False
+) -> None:
     """Write a network's weights as safetensors, with its own names, float32 (counters as they are), on the CPU.
 
     Equal weights and `about` give equal bytes. An interrupted run leaves the file that was there before, or none.
@@ -30,6 +32,7 @@ def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | li
     Args:
         path: ends in `.safetensors`.
         about: the note, see mer.pretraining; `weights_about` gives it back.
+        half: float16 instead: half the bytes, three digits.
 
     Raises:
         MerError: the path has another suffix.
@@ -41,7 +44,8 @@ def save_weights(network: nn.Module, path: str | Path, about: dict[str, str | li
     state = {}
     for name, value in network.state_dict().items():
         value = value.detach().cpu()
-        state[name] = (value.float() if value.is_floating_point() else value).contiguous()
+        kind = (torch.float16 if half else torch.float32) if value.is_floating_point() else value.dtype
+        state[name] = value.to(kind).contiguous()
     note = {**(about or {}), SUM: _sum_of(state, about or {})}
     # One entry: safetensors writes several in an order that changes from run to run.
     replace_file(path, safetensors.torch.save(state, {"about": json.dumps(note, sort_keys=True)}))

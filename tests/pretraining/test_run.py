@@ -147,3 +147,90 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "own.pth").write_bytes(b"")
     with pytest.raises(MerError, match=r"own\.pth: there is no such folder; make it, or correct here"):
         user_files(tmp_path / "own.pth", "here")
+
+
+# ---- the bundled file -----------------------------------------------------------------------------------------------
+
+WHERE = Context(where="pretrain.runs.x")
+BACK = "; it came with the repository: git checkout -- {0}, or train here: set pretrain.runs.x.bundled to null"
+
+
+@pytest.fixture
+def bundled(tmp_path):
+    """A file in float16, and its weights as they are read again."""
+    network = MagNet()
+    save_weights(network, tmp_path / "ours.safetensors", {"weights": "9 steps", "commit": "abc"}, half=True)
+    return tmp_path / "ours.safetensors", {k: v.half().float() for k, v in network.state_dict().items()}
+
+
+def test_the_bundled_file_comes_before_the_task_without_material(bundled, asked):
+    path, expected = bundled
+    made = run(entry(None, network="magnet") | {"bundled": str(path)}, WHERE)
+    assert asked == []
+    assert made.about == {"weights": "bundled: ours.safetensors, 9 steps", "commit": "abc", "sha256": digest_of(path)}
+    found = made.network.state_dict()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == torch.float32
+        assert torch.equal(found[key], value)
+
+
+def test_a_file_of_the_user_comes_before_the_bundled_one(bundled, asked, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    torch.save(MagNet().state_dict(), own / "own.pth")
+    made = run(entry(own, network="magnet") | {"bundled": str(bundled[0])}, WHERE)
+    assert asked == []
+    assert made.about["weights"] == "given: own.pth"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_material_of_the_user_comes_before_the_bundled_file(bundled, asked, monkeypatch, there):
+    monkeypatch.setattr(pretraining.load_task("none"), "given", lambda entry, context: there, raising=False)
+    made = run(entry(None, network="magnet") | {"bundled": str(bundled[0])}, WHERE)
+    assert (made == "made") is there
+    assert len(asked) == there
+
+
+def test_what_is_material_of_the_user(tmp_path):
+    """A set in its folder; corpora by name. Moving layers and the pool are everybody's."""
+    (tmp_path / "set").mkdir()
+    macro, sets, pairs = (load_task(name).given for name in ("macro", "macro_sets", "frame_pairs"))
+    assert not macro({"raw": str(tmp_path / "set")}, WHERE)
+    assert not sets({"sets": {"rafdb": {"raw": str(tmp_path / "set")}}, "missing": "refuse"}, WHERE)
+    (tmp_path / "set" / "fer2013.csv").write_text("")
+    assert macro({"raw": str(tmp_path / "set")}, WHERE)
+    assert sets({"sets": {"rafdb": {"raw": str(tmp_path / "set")}}, "missing": "refuse"}, WHERE)
+    assert pairs({"corpora": ["casme3-box224"]}, WHERE)
+    assert not pairs({"corpora": []}, WHERE)
+    assert not hasattr(load_task("moving_layers"), "given")
+
+
+def test_a_bundled_file_that_is_missing_says_how_it_comes_back(tmp_path, asked):
+    path = tmp_path / "gone.safetensors"
+    refused(f"{path}: is missing{BACK.format(path)}", run, entry(None) | {"bundled": str(path)}, WHERE)
+
+
+def test_a_damaged_bundled_file_is_refused(bundled, asked):
+    path, _ = bundled
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    message = f"{path}: is damaged: its tensors or its note are not those that were written{BACK.format(path)}"
+    refused(message, run, entry(None, network="magnet") | {"bundled": str(path)}, WHERE)
+
+
+def test_a_bundled_file_of_another_version_of_the_network_is_refused(tmp_path, asked):
+    path = tmp_path / "ours.safetensors"
+    save_weights(torch.nn.Linear(2, 2), path)
+    with pytest.raises(MerError, match=r"not the weights of MagNet \(42 tensors\): 42 missing") as caught:
+        run(entry(None, network="magnet") | {"bundled": str(path)}, WHERE)
+    assert str(caught.value).endswith(BACK.format(path))
+
+
+def test_a_bundled_resnet_that_ends_early_needs_no_knob(tmp_path, asked):
+    network = ResNet18("layer2", 4)
+    save_weights(network, tmp_path / "r.safetensors", {"weights": "x", **network.about})
+    made = run(entry(None) | {"bundled": str(tmp_path / "r.safetensors")}, WHERE)
+    assert made.network.stages == ["layer1", "layer2"]
+    assert made.about["ends"] == "layer2"

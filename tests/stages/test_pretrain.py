@@ -111,7 +111,7 @@ def test_the_pool_is_learned_where_nobody_brought_a_set_and_the_file_says_so(pro
     about = weights_about(RESNET)
     assert about["weights"] == provenance(RESNET) == POOL
     assert re.fullmatch(r"[01]\.\d{3} of 5 held-out images, 5 emotions", about["accuracy"])  # one of the two people
-    assert set(about) == {"weights", "accuracy"}
+    assert set(about) == {"weights", "accuracy", "device"}
     assert subjects_seen(RESNET) == set()
     assert not same(tensors(RESNET), needed(drawn(0)))
 
@@ -148,7 +148,10 @@ def test_a_set_is_learned_instead_of_the_pool(project):
     assert about["weights"] == f"2 steps on {what}, from random weights"
     assert about["accuracy"].endswith(" of 2 held-out images, 7 emotions")  # val and test; who got a vote is a class
     pretrain(options={}, steps=0)
-    assert weights_about(RESNET) == {"weights": "0 steps on fer2013, fer2013.csv (6 images), from random weights"}
+    assert weights_about(RESNET) == {
+        "weights": "0 steps on fer2013, fer2013.csv (6 images), from random weights",
+        "device": "cpu",
+    }
     assert same(tensors(RESNET), needed(drawn(0)))
 
 
@@ -201,7 +204,7 @@ def test_images_without_any_face_are_refused(project):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_without_set_and_pool_the_initial_weights_are_the_weights(project, seed):
     pretrain(seed=seed, pool=None)
-    assert weights_about(RESNET) == {"weights": "random weights"}
+    assert weights_about(RESNET) == {"weights": "random weights", "device": "cpu"}
     assert same(tensors(RESNET), needed(drawn(seed)))
 
 
@@ -221,7 +224,7 @@ def test_imagenet_is_the_beginning_where_it_can_be_had(project, official, monkey
     report = {"missing_keys": [], "mismatched_keys": []}
     monkeypatch.setattr(ResNetModel, "from_pretrained", lambda *args, **options: (official, report))
     pretrain(first="imagenet", pool=None)
-    assert weights_about(RESNET) == {"weights": "ImageNet weights"}
+    assert weights_about(RESNET) == {"weights": "ImageNet weights", "device": "cpu"}
     first = "embedder.embedder.convolution.weight"
     assert torch.equal(load_file(RESNET)["conv1.weight"], official.state_dict()[first])
     assert not torch.equal(drawn(0).conv1.weight, official.state_dict()[first])
@@ -242,7 +245,7 @@ def test_without_a_net_imagenet_is_refused_and_auto_says_what_it_takes(project, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(reason)
     assert line.endswith("so it begins with random weights")
-    assert weights_about(RESNET) == {"weights": "random weights"}
+    assert weights_about(RESNET) == {"weights": "random weights", "device": "cpu"}
 
 
 @pytest.mark.parametrize(
@@ -271,10 +274,10 @@ def test_runs_that_cannot_work(project, changes, message):
 
 def test_magnet_is_trained_on_the_pools_portraits(project):
     pretrain("magnet")
-    assert weights_about(MAGNET) == {"weights": "trained here, 2 steps"}
+    assert weights_about(MAGNET) == {"weights": "trained here, 2 steps", "device": "cpu"}
     with_portraits = load_magnet(MAGNET).state_dict()
     pretrain("magnet", pool=None)
-    assert weights_about(MAGNET) == {"weights": "trained here, 2 steps"}
+    assert weights_about(MAGNET) == {"weights": "trained here, 2 steps", "device": "cpu"}
     assert not same(with_portraits, load_magnet(MAGNET).state_dict())
 
 
