@@ -24,9 +24,9 @@ FIRST_POOL_SUBJECT = 101  # the corpus has at most 99 subjects
 # Images of expressions are half as large as frames: they are learned from at 112 px a face and less.
 MACRO_SIZE = 160
 MACRO_PEAK = (1.5, 12.0)  # px at a 224 px face; as many weak ones as strong ones
-# px between the lips for each px of the peak. Jaws drop far in some strong expressions: AU 26 becomes 27.
-GAPS = {25: (0.4, 0.9), 26: (0.9, 1.5), 27: (1.6, 2.4)}
-STRETCHED = 6.0
+GAPS = {25: (0.4, 0.9), 26: (0.9, 1.5), 27: (1.6, 2.4)}  # px between the lips for each px of the peak
+STRONG = 5.0  # px at a 224 px face; from there on a dropped jaw is a stretched mouth, and some surprised jaws drop
+SURPRISED = 0.3
 PAIR_PEAK = (0.1, 0.9)  # px of the expression between a and b; the head adds its drift
 FACTOR = (2.0, 20.0)
 # A field steeper than 1 folds the face over itself (lids and lips move towards each other); stay well below.
@@ -96,8 +96,9 @@ def _macro(job: _Job, emotion: str, k: int) -> tuple:
     person = make.identity(job.seed, job.subject, job.attempt, oversample=1)
     units = make.draw_units(rng, emotion).split("+")
     strength = float(np.exp(rng.uniform(*np.log(MACRO_PEAK))))
-    if "26" in units and strength > STRETCHED and rng.random() < 0.5:
-        units[units.index("26")] = "27"
+    if strength > STRONG:
+        surprised = emotion == "surprise" and rng.random() < SURPRISED
+        units = ["27" if unit == "26" else unit for unit in units] + ["27"] * (surprised and "26" not in units)
     gap = sum(strength * rng.uniform(*GAPS[unit]) for unit in (25, 26, 27) if str(unit) in units)
     # Lips that part are no smooth field: the opening does what AU 25 does to a micro-expression.
     moving = [unit.replace("27", "26") for unit in units if unit != "25"]
