@@ -170,6 +170,18 @@ def test_a_corpus_its_manifest_and_each_folder_are_asked_for_in_turn(root, empty
     check_raw(parsed)
 
 
+def test_a_bundled_file_that_a_partial_checkout_lacks_is_named_before_anything_runs(root, empty):
+    made = composed(root, "demo")
+    made["pretrain"]["runs"]["magnet"]["bundled"] = "assets/weights/magnet.safetensors"
+    for folder in ("magnet", "resnet18", "dcma", "micronbert", "fer2013", "ckplus", "rafdb"):
+        Path("data/raw", folder).mkdir(parents=True)
+    message = (
+        r"assets/weights/magnet.safetensors: is missing; it came with the repository: git checkout -- "
+        r"assets/weights/magnet.safetensors, or train here: set pretrain.runs.magnet.bundled to null"
+    )
+    refused(message, check_raw, params.parse(made))
+
+
 def test_what_no_stage_of_the_plan_reads_need_not_be_there(root, empty):
     """The baselines have no pretrained network; a synthetic corpus is made."""
     Path("data/raw/samm").mkdir(parents=True)

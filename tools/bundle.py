@@ -11,9 +11,10 @@ import argparse
 import json
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 
 from mer import pretraining
@@ -71,7 +72,7 @@ def _write(name: str, params: Params, commit: str, root: Path, target: Path) -> 
     made = {"pretrain": {name: entry}, "seed": params.pretrain.seed}
     if pool is not None:
         made["synthesize"] = {pool: params.synthesize.runs[pool].model_dump(), "seed": params.synthesize.seed}
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "numpy", "opencv-python-headless"))
+    versions = ", ".join(f"{package.__name__} {package.__version__}" for package in (torch, np, cv2))
     note = about | {"recipe": json.dumps(made, sort_keys=True), "commit": commit, "versions": versions}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network, target, note, half=True)
@@ -84,7 +85,7 @@ def _committed(root: Path) -> str:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
         if done.returncode:
             raise MerError(f"git {arguments[0]} failed: {done.stderr.strip()}")
-        return done.stdout.strip()
+        return done.stdout
 
     # What a preset and a run write differs; it is in the note, or DVC watches it.
     changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
@@ -92,7 +93,7 @@ def _committed(root: Path) -> str:
     changed = sorted(set(changed) - {"params.yaml", "plan.yaml", "dvc.lock"})
     if changed:
         raise MerError(f"not committed: {listed(changed)}; commit first: the file shall name what made it")
-    return git("rev-parse", "HEAD")
+    return git("rev-parse", "HEAD").strip()
 
 
 def _stale(names: list[str], root: Path) -> list[str]:
