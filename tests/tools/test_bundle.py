@@ -91,4 +91,4 @@ def test_code_that_is_not_committed_is_refused_but_not_the_preset(project):
 
 def test_too_much_in_all_is_said(project, monkeypatch):
     monkeypatch.setattr(tool, "MOST", 1_000_000)
-    refused("assets/weights: 1.9 MB, more than 1; make a network smaller", bundle, ["magnet"], project)
+    refused("assets/weights: 1.8 MB, more than 1; make a network smaller", bundle, ["magnet"], project)
