@@ -29,7 +29,7 @@ repair: $(BIN)/.installed  ## remove a damaged output with its copy in DVC's cac
 	@python -m tools.repair "$(F)"
 
 test: $(BIN)/.installed lint  ## lint and the fast tests
-	@python -m pytest -m 'not slow'
+	@python -m pytest -m 'not slow' -n logical --dist loadfile
 
 test-slow: $(BIN)/.installed  ## the tests that take minutes
 	@python -m pytest -m slow
