@@ -135,11 +135,12 @@ def initial_network(entry: dict[str, Any], context: Context) -> tuple[nn.Module,
     module = load_network(entry["network"])
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
+        knobs = entry.get("knobs", {})
         try:
-            network = module.build_pretrained(**entry["knobs"])
+            network = module.build_pretrained(**knobs)
         except TypeError as error:
             raise MerError(
-                f"{context.where}.knobs: {entry['network']} cannot be built with {entry['knobs']} ({error}); correct it"
+                f"{context.where}.knobs: {entry['network']} cannot be built with {knobs} ({error}); correct it"
             ) from None
     if not hasattr(network, "width"):
         raise MerError(
