@@ -76,6 +76,13 @@ class ViT(nn.Module):
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.normal_(parameter, std=0.02)
 
+    def forward(self, faces: Tensor) -> Tensor:
+        """Faces (B, s, s, 3), grey levels, to what the class token holds after the last norm, (B, d)."""
+        x = self.embed(faces.permute(0, 3, 1, 2) / 127.5 - 1)
+        for block in self.blocks:
+            x, _ = block(x, (x.shape[1],))
+        return self.norm(x[:, 0])
+
     def embed(self, images: Tensor, token: int = 0) -> Tensor:
         """(B, 3, s, s), about -1..1, to tokens (B, 1 + (s/16)**2, d): the class token, then the patches row by row."""
         side = images.shape[-1] // PATCH
@@ -268,14 +275,14 @@ def resampling(old: int, new: int, mode: str, device: torch.device) -> Tensor:
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def build_pretrained() -> ViT:
-    """ViT-B/16, its weights drawn from torch's generator."""
-    return ViT()
+def build_pretrained(width: int = 768, layers: int = 12, heads: int = 12, widen: int = 4, grid: int = GRID) -> ViT:
+    """ViT-B/16 or another, its weights drawn from torch's generator."""
+    return ViT(width, layers, heads, widen, grid=grid)
 
 
-def load_user_weights(path: str | Path) -> ViT:
-    """ViT-B/16 with the weights of a file; errors are those of mer.storage.weights.read_weights."""
-    return load_vit(build_pretrained(), path)
+def load_user_weights(path: str | Path, **knobs: Any) -> ViT:
+    """The ViT of `build_pretrained` with the weights of a file; errors are those of `load_vit`."""
+    return load_vit(build_pretrained(**knobs), path)
 
 
 def load_vit(network: ViT, path: str | Path) -> ViT:

@@ -59,6 +59,28 @@ def test_it_is_transformers_vit_at_every_size(official, side, maps):
     torch.testing.assert_close(hidden(ours(official), images, maps=maps), expected, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_of_faces_in_grey_levels_it_gives_the_class_token(official):
+    """What task macro trains; grey levels 0..255 are -1..1, as transformers' image processor has it for ViT."""
+    faces = torch.randint(0, 256, (2, 64, 64, 3), generator=torch.Generator().manual_seed(0))
+    images = faces.permute(0, 3, 1, 2) / 127.5 - 1
+    expected = official(images, interpolate_pos_encoding=True).last_hidden_state[:, 0]
+    torch.testing.assert_close(ours(official)(faces), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_small_one_is_built_and_read_by_the_same_knobs(tmp_path):
+    from mer.networks.vit import build_pretrained
+    from mer.storage.weights import save_weights
+
+    knobs = {"width": 12, "layers": 2, "heads": 3, "widen": 2, "grid": 4}
+    network = build_pretrained(**knobs)
+    save_weights(network, tmp_path / "own.safetensors")
+    found = load_user_weights(tmp_path / "own.safetensors", **knobs).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+    with pytest.raises(MerError, match="3 heads, needed is one with 4"):
+        load_user_weights(tmp_path / "own.safetensors", **knobs | {"heads": 4})
+
+
 @pytest.mark.parametrize("side", [2, 4, 5, 9])
 def test_positions_are_interpolated_as_transformers_does_it(official, side):
     grid = torch.zeros(1, 1 + side**2, 32)
