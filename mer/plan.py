@@ -210,7 +210,8 @@ class _Planner:
             )
         run = runs[weights.name]
         code = [f"mer.pretraining.{run.task}"]
-        reads = [path for path in (run.user_weights, getattr(run, "bundled", None)) if path is not None]
+        bundled = getattr(run, "bundled", None)
+        reads = [path for path in (run.user_weights, bundled) if path is not None]
         if run.task == "macro":
             reads.append(run.watch)
             code.append(f"mer.macro.{run.reader}")
@@ -228,8 +229,8 @@ class _Planner:
                 where = f"pretrain.runs.{weights.name}"
                 raise MerError(f"{why}: {where} has neither corpora nor pool, so there are no frames; name some")
             frames = [self.shards(key, source, run, why) for key, source in shards.items()]
-            reads += frames
-        elif pool is not None:
+            reads += frames if run.corpora or bundled is None else []
+        elif pool is not None and bundled is None:  # what is bundled comes before the pool
             self.add("synthesize", pool, {"args": {}})
             reads.append(f"data/raw/{pool}/pool/macro")
         networks = pretraining.networks()

@@ -465,6 +465,37 @@ def test_what_maps_of_motion_are_of_decides_the_plan(tmp_path):
         refused(message, plan_file.check, with_motion_maps(entry), path)
 
 
+# ---- bundled weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["magnet", "resnet18", "dcma"])
+def test_bundled_weights_are_a_dependency_and_the_pool_is_none(name):
+    """What is bundled comes before the pool, which then need not be made; a set of the user still comes first."""
+
+    def reads(bundled):
+        raw = YAML(typ="safe").load(preset.compose("demo"))
+        raw["pretrain"]["runs"][name]["bundled"] = bundled
+        return plan.derive(mer_params.parse(raw))[0]["pretrain"][name]
+
+    pool = "pool/macro"
+    here, bundled = str(reads(None)), str(reads("assets/weights/x.safetensors"))
+    assert pool in here
+    assert "assets" not in here
+    assert pool not in bundled
+    assert "assets/weights/x.safetensors" in bundled
+    assert f"data/raw/{'fer2013' if name == 'resnet18' else name}" in bundled
+
+
+def test_bundled_weights_of_frame_pairs_need_frames_only_to_be_judged():
+    raw = YAML(typ="safe").load(preset.compose("demo"))
+    raw["pretrain"]["runs"]["micronbert"]["bundled"] = "assets/weights/x.safetensors"
+    stages = plan.derive(mer_params.parse(raw))[0]
+    assert "data/frames/people-pool-56" not in str(stages["pretrain"]["micronbert"])
+    assert "data/frames/people-pool-56" in str(stages["restore"]["micronbert"])
+    raw["pretrain"]["runs"]["micronbert"]["corpora"] = ["synthetic"]
+    assert "data/frames/" in str(plan.derive(mer_params.parse(raw))[0]["pretrain"]["micronbert"])
+
+
 # ---- pictures of a corpus -------------------------------------------------------------------------------------------
 
 
