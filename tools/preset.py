@@ -62,6 +62,10 @@ def compose(name: str, corpora: str = "") -> str:
         _expand(overlay, list(own), chosen)
     elif corpora:
         raise MerError(f"preset {name} has corpora of its own; leave C out")
+    runs = base["pretrain"]["runs"]
+    for key, run in ((overlay.get("pretrain") or {}).get("runs") or {}).items():
+        if run.get("task", runs.get(key, {}).get("task")) != runs.get(key, {}).get("task"):
+            runs.pop(key, None)  # another task has other fields: nothing of the entry stays
     _lay(base, overlay)
     text = io.StringIO()
     _yaml().dump(base, text)
