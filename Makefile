@@ -32,7 +32,7 @@ test: $(BIN)/.installed lint  ## lint and the fast tests
 	@python -m pytest -m 'not slow' -n logical --dist loadfile
 
 test-slow: $(BIN)/.installed  ## the tests that take minutes
-	@python -m pytest -m slow
+	@python -m pytest -m slow -n logical --dist loadfile
 
 lint: $(BIN)/.installed  ## ruff: rules and format, mypy: types of mer/; nothing is rewritten
 	@ruff check .
