@@ -38,7 +38,8 @@ def make_project(root: Path, folder: Path) -> Path:
 def _tiny(params) -> None:
     params["synthesize"]["runs"].update(synthetic=TINY)
     for run in params["pretrain"]["runs"].values():
-        run["bundled"] = None  # the stages shall train
+        if run["task"] != "fetch":
+            run["bundled"] = None  # the stages shall train
         if run["task"] in ("macro", "moving_layers"):
             run.update(steps=2, batch_size=2, size=32)
     pairs = {"knobs": {"width": 8, "layers": 1, "heads": 1, "widen": 1}, "pool": "synthetic", "size": 24, "epochs": 1}
