@@ -147,13 +147,15 @@ def test_d02_before_or_after_the_crop(world):
 
 
 def test_u04_trained_elsewhere_or_here(tmp_path):
-    """Frozen and cached either way: weights in the folder `user_weights` are taken, else the task trains its own."""
+    """Frozen and cached each way: weights in the folder `user_weights`, else the bundled ones, else the task's own."""
     assert any("U-04" in line and "moving_layers" in line for line in BASE_TEXT.splitlines())
     declared = BASE["pretrain"]["runs"]["magnet"]
     assert declared["user_weights"] == "data/raw/magnet"
     entry = declared | {"user_weights": str(tmp_path), "pool": None, "steps": 1, "batch_size": 1, "size": 16}
     context = pretraining.Context(where="pretrain.runs.magnet")
-    assert pretraining.run(entry, context).about == {"weights": "trained here, 1 steps"}
+    assert pretraining.run(entry | {"bundled": None}, context).about == {"weights": "trained here, 1 steps"}
+    bundled = pretraining.run(entry | {"bundled": str(ROOT / entry["bundled"])}, context)
+    assert str(bundled.about["weights"]).startswith("bundled: magnet.safetensors, trained here, ")
     torch.save(MagNet().state_dict(), tmp_path / "elsewhere.pth")
     assert pretraining.run(entry, context).about["weights"] == "given: elsewhere.pth"
 
