@@ -159,6 +159,8 @@ def test_a_corpus_its_manifest_and_each_folder_are_asked_for_in_turn(root, empty
     Path("data/raw/casme2").mkdir(parents=True)
     refused("data/raw/casme2.manifest.csv: is missing; make it with: make manifest C=casme2", check_raw, parsed)
     Path("data/raw/casme2.manifest.csv").touch()
+    Path("assets/weights").mkdir(parents=True)
+    Path("assets/weights/magnet.safetensors").touch()
     for folder, field in (
         ("data/raw/magnet", "magnet.user_weights"),
         ("data/raw/resnet18", "resnet18.user_weights"),
