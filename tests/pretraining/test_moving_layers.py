@@ -10,7 +10,7 @@ import skimage.data
 import torch
 
 from mer.errors import MerError
-from mer.magnification import moving_layers
+from mer.magnification import moving_layers, moving_skin
 from mer.magnification.magnet import MagNet, load_magnet, magnify_pair
 from mer.magnification.moving_layers import quadruples
 from mer.pretraining import loop
@@ -214,6 +214,21 @@ def test_batches_for_a_gpu_are_drawn_ahead_and_are_those_of_their_steps(monkeypa
         assert kind == "cuda"
 
 
+@pytest.mark.parametrize(("skin", "of_skin"), [(0.0, 0), (0.5, 2), (0.7, 3), (1.0, 4)])
+def test_a_share_of_each_batch_is_moving_skin(skin, of_skin):
+    """The rest are the layers that there would be without it, in front; their draws do not know of the skin."""
+    with ThreadPoolExecutor() as pool:
+        batch = magnet._Batches([PHOTO], 9, torch.device("cpu"), pool, 4, skin, {"size": 16, "seed": 3})(5)
+    how = {"size": 16, "seed": 3, "step": 5, "difficulty": magnet.difficulty(5)}
+    assert len(batch.a) == 4
+    if of_skin < 4:
+        layers = quadruples([PHOTO], batch_size=4 - of_skin, **how)
+        assert all(torch.equal(x[: 4 - of_skin], y) for x, y in zip(batch, layers, strict=True))
+    if of_skin:
+        moved = moving_skin.quadruples([PHOTO], batch_size=of_skin, **how)
+        assert all(torch.equal(x[4 - of_skin :], y) for x, y in zip(batch, moved, strict=True))
+
+
 def test_threads_are_given_back(monkeypatch):
     monkeypatch.setattr(loop, "THREADS", 2)
     train([], **PLAN | {"steps": 1})
@@ -252,6 +267,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch
         ({"size": 18}, "moving_layers: size is 18; needed is a multiple of 4 px, 16 at least"),
         ({"size": 12}, "moving_layers: size is 12;"),
         ({"lr": 0}, "moving_layers: lr is 0; needed is a finite number above 0"),
+        ({"skin": 1.5}, "moving_layers: skin is 1.5; needed is a share of the batch, 0..1"),
+        (
+            {"skin": 0.5, "images": []},
+            "moving_layers: skin is 0.5, but there are no images; give portraits, or set it to",
+        ),
         ({"lr": math.nan}, "moving_layers: lr is nan;"),
         ({"regularisation": -1}, "moving_layers: regularisation is -1;"),
         ({"bf16": True}, "moving_layers: bf16 is on, but device is cpu; it is meant for cuda"),
