@@ -54,7 +54,7 @@ def quadruples(
     if not len(images):
         raise MerError("moving skin: there are no images; give portraits, or train on layers alone")
     rng = np.random.default_rng([seed, step, 1])
-    places = torch.from_numpy(np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 2).astype(float))
+    points = grid(size)
     parts = []
     for _ in range(batch_size):
         piece = moving_layers.piece(images[int(rng.integers(len(images)))], size, rng)
@@ -64,7 +64,7 @@ def quadruples(
         drawn = moving_layers.colours(size, difficulty, rng)
         skin = torch.from_numpy(np.ascontiguousarray(piece.transpose(2, 0, 1))).to(device)
         still, moved, magnified = (
-            seen(skin, field.origin(places, amount), size) for amount in (0.0, 1.0, 1.0 + factor)
+            seen(skin, field.origin(points, amount), size) for amount in (0.0, 1.0, 1.0 + factor)
         )
         gain, offset, noise = (torch.from_numpy(x).to(device) for x in drawn)
         one, other = (lambda x, k=k, g=gain, o=offset: x * g[k, :, None, None] + o[k, :, None, None] for k in (0, 1))
@@ -114,7 +114,7 @@ def draw_field(size: int, difficulty: float, rng: np.random.Generator) -> tuple[
     drift = rng.uniform(-1, 1, 2) * DRIFT
     vectors = speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     field = Field(centres, vectors, widths, drift)
-    points = torch.from_numpy(np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 2).astype(float))
+    points = grid(size)
     peak = float(field.at(points).norm(dim=1).max())
     largest = moving_layers.between(LARGEST, difficulty)
     fastest = moving_layers.log_uniform(rng, DISPLACEMENT[0], min(DISPLACEMENT[1], largest / FACTOR[0]))
@@ -126,6 +126,11 @@ def draw_field(size: int, difficulty: float, rng: np.random.Generator) -> tuple[
     if rng.random() < STILL:
         fastest = 0.0
     return Field(centres, vectors * (fastest / peak), widths, drift * (fastest / peak)), factor
+
+
+def grid(size: int) -> Tensor:
+    """The places of a frame of `size` px, row by row: (size * size, 2) float64."""
+    return torch.from_numpy(np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 2).astype(float))
 
 
 def seen(skin: Tensor, points: Tensor, size: int) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-CORNERS = (48, 54)
 # iBUG points from the left to the right corner of the mouth in the picture.
 ABOVE, BELOW = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
 UPPER_EDGE, LOWER_EDGE = (48, 60, 61, 62, 63, 64, 54), (48, 60, 67, 66, 65, 64, 54)
