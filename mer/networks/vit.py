@@ -39,6 +39,7 @@ GRID = 14  # patches a side of the official network, which has seen 224 px
 NETWORK = "vit"  # its name in pretrain.runs, see mer.pretraining
 SOURCE = "bring a ViT-B/16 with transformers' or timm's names"
 HEAD = 64  # the width of a head in every official ViT; files do not say how many heads there are
+PLACES = 0.5  # standard deviation of the codes of positions where a ViT learns faces from nothing
 EPSILON = 1e-12  # of layer norm, as transformers has it
 AT_ONCE = 2**20  # numbers of attention maps that are in work at once on a CPU: 4 MB, near the processor
 AT_ONCE_GPU = 2**28
@@ -276,8 +277,13 @@ def resampling(old: int, new: int, mode: str, device: torch.device) -> Tensor:
 
 
 def build_pretrained(width: int = 768, layers: int = 12, heads: int = 12, widen: int = 4, grid: int = GRID) -> ViT:
-    """ViT-B/16 or another, its weights drawn from torch's generator."""
-    return ViT(width, layers, heads, widen, grid=grid)
+    """ViT-B/16 or another, its weights drawn from torch's generator; codes of positions as large as those of patches.
+
+    With the usual 0.02 a small one that begins with faces is blind to places: 3,000 steps of 64 before the loss fell.
+    """
+    network = ViT(width, layers, heads, widen, grid=grid)
+    nn.init.normal_(network.pos_embed, std=PLACES)
+    return network
 
 
 def load_user_weights(path: str | Path, **knobs: Any) -> ViT:
