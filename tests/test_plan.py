@@ -488,12 +488,12 @@ def test_bundled_weights_are_a_dependency_and_the_pool_is_none(name):
 
 def test_bundled_weights_of_frame_pairs_need_frames_only_to_be_judged():
     raw = YAML(typ="safe").load(preset.compose("demo"))
-    raw["pretrain"]["runs"]["micronbert"]["bundled"] = "assets/weights/x.safetensors"
+    raw["pretrain"]["runs"]["micronbert_mb1"]["bundled"] = "assets/weights/x.safetensors"
     stages = plan.derive(mer_params.parse(raw))[0]
-    assert "data/frames/people-pool-56" not in str(stages["pretrain"]["micronbert"])
-    assert "data/frames/people-pool-56" in str(stages["restore"]["micronbert"])
-    raw["pretrain"]["runs"]["micronbert"]["corpora"] = ["synthetic"]
-    assert "data/frames/" in str(plan.derive(mer_params.parse(raw))[0]["pretrain"]["micronbert"])
+    assert "data/frames/people-pool-56" not in str(stages["pretrain"]["micronbert_mb1"])
+    assert "data/frames/people-pool-56" in str(stages["restore"]["micronbert_mb1"])
+    raw["pretrain"]["runs"]["micronbert_mb1"]["corpora"] = ["synthetic"]
+    assert "data/frames/" in str(plan.derive(mer_params.parse(raw))[0]["pretrain"]["micronbert_mb1"])
 
 
 # ---- pictures of a corpus -------------------------------------------------------------------------------------------
@@ -534,8 +534,13 @@ def test_macro_expressions_are_those_of_the_pool_or_of_the_set_that_is_named():
 def test_the_set_of_macro_expressions_and_an_empty_pool_decide_the_plan(written):
     with_set = changed(lambda raw: raw["figures"].update(macro="rafdb"))
     refused("older than params.yaml: figures.macro is not in it; run make plan", plan_file.check, with_set, written[1])
-    empty = changed(lambda raw: raw["synthesize"]["runs"]["synthetic"].update(pool_subjects=0))
-    refused("synthesize.runs without a pool is not in it; run make plan", plan_file.check, empty, written[1])
+    empty = changed(lambda raw: raw["synthesize"]["runs"]["people"].update(pool_subjects=0))
+    refused(
+        "older than params.yaml: synthesize.runs without a pool differs; run make plan",
+        plan_file.check,
+        empty,
+        written[1],
+    )
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
@@ -546,7 +551,7 @@ def written(tmp_path):
     """The demo's parameters and their plan in a file."""
     params = composed("demo")
     path = tmp_path / "plan.yaml"
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 49 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 46 stages"]
     return params, path
 
 
@@ -559,7 +564,7 @@ def changed(change) -> mer_params.Params:
 def test_a_plan_fits_the_parameters_that_it_was_made_from(written):
     params, path = written
     plan_file.check(params, path)
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 49 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 46 stages"]
 
 
 @pytest.mark.parametrize(

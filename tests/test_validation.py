@@ -160,7 +160,8 @@ def test_a_corpus_its_manifest_and_each_folder_are_asked_for_in_turn(root, empty
     refused("data/raw/casme2.manifest.csv: is missing; make it with: make manifest C=casme2", check_raw, parsed)
     Path("data/raw/casme2.manifest.csv").touch()
     Path("assets/weights").mkdir(parents=True)
-    Path("assets/weights/magnet.safetensors").touch()
+    for name in ("magnet", "resnet18"):
+        Path(f"assets/weights/{name}.safetensors").touch()
     for folder, field in (
         ("data/raw/magnet", "magnet.user_weights"),
         ("data/raw/resnet18", "resnet18.user_weights"),
@@ -174,13 +175,15 @@ def test_a_corpus_its_manifest_and_each_folder_are_asked_for_in_turn(root, empty
 
 def test_a_bundled_file_that_a_partial_checkout_lacks_is_named_before_anything_runs(root, empty):
     made = composed(root, "demo")
-    made["pretrain"]["runs"]["magnet"]["bundled"] = "assets/weights/magnet.safetensors"
     for folder in ("magnet", "resnet18", "dcma", "micronbert", "fer2013", "ckplus", "rafdb"):
         Path("data/raw", folder).mkdir(parents=True)
     message = (
         r"assets/weights/magnet.safetensors: is missing; it came with the repository: git checkout -- "
         r"assets/weights/magnet.safetensors, or train here: set pretrain.runs.magnet.bundled to null"
     )
+    Path("assets/weights").mkdir(parents=True)
+    for name in ("resnet18", "dcma", "micronbert_mb1"):
+        Path(f"assets/weights/{name}.safetensors").touch()
     refused(message, check_raw, params.parse(made))
 
 

@@ -204,7 +204,9 @@ def _silent(logging: Any) -> Iterator[None]:
 def _matched(state: dict, expected: Mapping[str, Tensor], path: str, network: str, source: str, more: bool) -> dict:
     faults = _faults(state, expected, more)
     if faults:
-        raise MerError(f"{path}: not the weights of {network} ({len(expected)} tensors): {', and '.join(faults)}; {source}")
+        raise MerError(
+            f"{path}: not the weights of {network} ({len(expected)} tensors): {', and '.join(faults)}; {source}"
+        )
     return {name: state[name] for name in expected}
 
 

@@ -45,7 +45,7 @@ def _tiny(params) -> None:
     pairs = {"knobs": {"width": 8, "layers": 1, "heads": 1, "widen": 1}, "pool": "synthetic", "size": 24, "epochs": 1}
     params["pretrain"]["runs"]["micronbert"].update({**pairs, "global_batch": 2, "min_block": 2})
     params["micronbert"].update(crop="box224", size=24, patch=8, width=8, layers=1, heads=1, widen=1)
-    params["experiments"]["synthetic-micronbert"].update(recipe={"epochs": 1})
+    params["experiments"]["synthetic-micronbert"].update(recipe={"epochs": 1}, knobs={})  # with all it has: MB3
     # One network with products of its own is enough for tests of stages; `make repro` runs all.
     for one in (params["experiments"], params["explain"]["drawn"]):
         one.pop("synthetic-msmmt")
