@@ -489,7 +489,7 @@ G = "manipulator.g.conv2d.weight"
         ),
         (lambda s: {**s, G: 3}, rf"{G} is int, needed is a tensor"),
         (lambda s: {**s, G: torch.full((32, 32, 3, 3), torch.nan)}, rf"1 with values that are not finite: {G}"),
-        (lambda s: {**without(s, G), "x": torch.zeros(1)}, rf"1 missing: {G}; 1 too many: x"),
+        (lambda s: {**without(s, G), "x": torch.zeros(1)}, rf"1 missing: {G}, and 1 too many: x"),
         (lambda s: {"conv1.weight": torch.zeros(3, 3, 3, 3)}, "42 missing: .* 1 too many: conv1.weight"),
         (lambda s: {}, "42 missing"),
         (lambda s: [1, 2], "holds list, not the named tensors of MagNet"),

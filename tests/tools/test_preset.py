@@ -159,7 +159,7 @@ def test_what_a_preset_does_not_say_is_the_bases():
     base, demo = overlay("base"), YAML(typ="safe").load(preset.compose("demo"))
     assert demo["flow"] == base["flow"]
     assert demo["uamrn"] == base["uamrn"] | {"factors": "linspace_2_13_8", "d_model": 64, "samples": 3}
-    assert demo["pretrain"]["runs"]["magnet"] == base["pretrain"]["runs"]["magnet"]
+    assert demo["pretrain"]["runs"]["magnet"] == base["pretrain"]["runs"]["magnet"] | {"pool": "people"}
 
 
 # ---- what is committed ----------------------------------------------------------------------------------------------
