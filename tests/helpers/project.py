@@ -39,7 +39,7 @@ def _tiny(params) -> None:
     params["synthesize"]["runs"].update(synthetic=TINY)
     for run in params["pretrain"]["runs"].values():
         if run["task"] != "fetch":
-            run["bundled"] = None  # the stages shall train
+            run.update(bundled=None, pool="synthetic")  # the stages shall train, and no other people be rendered
         if run["task"] in ("macro", "moving_layers"):
             run.update(steps=2, batch_size=2, size=32)
     pairs = {"knobs": {"width": 8, "layers": 1, "heads": 1, "widen": 1}, "pool": "synthetic", "size": 24, "epochs": 1}
