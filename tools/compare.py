@@ -5,7 +5,8 @@
     python -m tools.compare --published dcma composite-dcma
 
 Two experiments: reads data/predictions; prints first - second with its 95 % interval over subjects, drawn alike for
-both, and the two-sided p of exchanging the predictions of whole subjects. `--published`: prints the p-values of a
+both, and the two-sided p of exchanging the predictions of whole subjects. Where the labels of one were exchanged
+(`shuffled: true`), each is scored by its own, and there is no p. `--published`: prints the p-values of a
 paper beside the recomputed ones; with an experiment, read from metrics/details, also its own.
 """
 
@@ -39,9 +40,12 @@ def compare(first: str, second: str, folder: Path = Path("data/predictions")) ->
     names = run_info["class_names"]
     if names != other_info["class_names"]:
         raise MerError(f"{first} tells {listed(names)}, {second} {listed(other_info['class_names'])}")
-    found = difference(mine, other, names, replicates=section.bootstrap, seed=section.seed)
+    exchanged = [name for name, info in ((first, run_info), (second, other_info)) if info["protocol"].get("shuffled")]
+    control = len(exchanged) == 1
+    found = difference(mine, other, names, replicates=section.bootstrap, seed=section.seed, own_labels=control)
     runs = mine["seed"].nunique(), other["seed"].nunique()
-    tested = permutation_test(mine, other, names, seed=section.seed) if runs[0] == runs[1] else None
+    paired = runs[0] == runs[1] and not control
+    tested = permutation_test(mine, other, names, seed=section.seed) if paired else None
     lines = []
     for name, row in found.items():
         if None in row.values():
@@ -50,6 +54,11 @@ def compare(first: str, second: str, folder: Path = Path("data/predictions")) ->
         apart = "apart" if row["low"] > 0 or row["high"] < 0 else "not told apart"
         p = "" if tested is None else f"  {_p(tested[name]['two_sided'])}"
         lines.append(f"{name:<4} {row['difference']:+.4f} [{row['low']:+.3f}, {row['high']:+.3f}]  {apart}{p}")
+    if control:  # exchanging predictions, or ranking accuracies, needs one list of labels
+        return [
+            *lines,
+            f"labels of {exchanged[0]} were exchanged at random; each is scored by its own labels, without p",
+        ]
     if tested is None:
         counted = f"{runs[0]} run{'s' * (runs[0] > 1)}"
         lines.append(f"no p: {first} has {counted}, {second} has {runs[1]}; give both as many train.seeds")

@@ -240,7 +240,13 @@ def leak(predictions: pd.DataFrame, audited: pd.DataFrame, class_names: Sequence
 
 
 def difference(
-    first: pd.DataFrame, second: pd.DataFrame, class_names: Sequence[str], *, replicates: int = 2000, seed: int = 0
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    class_names: Sequence[str],
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+    own_labels: bool = False,
 ) -> dict:
     """How much better the first of two experiments is, with the interval of that difference.
 
@@ -249,6 +255,8 @@ def difference(
 
     Args:
         first, second: predictions of the same clips, one row a seed and clip; any seeds.
+        own_labels: their labels may differ, and each is scored by its own. For the run with exchanged labels of the
+            same experiment: the difference is what is learned of the true ones.
 
     Returns:
         {uf1: {difference, low, high}, uar: …, acc: …}; None where undefined.
@@ -257,9 +265,11 @@ def difference(
         MerError: they are of other clips or labels.
     """
     sides = [_checked(rows, class_names) for rows in (first, second)]
-    clips = [rows.drop_duplicates("id").sort_values("id")[["id", "label"]].to_numpy().tolist() for rows in sides]
+    same = ["id"] if own_labels else ["id", "label"]
+    clips = [rows.drop_duplicates("id").sort_values("id")[same].to_numpy().tolist() for rows in sides]
     if clips[0] != clips[1]:
-        raise MerError("the experiments were tested on other clips or labels, so their difference has no meaning")
+        what = "clips" if own_labels else "clips or labels"
+        raise MerError(f"the experiments were tested on other {what}, so their difference has no meaning")
     scores = [pooled(rows, class_names) for rows in sides]
     drawn = [
         _replicates(rows["label"], rows["predicted"], rows["who"], rows["seed"], len(class_names), replicates, seed)

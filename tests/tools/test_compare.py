@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from mer.errors import MerError
 from mer.evaluation.metrics import evaluate
@@ -36,7 +37,7 @@ def folder(tmp_path, root, monkeypatch):
         }
         names = NAMES if name != "other" else [*NAMES[:2], "disgust"]
         table = pd.DataFrame(rows)
-        write_predictions(tmp_path / name, table, table[:0], {"model": "m", "class_names": names}, {})
+        write_predictions(tmp_path / name, table, table[:0], {"model": "m", "class_names": names, "protocol": {}}, {})
     monkeypatch.chdir(root)  # params.yaml says how many replicates
     return tmp_path
 
@@ -53,6 +54,25 @@ def test_it_says_whether_two_experiments_are_apart(folder):
     assert ranks.endswith(": p undefined (no subject's accuracies differ)")
     *swapped, _, _ = compare.compare("bad", "good", folder)
     assert all(line.split()[1].startswith("-0.") and "]  apart  p 0.0312" in line for line in swapped)
+
+
+def test_beside_a_run_with_exchanged_labels_each_is_scored_by_its_own(folder):
+    """The difference is that of the two scores, although the labels differ; other clips are still refused."""
+    table, run_info = read_predictions(folder / "good")
+    run_info["protocol"] = {"shuffled": True}
+    exchanged = table.assign(label=np.random.default_rng(0).permutation(table["label"]))
+    write_predictions(folder / "exchanged", exchanged, table[:0], run_info, {})
+    *lines, said = compare.compare("good", "exchanged", folder)
+    scores = [
+        f1_score(t["label"], t[["p0", "p1", "p2"]].to_numpy().argmax(1), average="macro") for t in (table, exchanged)
+    ]
+    assert len(lines) == 3
+    assert lines[0].startswith(f"uf1  {scores[0] - scores[1]:+.4f} [+0.")
+    assert all(line.endswith("]  apart") for line in lines)
+    assert said == "labels of exchanged were exchanged at random; each is scored by its own labels, without p"
+    write_predictions(folder / "fewer", exchanged[:30], table[:0], run_info, {})
+    with pytest.raises(MerError, match="on other clips, so"):
+        compare.compare("good", "fewer", folder)
 
 
 def test_runs_of_another_number_have_intervals_without_p(folder):
