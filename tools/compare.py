@@ -18,7 +18,7 @@ from mer.evaluation.metrics import difference, means
 from mer.evaluation.predictions import read_predictions
 from mer.evaluation.published import PARTS, printed_tests
 from mer.evaluation.reports import Details, read_json
-from mer.evaluation.significance import TESTED, permutation_test, published_t_tests, signed_rank
+from mer.evaluation.significance import TESTED, mcnemar, permutation_test, published_t_tests, signed_rank
 from mer.params import load
 from tools._errors import one_line
 
@@ -69,6 +69,9 @@ def compare(first: str, second: str, folder: Path = Path("data/predictions")) ->
     what = "Wilcoxon's signed ranks of the subjects' accuracies"
     of = ranks["undefined"] or f"{ranks['n']} of {ranks['subjects']} differ"
     lines.append(f"{what}: {_p(ranks['two_sided'])} ({of})")
+    clips = mcnemar(mine, other, names)
+    of = clips["undefined"] or f"{clips['first']} clips only the first has right, {clips['second']} only the second"
+    lines.append(f"McNemar over clips, as if each were a subject of its own: {_p(clips['two_sided'])} ({of})")
     return lines
 
 

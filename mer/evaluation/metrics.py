@@ -197,8 +197,14 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
     names = run["class_names"]
     predictions = _checked(predictions, names)
     corpora = sorted(predictions["corpus"].unique())
-    parts = {c: pooled(predictions[predictions["corpus"] == c], names) for c in corpora} if len(corpora) > 1 else {}
+    rows_of = {c: predictions[predictions["corpus"] == c] for c in corpora} if len(corpora) > 1 else {}
+    parts = {c: pooled(rows, names) for c, rows in rows_of.items()}
     whole = pooled(predictions, names)
+
+    def ci95(rows: pd.DataFrame) -> dict:
+        truth, guess, who, runs = (rows[c].to_numpy() for c in ("label", "predicted", "who", "seed"))
+        return bootstrap_ci95(truth, guess, who, names, runs=runs, replicates=replicates, seed=seed)
+
     metric = {
         **{k: whole[k] for k in KEPT},
         "n_clips": whole["n_clips"],
@@ -207,13 +213,15 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
     }
     truth, guess, who = (predictions[c].to_numpy() for c in ("label", "predicted", "who"))
     details = {
-        "ci95": bootstrap_ci95(
-            truth, guess, who, names, runs=predictions["seed"].to_numpy(), replicates=replicates, seed=seed
-        ),
+        "ci95": ci95(predictions),
         **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined", "runs", "spread")},
         "subject_mean": float(subject_accuracy(truth, guess, who)["accuracy"].mean()),
         "parts": {
-            c: {k: part[k] for k in ("n_clips", "class_counts", "confusion", "undefined", "runs", "spread")}
+            c: {
+                "ci95": ci95(rows_of[c]),
+                **{k: part[k] for k in ("n_clips", "class_counts", "confusion", "undefined", "runs", "spread")},
+                "n_subjects": int(rows_of[c]["who"].nunique()),
+            }
             for c, part in parts.items()
         },
         "protocol": run["protocol"],

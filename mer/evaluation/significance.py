@@ -198,6 +198,46 @@ def signed_rank(first: "pd.DataFrame", second: "pd.DataFrame", class_names: Sequ
     return {"greater": greater, "two_sided": two_sided, **found, "undefined": None}
 
 
+def mcnemar(first: "pd.DataFrame", second: "pd.DataFrame", class_names: Sequence[str]) -> dict:
+    """McNemar's exact test over the clips of which one of two experiments is right (McNemar 1947; exact: binomial).
+
+    If both were as often right, each of these clips would be right for the first with probability 1/2.
+
+    Clips of one subject are alike, so clips are no independent draws, and p is too small. It is here because papers of
+    the field print it; `permutation_test` is the one over subjects.
+
+    Args:
+        first, second: predictions of the same clips, one row a clip. With several runs (seeds) a clip has no single
+            prediction, and the result is undefined.
+
+    Returns:
+        {first: clips that the first alone has right, second: the same of the second, greater, two_sided, undefined:
+        the reason or None}.
+
+    Raises:
+        MerError: they are of other clips or labels.
+    """
+    from scipy import stats
+
+    difference(first, second, class_names, replicates=1)  # for its checks
+    if any(rows["seed"].nunique() > 1 for rows in (first, second)):
+        undefined = "with several runs a clip has no single prediction"
+        return {"first": None, "second": None, "greater": None, "two_sided": None, "undefined": undefined}
+    columns = [f"p{c}" for c in range(len(class_names))]
+    right = [
+        (rows[columns].to_numpy().argmax(1) == rows["label"].to_numpy())
+        for rows in (table.sort_values("id") for table in (first, second))
+    ]
+    alone = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    found = {"first": alone[0], "second": alone[1]}
+    if not sum(alone):
+        return {**found, "greater": None, "two_sided": None, "undefined": "both are right on the same clips"}
+    greater, two_sided = (
+        float(stats.binomtest(alone[0], sum(alone), alternative=side).pvalue) for side in ("greater", "two-sided")
+    )
+    return {**found, "greater": greater, "two_sided": two_sided, "undefined": None}
+
+
 def _confusions(first: "pd.DataFrame", second: "pd.DataFrame", k: int) -> list[np.ndarray]:
     """(runs, subjects, k, k) counts of each, rows true, columns predicted; runs by ascending seed, equal subjects."""
     who = dict(zip(first["id"], first["corpus"] + "/" + first["subject"].astype(str), strict=True))

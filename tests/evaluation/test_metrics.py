@@ -170,6 +170,10 @@ def test_parts_add_up_and_equal_subjects_of_two_corpora_are_two():
     assert metric["n_subjects"] == 4
     whole = np.array(details["confusion"])
     assert (sum(np.array(p["confusion"]) for p in details["parts"].values()) == whole).all()
+    for part, rows in both.groupby("corpus"):
+        alone, of_part = metrics.evaluate(rows, RUN, replicates=100, seed=0)
+        assert details["parts"][part]["ci95"] == of_part["ci95"]
+        assert details["parts"][part]["n_subjects"] == alone["n_subjects"] == 2
 
 
 def test_several_seeds_are_means_with_every_single_run():

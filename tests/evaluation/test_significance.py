@@ -11,7 +11,7 @@ import sklearn.metrics
 from mer.errors import MerError
 from mer.evaluation import published
 from mer.evaluation.metrics import difference, subject_accuracy
-from mer.evaluation.significance import paired_t, permutation_test, published_t_tests, signed_rank
+from mer.evaluation.significance import mcnemar, paired_t, permutation_test, published_t_tests, signed_rank
 from tests.helpers.refusals import refused
 
 THREE = ["negative", "positive", "surprise"]
@@ -233,7 +233,7 @@ def test_a_class_without_a_clip_leaves_accuracy():
     assert 0 < found["acc"]["two_sided"] <= 1
 
 
-@pytest.mark.parametrize("test", [permutation_test, signed_rank])
+@pytest.mark.parametrize("test", [permutation_test, signed_rank, mcnemar])
 def test_other_clips_or_labels_are_refused(test):
     first, second = case((0.8, 0.5))
     refused("were tested on other clips or labels", test, first, second[second.index > 0], THREE)
@@ -268,3 +268,27 @@ def test_the_signed_ranks_are_the_slow_loop_over_signs():
     assert found["greater"] == pytest.approx((null >= observed).mean())
     tails = (null >= observed).mean(), (null <= observed).mean()
     assert found["two_sided"] == pytest.approx(min(1, 2 * min(tails)))
+
+
+def test_mcnemar_is_the_sum_over_binomial_coefficients():
+    """Clips that one alone has right, counted in a loop; their order does not matter."""
+    first, second = case((0.75, 0.55), subjects=8, clips=90, seed=11)
+    of = [dict(zip(rows["id"], zip(rows["label"], rows["p0"], rows["p1"], rows["p2"], strict=True), strict=True))
+          for rows in (first, second)]  # fmt: skip
+    right = [{clip: max(range(3), key=lambda c: row[1 + c]) == row[0] for clip, row in side.items()} for side in of]
+    b, c = (sum(right[i][clip] and not right[1 - i][clip] for clip in right[0]) for i in (0, 1))
+    tail = sum(math.comb(b + c, k) for k in range(b, b + c + 1)) / 2 ** (b + c)
+    found = mcnemar(first, second.sample(frac=1, random_state=0), THREE)
+    assert (found["first"], found["second"], found["undefined"]) == (b, c, None)
+    assert b > c > 0
+    assert found["greater"] == pytest.approx(tail)
+    assert found["two_sided"] == pytest.approx(min(1, 2 * tail))
+
+
+def test_mcnemar_is_undefined_for_equal_clips_and_for_several_runs():
+    first, _ = case((0.8, 0.5))
+    assert mcnemar(first, first, THREE)["undefined"] == "both are right on the same clips"
+    runs, _ = case((0.8, 0.5), runs=2)
+    found = mcnemar(runs, runs, THREE)
+    assert found["undefined"] == "with several runs a clip has no single prediction"
+    assert found["two_sided"] is None

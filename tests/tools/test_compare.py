@@ -44,15 +44,16 @@ def folder(tmp_path, root, monkeypatch):
 
 def test_it_says_whether_two_experiments_are_apart(folder):
     """With 6 subjects an exchange of all and one of none are as extreme: 2 of 64."""
-    *lines, exchanges, ranks = compare.compare("good", "bad", folder)
+    *lines, exchanges, ranks, clips = compare.compare("good", "bad", folder)
     assert [line.split()[0] for line in lines] == ["uf1", "uar", "acc"]
     assert all(line.endswith("]  apart  p 0.0312") and line.split()[1].startswith("+0.") for line in lines)
     assert exchanges == "p: two-sided; whole subjects' predictions exchanged 64 times (all)"
     assert ranks == "Wilcoxon's signed ranks of the subjects' accuracies: p 0.0312 (6 of 6 differ)"
-    *lines, _, ranks = compare.compare("bad", "bad", folder)
+    assert clips.startswith("McNemar over clips, as if each were a subject of its own: p 0.0000 (")
+    *lines, _, ranks, clips = compare.compare("bad", "bad", folder)
     assert all(line.endswith("+0.0000 [+0.000, +0.000]  not told apart  p 1.0000") for line in lines)
     assert ranks.endswith(": p undefined (no subject's accuracies differ)")
-    *swapped, _, _ = compare.compare("bad", "good", folder)
+    *swapped, _, _, _ = compare.compare("bad", "good", folder)
     assert all(line.split()[1].startswith("-0.") and "]  apart  p 0.0312" in line for line in swapped)
 
 
@@ -79,9 +80,10 @@ def test_runs_of_another_number_have_intervals_without_p(folder):
     table, run_info = read_predictions(folder / "bad")
     both = pd.concat([table, table.assign(seed=1)], ignore_index=True)
     write_predictions(folder / "twice", both, both[:0], run_info, {})
-    *lines, why, _ = compare.compare("good", "twice", folder)
+    *lines, why, _, clips = compare.compare("good", "twice", folder)
     assert all(line.endswith("]  apart") for line in lines)
     assert why == "no p: good has 1 run, twice has 2; give both as many train.seeds"
+    assert clips.endswith("p undefined (with several runs a clip has no single prediction)")
 
 
 @pytest.mark.parametrize(
