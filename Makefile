@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repair test test-slow lint format plan preset manifest publish bench-peers clean
+.PHONY: help repro repair test test-slow lint format plan preset manifest publish compare bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,10 @@ bench-peers: .venv-peers/.installed  ## what benchmarks compare with, in an envi
 
 publish: $(BIN)/.installed  ## copy the present results into results/<preset>/ for git
 	@python -m tools.publish
+	@dvc repro --quiet
+
+compare: $(BIN)/.installed  ## what differs from a commit, and which parameters or code caused it: make compare REV=HEAD~1
+	@python -m tools.revisions "$(REV)"
 
 clean:  ## remove unfinished work (data/.partial); finished outputs and DVC's cache stay
 	rm -rf data/.partial

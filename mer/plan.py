@@ -29,6 +29,7 @@ STAGES = (
     "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate",
     "curve", "explain", "heatmaps", "motion_maps", "figures",
 )  # fmt: skip
+SINGLE = ("leakage", "tables")  # stages of the graph that have one run, and so no entry
 # How many places dvc.yaml has for lists of dependencies.
 PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2}
 CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "figures": 2}

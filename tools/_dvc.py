@@ -34,21 +34,33 @@ def outputs(lock: Path) -> dict[str, str]:
     """
     try:
         text = lock.read_text(encoding="utf-8")
-        if re.search(r"^<<<<<<< ", text, re.MULTILINE):
-            raise MerError(f"{lock}: holds a merge conflict; take one side: git checkout --ours {LOCK}, then dvc repro")
-        content = YAML(typ="safe").load(text)
-        if content["schema"] != "2.0":
-            raise ValueError("another schema")
-        return dict(output for stage in content["stages"].values() for output in _outputs_of(stage))
     except FileNotFoundError:
         raise MerError(
             f"{lock}: is not here, so DVC knows no outputs; run from the project's root, or run the stage again "
             "that made the file"
         ) from None
+    except ValueError:
+        text = ""  # no UTF-8: damaged
+    return dict(output for stage in stages_of_lock(text, str(lock)).values() for output in _outputs_of(stage))
+
+
+def stages_of_lock(text: str, where: str) -> dict[str, dict]:
+    """The stages in the text of a dvc.lock, which messages call `where`. Raises MerError where it is not whole."""
+    try:
+        if re.search(r"^<<<<<<< ", text, re.MULTILINE):
+            raise MerError(
+                f"{where}: holds a merge conflict; take one side: git checkout --ours {LOCK}, then dvc repro"
+            )
+        content = YAML(typ="safe").load(text)
+        if content["schema"] != "2.0":
+            raise ValueError("another schema")
+        for stage in content["stages"].values():
+            _outputs_of(stage)
+        return content["stages"]
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError):
         raise MerError(
-            f"{lock}: is damaged, perhaps by a DVC that was killed; bring it back from git: git checkout {LOCK} (where "
-            "git has none, remove it: DVC finds what is finished in its cache)"
+            f"{where}: is damaged, perhaps by a DVC that was killed; bring it back from git: git checkout {LOCK} "
+            "(where git has none, remove it: DVC finds what is finished in its cache)"
         ) from None
 
 

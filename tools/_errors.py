@@ -1,5 +1,6 @@
 """One line for bad input, and exit code 2, as the stages have it."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ def one_line(name: str) -> Iterator[None]:
         yield
     except MerError as error:
         text = str(error)
+    except BrokenPipeError:  # whoever read it has seen enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return
     except Exception as error:
         line = explained(error)
         if line is None:

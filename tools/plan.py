@@ -11,7 +11,7 @@ from pathlib import Path
 from mer import validation
 from mer.errors import MerError
 from mer.params import Params, load
-from mer.plan import Plan, derive
+from mer.plan import SINGLE, Plan, derive
 from mer.plan_file import PLAN, difference, made_from, stages_of, text_of
 from mer.project import check_folders, check_git
 from mer.storage.files import replace_file
@@ -35,7 +35,7 @@ def write(made: tuple[Plan, str], path: Path = PLAN) -> list[str]:
         before = None  # missing, edited or in conflict: made anew
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
         replace_file(path, text.encode())
-    count = sum(len(keys) for keys in stages.values()) + 1  # leakage is the graph's own
+    count = sum(len(keys) for keys in stages.values()) + len(SINGLE)
     if before is None:
         return [f"plan.yaml is new: {count} stages"]
     return difference(before, stages) or [f"plan.yaml is up to date: {count} stages"]

@@ -6,6 +6,7 @@ A preset is a paper or a table. It names the corpora that it is meant for; C cho
 with {corpus} stands for one entry each.
 """
 
+import contextlib
 import io
 import shutil
 import sys
@@ -147,14 +148,30 @@ def _lay(base, overlay) -> None:
             base[key] = value
 
 
-def clear_predictions(experiments, folder: Path = Path("data/predictions")) -> None:
-    """Remove predictions of experiments that this preset does not have: stage leakage depends on the whole folder.
+# What stages write that others read as whole folders, so nothing of another preset may lie there.
+READ_WHOLE = {
+    "data/predictions": "train", "metrics/details": "evaluate", "metrics/plots": "evaluate",
+    "metrics/figures": "figures", "metrics/explained": "explain", "metrics/heatmaps": "heatmaps",
+    "metrics/motion_maps": "motion_maps", "metrics/curves": "curve", "metrics/pretraining": "restore",
+}  # fmt: skip
+
+
+def clear_left(stages: plan.Plan, root: Path = Path()) -> None:
+    """Remove the results of what the plan does not have: leakage, tables and report depend on whole folders.
 
     DVC's cache keeps them; going back to their preset brings them back without computing.
     """
-    for left in folder.glob("*/"):
-        if left.name not in experiments:
-            shutil.rmtree(left)
+    for folder, stage in READ_WHOLE.items():
+        for left in (root / folder).glob("[!.]*"):
+            if left.name.partition(".")[0] in stages[stage]:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        with contextlib.suppress(OSError):
+            if folder != "data/predictions":
+                (root / folder).rmdir()  # an empty one is no dependency
 
 
 def main() -> None:
@@ -165,7 +182,7 @@ def main() -> None:
         made = plan.derived(params)
         replace_file("params.yaml", text.encode())
         lines = plan.write(made)
-        clear_predictions(params.experiments)
+        clear_left(made[0])
         print("\n".join([f"params.yaml is now preset {name}", *lines, "next: make repro (or dvc repro)"]))
 
 

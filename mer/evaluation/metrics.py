@@ -189,7 +189,8 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
 
     Returns:
         (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite);
-        details also has `runs`, every single run, and `spread`, their standard deviation (None for one run).
+        details also has `runs`, every single run, and `spread`, their standard deviation (None for one run), and of
+        each part the same and its interval.
 
     Raises:
         MerError: a clip predicted twice in a run, runs of different clips, or probabilities that are none.
@@ -214,6 +215,8 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
     truth, guess, who = (predictions[c].to_numpy() for c in ("label", "predicted", "who"))
     details = {
         "ci95": ci95(predictions),
+        "n_clips": metric["n_clips"],
+        "n_subjects": metric["n_subjects"],
         **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined", "runs", "spread")},
         "subject_mean": float(subject_accuracy(truth, guess, who)["accuracy"].mean()),
         "parts": {

@@ -33,6 +33,7 @@ class Record(BaseModel):
     method: str
     method_id: str
     ours: bool
+    experiment: str | None = None
     variant: str | None = None
     metrics: dict[str, Share]
     p_values: dict[str, Share] = {}
@@ -76,6 +77,11 @@ def records(paper: str, table: str | None = None) -> list[Record]:
     if table not in tables:
         raise MerError(f"there are no published results of {table!r} of {paper}; {suggestion(table, tables)}")
     return [record for record in found if record.table == table]
+
+
+def all_records() -> tuple[Record, ...]:
+    """Every record, in the order of the file."""
+    return _records()
 
 
 def printed_tests(paper: str) -> list[Record]:

@@ -46,6 +46,9 @@ class Protocol(_Shape):
 
 
 class Part(_Shape):
+    ci95: Intervals
+    n_clips: int = Field(ge=1)
+    n_subjects: int = Field(ge=1)
     runs: list[Scores] = Field(min_length=1)
     undefined: dict[str, str]
 
@@ -60,9 +63,17 @@ class Part(_Shape):
 class Details(Part):
     """metrics/details/<experiment>.json"""
 
-    ci95: Intervals
     parts: dict[str, Part]
     protocol: Protocol
+
+
+class Summary(_Shape):
+    """What results/<preset>/details/<experiment>.json of any version has."""
+
+    ci95: Intervals
+    protocol: Protocol
+    runs: list[Scores] = Field(min_length=1)
+    undefined: dict[str, str]
 
 
 class Claim(_Shape):
@@ -88,7 +99,7 @@ Leaks = dict[str, Leak]
 
 
 def read_json(path: Path, shape: Any) -> dict:
-    """A file of `write_json` that has a shape: Metric, Details or Leaks.
+    """A file of `write_json` that has a shape: Metric, Details, Summary or Leaks.
 
     Raises MerError where it is missing, FileError where it cannot be read or has another shape.
     """

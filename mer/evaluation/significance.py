@@ -220,7 +220,7 @@ def mcnemar(first: "pd.DataFrame", second: "pd.DataFrame", class_names: Sequence
     from scipy import stats
 
     difference(first, second, class_names, replicates=1)  # for its checks
-    if any(rows["seed"].nunique() > 1 for rows in (first, second)):
+    if any(len(set(rows["seed"])) > 1 for rows in (first, second)):
         undefined = "with several runs a clip has no single prediction"
         return {"first": None, "second": None, "greater": None, "two_sided": None, "undefined": undefined}
     columns = [f"p{c}" for c in range(len(class_names))]

@@ -23,7 +23,8 @@ def make_project(root: Path, folder: Path) -> Path:
     )
     for name in listed.stdout.splitlines():
         source = root / name
-        if source.is_file() and not name.startswith(("tests/", "results/", "metrics/")) and name != "dvc.lock":
+        left_out = name.startswith(("tests/", "results/", "metrics/")) and name != "results/README.md"
+        if source.is_file() and not left_out and name != "dvc.lock":
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
