@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mer.errors import FileError
 from mer.evaluation.metrics import KEPT, means
@@ -25,9 +25,8 @@ from mer.evaluation.reports import Details, Metric, Summary, read_json
 from mer.params import Params
 from mer.storage.yaml_files import read_yaml
 
-MISMATCHES = Path(__file__).with_name("mismatches.yaml")
+PATH = Path(__file__).with_name("papers.yaml")
 REMEDY = "restore it with git checkout, or install mer again"
-PAPERS = {"uamrn": "UAMRN", "msmmt": "MSMMT", "micronbert": "Micron-BERT", "dcma": "DCMA"}
 DATASETS = {"casme2": "CASME II", "samm": "SAMM", "smic_hs": "SMIC-HS", "composite": "composite", "casme3": "CAS(ME)3"}
 PART_OF = {"casme2": "casme2", "samm": "samm", "smic_hs": "smic"}  # a part in published.yaml and its corpus here
 NEEDS = {
@@ -35,7 +34,6 @@ NEEDS = {
     "casme3": "CAS(ME)3 part A in data/raw/casme3", "megc2019": "the flow release in data/raw/megc2019_flow",
     "composite": "CASME II, SAMM and SMIC-HS in data/raw",
 }  # fmt: skip
-PRETRAINED_ON = {"dcma": "CK+, RAF-DB and FER-2013 in data/raw", "micronbert": "CAS(ME)3 part A in data/raw/casme3"}
 NAMES = {"uf1": "UF1", "uar": "UAR", "acc": "accuracy"}
 WITHIN, BELOW, ABOVE = "within interval", "below", "above"
 NOT_RUN, UNDEFINED, NO_INTERVAL = "not run", "undefined", "no interval"
@@ -150,18 +148,34 @@ class Mismatch(BaseModel):
         )
 
 
-def read_mismatches(path: Path = MISMATCHES) -> tuple[Mismatch, ...]:
-    """The entries of mismatches.yaml. Raises MerError where it is missing, FileError where it has another form."""
+class Paper(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: str
+    pretrained_on: str | None = None
+
+
+class Papers(BaseModel):
+    """papers.yaml"""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    papers: dict[str, Paper]
+    mismatches: list[Mismatch]
+
+
+def read_papers(path: Path = PATH) -> Papers:
+    """The content of papers.yaml. Raises MerError where it is missing, FileError where it has another form."""
     content = read_yaml(path, missing=REMEDY, otherwise=REMEDY)
     try:
-        return tuple(TypeAdapter(list[Mismatch]).validate_python(content))
+        return Papers.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise FileError(f"{path}: entry {where}: {first['msg'].lower()}; {REMEDY}") from None
+        raise FileError(f"{path}: {where}: {first['msg'].lower()}; {REMEDY}") from None
 
 
-mismatches = functools.cache(read_mismatches)
+facts = functools.cache(read_papers)
 
 
 # ---- printed against ours ------------------------------------------------------------------------------------------
@@ -206,7 +220,7 @@ def verdicts(found: Iterable[Result], preset: str) -> dict[str, Any]:
             row = _row(record, best)
             used += row["notes"]
             tables.setdefault((record.paper, record.table), []).append(row)
-    texts = {entry.id: entry.text for entry in mismatches()}
+    texts = {entry.id: entry.text for entry in facts().mismatches}
     return {
         "preset": preset,
         "results": [_listed(result) for result in found],
@@ -249,7 +263,7 @@ def _row(record: Record, best: Mapping[str, Result]) -> dict[str, Any]:
         "n_clips": scored.n_clips if scored is not None else None,
         "missing": missing,
         "command": command,
-        "notes": [entry.id for entry in mismatches() if entry.concerns(record)],
+        "notes": [entry.id for entry in facts().mismatches if entry.concerns(record)],
         "remark": record.note,
         "scores": scores,
     }  # fmt: skip
@@ -270,9 +284,11 @@ def how_to_run(record: Record) -> tuple[str, str]:
     corpus = experiment.split("-")[0]
     if corpus == "megc2019":
         return NEEDS[corpus], "make preset P=megc2019_flow && make repro"
-    preset = "msmmt_alpha" if re.search(r"-a\d+$", experiment) else record.paper
-    needs = [NEEDS[corpus], *([PRETRAINED_ON[record.paper]] if record.paper in PRETRAINED_ON else [])]
-    return " and ".join(dict.fromkeys(needs)), f"make preset P={preset} C={corpus} && make repro"
+    preset = f"{record.paper}_alpha" if re.search(r"-a\d+$", experiment) else record.paper
+    needs = [NEEDS[corpus], facts().papers[record.paper].pretrained_on]
+    return " and ".join(
+        dict.fromkeys(need for need in needs if need is not None)
+    ), f"make preset P={preset} C={corpus} && make repro"
 
 
 def overview(found: Iterable[Result]) -> list[dict[str, Any]]:
@@ -349,7 +365,7 @@ def markdown(table: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     heads = ["method", "clips", *(text for n in names for text in (NAMES[n], "ours", "ours less printed"))]
     rows = [heads, ["---"] * len(heads)]
     rows += [[_bold(row), clips_of(row), *(c for cells in _cells(row, names) for c in cells)] for row in table["rows"]]
-    lines = [f"# {PAPERS[table['paper']]}, {table['table']}", ""]
+    lines = [f"# {facts().papers[table['paper']].name}, {table['table']}", ""]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     lines += [*_missing(table), *(f"\n*{name}*: {notes[name]}" for name in _notes(table))]
     return "\n".join(lines) + "\n"
@@ -386,7 +402,9 @@ def latex(table: Mapping[str, Any]) -> str:
     lines = [r"\begin{tabular}{ll" + "rrl" * len(names) + "}", r"\toprule", _tex_row(heads), r"\midrule"]
     for row in table["rows"]:
         lines.append(_tex_row([row["method"], clips_of(row), *(c for cells in _cells(row, names) for c in cells)]))
-    return "\n".join([f"% {PAPERS[table['paper']]}, {table['table']}", *lines, r"\bottomrule", r"\end{tabular}", ""])
+    return "\n".join(
+        [f"% {facts().papers[table['paper']].name}, {table['table']}", *lines, r"\bottomrule", r"\end{tabular}", ""]
+    )
 
 
 def _tex_row(cells: Sequence[str]) -> str:

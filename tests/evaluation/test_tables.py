@@ -137,7 +137,9 @@ def test_mismatches_are_noted_at_their_rows_and_nowhere_else():
     assert all("D-14" in row["notes"] for row in rows(content, "dcma", "Table 5"))
     assert not any("D-14" in row["notes"] for row in rows(content, "dcma", "Table 7"))
     used = {name for table in content["tables"] for row in table["rows"] for name in row["notes"]}
-    assert set(content["notes"]) == used == {entry.id for entry in tables.mismatches()}, "a note that concerns no row"
+    assert set(content["notes"]) == used == {entry.id for entry in tables.facts().mismatches}, (
+        "a note that concerns no row"
+    )
 
 
 def test_the_uar_column_of_micronbert_holds_accuracies_of_uamrn():
@@ -234,13 +236,19 @@ def test_the_csv_has_a_line_a_row_and_metric_with_the_same_numbers():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{}", "entry the file: input should be a valid list"), ("- {id: a}", "entry 0.text: field required"),
-     ("- {id: a, text: b, paper: [x]}", "entry 0.paper: extra inputs are not permitted")],
-)  # fmt: skip
-def test_a_damaged_file_of_mismatches_is_refused(tmp_path, text, message):
-    path = tmp_path / "m.yaml"
+    [
+        ("[]", "the file: input should be"),
+        ("{papers: {a: {}}, mismatches: []}", "papers.a.name: field required; restore it"),
+        (
+            "{papers: {}, mismatches: [{id: a, text: b, paper: [x]}]}",
+            "mismatches.0.paper: extra inputs are not permitted",
+        ),
+    ],
+)
+def test_a_damaged_file_of_papers_is_refused(tmp_path, text, message):
+    path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(FileError, match=message):
-        tables.read_mismatches(path)
+        tables.read_papers(path)
     with pytest.raises(MerError, match="there is no such file"):
-        tables.read_mismatches(tmp_path / "no.yaml")
+        tables.read_papers(tmp_path / "no.yaml")
