@@ -28,6 +28,8 @@ def main(stage):
     plots = Path("metrics/plots") / stage.key
     confusion = pd.DataFrame({"actual": names[predictions["label"]], "predicted": names[guess]})
     write_csv(plots / "confusion.csv", confusion)
+    per_class = pd.DataFrame({"class": names, "f1": [details["per_class"][name]["f1"] for name in names]})
+    write_csv(plots / "classes.csv", per_class)
     who = predictions["corpus"] + "/" + predictions["subject"].astype(str)
     write_csv(plots / "subjects.csv", metrics.subject_accuracy(predictions["label"], guess, who))
 

@@ -309,3 +309,20 @@ def test_a_preset_leaves_no_predictions_of_another_behind(make):
     Path("data/predictions/.gitkeep").touch()
     make("demo")
     assert sorted(path.name for path in Path("data/predictions").iterdir()) == [".gitkeep", "synthetic-linear"]
+
+
+def test_results_of_what_the_plan_does_not_have_are_removed(tmp_path):
+    """Stages that depend on whole folders would count them; what DVC does not write stays."""
+    stages = {stage: {} for stage in preset.READ_WHOLE.values()} | {"train": {"a-x": {}}, "evaluate": {"a-x": {}}}
+    kept = ["data/predictions/a-x/predictions.csv", "data/predictions/.gitkeep", "metrics/details/a-x.json",
+            "metrics/plots/a-x/confusion.csv", "metrics/a-y.json", "metrics/tables.json"]  # fmt: skip
+    left = ["data/predictions/a-y/predictions.csv", "metrics/details/a-y.json", "metrics/plots/a-y/confusion.csv",
+            "metrics/heatmaps/m.png", "metrics/explained/a-x/confusion.png"]  # fmt: skip
+    for name in (*kept, *left):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    preset.clear_left(stages, tmp_path)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+    assert not (tmp_path / "metrics/heatmaps").exists()
+    assert (tmp_path / "data/predictions").is_dir()
