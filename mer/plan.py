@@ -27,11 +27,11 @@ SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as 
 STAGES = (
     "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames", "pretrain",
     "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate",
-    "curve", "explain", "heatmaps", "motion_maps", "figures",
+    "curve", "explain", "heatmaps", "motion_maps", "figures", "report",
 )  # fmt: skip
 SINGLE = ("leakage", "tables")  # stages of the graph that have one run, and so no entry
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2}
+PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 18}
 CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
@@ -63,6 +63,7 @@ def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
     # After the figures, which draw the magnified sequences that models read, and not these.
     for name, maps in params.motion_maps.items():
         planner.motion_maps(name, maps)
+    planner.report(params.preset)
     return planner.plan(), {model: sorted(knobs) for model, knobs in sorted(planner.wiring.items())}
 
 
@@ -408,6 +409,15 @@ class _Planner:
         args |= {"number": entry.clips} if isinstance(entry.clips, int) else {"clips": entry.clips}
         compared = [f"data/predictions/{entry.experiment}", *paths.values()]
         self.add("motion_maps", name, {"args": args | paths, "compared": _places("compared", compared)})
+
+    def report(self, preset: str) -> None:
+        """The page of all: after every stage that draws, and with the clips of each corpus."""
+        drawing = {"figures": "figures", "explain": "explained", "heatmaps": "heatmaps", "motion_maps": "motion_maps",
+                   "curve": "curves", "restore": "pretraining"}  # fmt: skip
+        shown = [f"metrics/{folder}" for stage, folder in drawing.items() if self.stages[stage]]
+        shown += [index_path(corpus) for corpus in self.params.corpora]
+        shown += [f"data/index/{corpus}.excluded.csv" for corpus in self.stages["index"]]
+        self.add("report", preset, {"args": {}, "shown": _places("shown", shown)})
 
     def figures(self, name: str) -> None:
         """Pictures of a corpus; a composite has those of its parts."""

@@ -10,6 +10,8 @@ from mer.params import load
 from mer.plan_file import stages_of
 from tools._errors import one_line
 
+PAGE = "metrics/report/index.html"
+
 
 def table(names, folder: Path = Path("metrics")) -> str:
     """One line an experiment: UF1 and UAR with their 95 % intervals, accuracy, counts."""
@@ -63,6 +65,8 @@ def main() -> None:
         pictures += [Path("metrics/curves", f"{key}.png") for key in stages["curve"]]
         pictures += [Path("metrics/heatmaps", f"{key}.png") for key in stages["heatmaps"]]
         pictures += [Path("metrics/motion_maps", f"{key}.png") for key in stages["motion_maps"]]
+        if Path(PAGE).exists():
+            print(f"\nReport:   {PAGE}: numbers, the papers' tables, pictures; open it in a browser")
         print("\nPictures: " + "  ".join(map(str, pictures)))
         print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 
