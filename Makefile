@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repair test test-slow lint format plan preset manifest publish compare bench-peers clean
+.PHONY: help repro repair test test-slow lint format plan preset manifest publish compare pictures bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ preset: $(BIN)/.installed  ## write params.yaml and plan.yaml from conf/: make p
 
 manifest: $(BIN)/.installed  ## list a raw corpus for DVC, after unpacking or changing it: make manifest C=casme2
 	@python -m tools.manifest "$(C)"
+
+pictures: $(BIN)/.installed  ## copy the demo's pictures, and a view of its report, to docs/images
+	@python -m tools.pictures
 
 bench-peers: .venv-peers/.installed  ## what benchmarks compare with, in an environment of its own
 
