@@ -51,6 +51,7 @@ def _tiny(params) -> None:
     for one in (params["experiments"], params["explain"]["drawn"]):
         one.pop("synthetic-msmmt")
         one.pop("synthetic-dcma")
+    params["experiments"].pop("synthetic-linear-three")
     params["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 4})
     params["experiments"]["synthetic-uamrn"].update(recipe={"epochs": 2})
     params["uamrn"].update(d_model=16, blocks=1)

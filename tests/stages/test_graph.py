@@ -280,7 +280,7 @@ def below(path: str, declared) -> bool:
 
 def test_parameters_read_are_the_parameters_declared(recorded):
     params, records = recorded
-    assert len(records) == 43
+    assert len(records) == 44
     for name, (seen, _, _, entry) in records.items():
         stage, key = name.split("@")
         declared = set(expanded(stage, "params", key, entry))
