@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repair test test-slow lint format plan preset manifest publish compare pictures bench-peers clean
+.PHONY: help repro repair rehearse test test-slow lint format plan preset manifest publish compare pictures bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ repro: $(BIN)/.installed  ## install, check params.yaml, derive the plan, run th
 repair: $(BIN)/.installed  ## remove a damaged output with its copy in DVC's cache: make repair F=data/cache/…/frames.h5
 	@python -m tools.repair "$(F)"
 
+rehearse: $(BIN)/.installed  ## run preset paper in small, on fictional corpora: make rehearse [F=folder C=casme2 E='*-linear']
+	@python -m tools.rehearse --corpora "$(C)" --only "$(E)" "$(F)"
+
 test: $(BIN)/.installed lint  ## lint and the fast tests
 	@python -m pytest -m 'not slow' -n logical --dist loadfile
 
@@ -43,7 +46,7 @@ format: $(BIN)/.installed  ## let ruff rewrite what `make lint` complains about
 	@ruff check --fix .
 	@ruff format .
 
-plan: $(BIN)/.installed  ## derive plan.yaml from params.yaml, and say what that adds and removes
+plan: $(BIN)/.installed  ## derive plan.yaml from params.yaml, and say what that adds and removes, and what the stages cost
 	@python -m tools.plan
 
 preset: $(BIN)/.installed  ## write params.yaml and plan.yaml from conf/: make preset P=uamrn C=casme2,samm

@@ -1,4 +1,4 @@
-"""Checks params.yaml, derives plan.yaml from it, and says what that adds and removes.
+"""Checks params.yaml, derives plan.yaml from it, and says what that adds and removes, and what the stages cost.
 
     python -m tools.plan [--raw]
 
@@ -15,6 +15,7 @@ from mer.plan import SINGLE, Plan, derive
 from mer.plan_file import PLAN, difference, made_from, stages_of, text_of
 from mer.project import check_folders, check_git
 from mer.storage.files import replace_file
+from tools import _costs
 from tools._errors import one_line
 
 
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
             check_folders(made[0])
             check_git()
         print("\n".join(lines))
+        print("\n".join(_costs.lines(made[0], params)))
         print(f"params.yaml is valid: preset {params.preset}, {len(params.experiments)} experiments")
 
 

@@ -4,13 +4,20 @@
 
 A preset is a paper or a table. It names the corpora that it is meant for; C chooses others of conf/corpora.yaml. A key
 with {corpus} stands for one entry each.
+
+A preset may be made of others, which it names under `presets`. Each of them is expanded over its own corpora, or over
+C; then they are joined, and what the preset says itself is laid over that. Its entries of NAMED are patterns
+(`*-linear`), and lie over those that are there.
 """
 
 import contextlib
 import io
 import shutil
 import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -24,6 +31,11 @@ from tools._errors import one_line
 
 CONF = Path("conf")
 NO_PRESETS = ("base", "corpora")
+# Sections whose entries have names of their own; other values are settings, which hold for all experiments.
+NAMED = (
+    ("corpora",), ("experiments",), ("curves",), ("heatmaps",), ("motion_maps",), ("pretrain", "runs"),
+    ("synthesize", "runs"),
+)  # fmt: skip
 
 
 def _yaml() -> YAML:
@@ -49,7 +61,47 @@ def compose(name: str, corpora: str = "") -> str:
                 f"{name} is a corpus; name a paper or a table and the corpus: make preset P=baselines C={name}"
             )
         raise MerError(f"preset {name!r} is unknown; {suggestion(name, presets())} (make preset P=<name>)")
-    base, overlay = _read("base"), _read(name)
+    base = _read("base")
+    for layer in _layers(name, corpora, known, base):
+        runs = base["pretrain"]["runs"]
+        for key, run in ((layer.get("pretrain") or {}).get("runs") or {}).items():
+            if run.get("task", runs.get(key, {}).get("task")) != runs.get(key, {}).get("task"):
+                runs.pop(key, None)  # another task has other fields: nothing of the entry stays
+        _lay(base, layer)
+    text = io.StringIO()
+    _yaml().dump(base, text)
+    parse(YAML(typ="safe", pure=True).load(text.getvalue()), f"conf/{name}.yaml")
+    return text.getvalue()
+
+
+def _layers(name: str, corpora: str, known, base, above: tuple[str, ...] = ()) -> Iterator[Any]:
+    """What is laid over the base, one after the other; each must be laid before the next is asked for.
+
+    above: the presets that this one is a part of. Raises MerError for parts that cannot be, and as `_joined`.
+    """
+    overlay = _read(name)
+    if "presets" not in overlay:
+        yield _of_corpora(name, overlay, corpora, known)
+        return
+    parts = overlay.pop("presets")
+    if not isinstance(parts, list) or not parts or len({str(part) for part in parts}) != len(parts):
+        raise MerError(f"conf/{name}.yaml: presets is {parts!r}; needed is a list of presets, each once")
+    for part in parts:
+        if part not in presets() or part in (*above, name):
+            others = [one for one in presets() if one not in (*above, name)]
+            raise MerError(f"conf/{name}.yaml: presets: {part!r} is no other preset; {suggestion(part, others)}")
+    if len(parts) == 1:
+        yield from _layers(parts[0], corpora, known, base, (*above, name))
+    else:
+        for part in parts:
+            if "presets" in _read(part):
+                raise MerError(f"conf/{name}.yaml: presets: {part} is made of presets itself; name those, or it alone")
+        yield _joined({part: _of_corpora(part, _read(part), corpora, known) for part in parts}, known, base)
+    yield _by_patterns(overlay, base, f"conf/{name}.yaml", complete=not corpora)
+
+
+def _of_corpora(name: str, overlay, corpora: str, known):
+    """A preset with the corpora that were chosen, and the entries that it has for each. Raises MerError for others."""
     own = overlay.get("corpora")
     if isinstance(own, list):
         chosen = [c.strip() for c in corpora.split(",")] if corpora else list(own)
@@ -63,15 +115,88 @@ def compose(name: str, corpora: str = "") -> str:
         _expand(overlay, list(own), chosen)
     elif corpora:
         raise MerError(f"preset {name} has corpora of its own; leave C out")
-    runs = base["pretrain"]["runs"]
-    for key, run in ((overlay.get("pretrain") or {}).get("runs") or {}).items():
-        if run.get("task", runs.get(key, {}).get("task")) != runs.get(key, {}).get("task"):
-            runs.pop(key, None)  # another task has other fields: nothing of the entry stays
-    _lay(base, overlay)
-    text = io.StringIO()
-    _yaml().dump(base, text)
-    parse(YAML(typ="safe", pure=True).load(text.getvalue()), f"conf/{name}.yaml")
-    return text.getvalue()
+    return overlay
+
+
+def _joined(parts: dict[str, Any], known, base):
+    """Several presets as one: preset -> what it says. Entries and settings that two of them have must be the same.
+
+    Raises MerError for an entry that two presets define differently, and for a setting that one of them changes and
+    another leaves as the base has it: it would hold for the experiments of both.
+    """
+    joined, said = CommentedMap(), {}
+    for name, overlay in parts.items():
+        for path, value in _values(overlay):
+            if path == ("preset",):
+                continue
+            first, before = said.setdefault(path, (name, value))
+            if before != value:
+                raise MerError(
+                    f"presets {first} and {name} define {'.'.join(path)} differently; give one of them another name"
+                )
+            _put(joined, path, value)
+    for path, (first, value) in said.items():
+        settings = not any(path[: len(section)] == section for section in NAMED)
+        if settings and _get(base, path, value) != value:
+            for name, overlay in parts.items():
+                if _get(overlay, path, None) != value:
+                    raise MerError(
+                        f"preset {first} sets {'.'.join(path)}, which would hold for {name} too; say it in both, or in "
+                        "an experiment"
+                    )
+    if "corpora" in joined:
+        found = joined["corpora"]
+        joined["corpora"] = CommentedMap((key, found[key]) for key in [*(k for k in known if k in found), *found])
+    return joined
+
+
+def _values(tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(place, value) of every setting and of every whole entry of NAMED."""
+    for key, value in tree.items():
+        here = (*path, str(key))
+        if isinstance(value, dict) and value and path not in NAMED:
+            yield from _values(value, here)
+        else:
+            yield here, value
+
+
+def _put(tree, path: tuple[str, ...], value) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, CommentedMap())
+    tree[path[-1]] = value
+
+
+def _get(tree, path: tuple[str, ...], otherwise):
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return otherwise
+        tree = tree[key]
+    return tree
+
+
+def _by_patterns(overlay, base, where: str, *, complete: bool):
+    """What a preset of presets says, its entries under the names that they stand for in `base`.
+
+    Raises MerError for an entry that matches none; not so where C has left corpora out (complete: False).
+    """
+    for section in NAMED:
+        entries, there = _get(overlay, section, None), _get(base, section, None) or {}
+        if not isinstance(entries, dict):  # nothing, or what `parse` refuses
+            continue
+        found = CommentedMap()
+        for pattern, entry in entries.items():
+            names = [name for name in there if fnmatchcase(name, str(pattern))]
+            if not names and complete:
+                near = suggestion(pattern, there)
+                raise MerError(f"{where}: {'.'.join(section)}: {pattern!r} matches none; {near}")
+            for name in names:  # a copy each: one object in two places would be dumped as an anchor
+                copy = _in_one_line(entry)
+                if name in found:
+                    _lay(found[name], copy)
+                else:
+                    found[name] = copy
+        _put(overlay, section, found)
+    return overlay
 
 
 def _read(name: str):

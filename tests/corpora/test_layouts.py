@@ -406,7 +406,7 @@ def test_selections_of_the_mini_corpora(tmp_path):
 
 def test_colour_frames_stay_colour(tmp_path):
     red = np.zeros((4, 6, 3), np.uint8)
-    red[..., 2] = 255
+    red[..., 0] = 255
     root = mini.casme3(tmp_path, "clips", picture=lambda subject, number: red)
     table = casme3.read_corpus(root)
     assert read_frame(table.loc[0, "frame"].format(table.loc[0, "onset"]))[0, 0, 0] > 200

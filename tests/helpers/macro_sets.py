@@ -1,8 +1,10 @@
 """Files of fictional macro-expression sets."""
 
-import cv2
 import numpy as np
 
+from mer.fictional import layouts
+from mer.fictional.macro_sets import pixels_csv
+from mer.fictional.macro_sets import put as put
 from mer.macro import tables
 
 FACE = " ".join(str(n % 256) for n in range(48 * 48))
@@ -18,16 +20,14 @@ PrivateTest,fer0000005.png,1,0,0,0,0,2,0,7,0,0
 """
 
 
-def draw(path, value=0, size=(6, 5), grey=False):
+def flat(value=0, size=(6, 5), grey=False):
     """An image whose first pixel is (value, 10, 20) RGB, or `value` when grey."""
-    image = np.full((*size, 3), (20, 10, value), np.uint8)  # BGR
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image[:, :, 2] if grey else image)
+    image = np.full((*size, 3), (value, 10, 20), np.uint8)
+    return image[:, :, 0] if grey else image
 
 
-def put(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+def draw(path, value=0, size=(6, 5), grey=False):
+    layouts.draw(path, flat(value, size, grey))
 
 
 def images(table):
@@ -35,4 +35,4 @@ def images(table):
 
 
 def csv_text(rows, face=FACE, columns="emotion,pixels,Usage"):
-    return columns + "\n" + "".join(f"{code},{face},{usage}\n" for code, usage in rows)
+    return pixels_csv(((code, face, usage) for code, usage in rows), columns)

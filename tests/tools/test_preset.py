@@ -31,13 +31,24 @@ def overlay(name: str) -> dict:
     return YAML(typ="safe").load((CONF / f"{name}.yaml").read_text())
 
 
+def parts_of(name: str) -> list[str]:
+    """The presets that a preset is made of, which may be made of others; a plain one is its own."""
+    return [inner for part in overlay(name).get("presets", ()) for inner in parts_of(part)] or [name]
+
+
+def corpora_of(name: str) -> dict | list:
+    """A mapping, or, of presets that take C, a list."""
+    found = [overlay(part)["corpora"] for part in parts_of(name)]
+    return found[0] if len(found) == 1 else list(dict.fromkeys(corpus for one in found for corpus in one))
+
+
 def of_corpora() -> list[str]:
     """The presets that take C."""
-    return [name for name in PRESETS if isinstance(overlay(name)["corpora"], list)]
+    return [name for name in PRESETS if isinstance(corpora_of(name), list)]
 
 
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in ("base", "corpora"))
-EACH = [(name, corpus) for name in of_corpora() for corpus in overlay(name)["corpora"]]
+EACH = [(name, corpus) for name in of_corpora() for corpus in corpora_of(name)]
 OTHERS = [(name, corpus) for name in ("baselines", "uamrn") for corpus in KNOWN if (name, corpus) not in EACH]
 
 
@@ -70,7 +81,7 @@ def check(text: str, name: str) -> Params:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_composes_validates_and_has_a_plan(name):
     found = check(preset.compose(name), name)
-    wanted = overlay(name)["corpora"]
+    wanted = corpora_of(name)
     parts = {part for corpus in wanted for part in found.corpora[corpus].parts or ()}
     assert set(found.corpora) == {*wanted, *parts}
     assert {entry.corpus for entry in found.experiments.values()} == set(wanted)
@@ -162,6 +173,142 @@ def test_what_a_preset_does_not_say_is_the_bases():
     assert demo["pretrain"]["runs"]["magnet"] == base["pretrain"]["runs"]["magnet"] | {"pool": "people"}
 
 
+# ---- presets of presets ---------------------------------------------------------------------------------------------
+
+SECTIONS = ("experiments", "curves", "heatmaps", "motion_maps")
+
+
+@pytest.mark.parametrize("corpora", ["", "casme2", "samm,composite", "casme3"])
+def test_paper_is_what_its_presets_are_together(corpora):
+    """Entry by entry, with the corpora that they are meant for or with others."""
+    found = parsed(preset.compose("paper", corpora))
+    parts = [parsed(preset.compose(part, corpora)) for part in overlay("paper")["presets"]]
+    for section in SECTIONS:
+        together = {key: entry for part in parts for key, entry in getattr(part, section).items()}
+        assert getattr(found, section) == together
+        assert list(getattr(found, section)) == list(together)
+    assert found.explain.drawn == {key: clip for part in parts for key, clip in part.explain.drawn.items()}
+    assert found.corpora == {key: corpus for part in parts for key, corpus in part.corpora.items()}
+    base = overlay("base")["pretrain"]["runs"]
+    for part in parts:
+        for name, run in part.pretrain.runs.items():
+            if name not in base or name in (overlay(part.preset).get("pretrain") or {}).get("runs", {}):
+                assert found.pretrain.runs[name] == run
+        assert found.knobs == part.knobs
+        assert found.train == part.train
+
+
+def test_paper_has_every_preset_of_a_paper():
+    """Those that take C, and are not made of others themselves."""
+    plain = {name for name in of_corpora() if "presets" not in overlay(name)}
+    assert set(overlay("paper")["presets"]) == plain - {"megc2019_flow", "megc2019_msmmt"}
+
+
+def test_the_rehearsal_is_paper_in_small():
+    """The same experiments, pictures and stages; no network is as large, and nothing is asked of the net."""
+    small, paper = (parsed(preset.compose(name)) for name in ("rehearsal", "paper"))
+    for section in SECTIONS:
+        assert list(getattr(small, section)) == list(getattr(paper, section))
+    stages = [{stage: set(keys) for stage, keys in derive(one)[0].items()} for one in (small, paper)]
+    sized = ("frames", "magnify_learned", "embed", "report")  # whose keys name the size, the factors, or the preset
+    assert all(stages[0][stage] == stages[1][stage] for stage in stages[0] if stage not in sized)
+    assert all(len(stages[0][stage]) == len(stages[1][stage]) for stage in sized)
+    for name, experiment in small.experiments.items():
+        assert experiment.recipe == ({} if experiment.model == "linear" else {"epochs": 1})
+        assert {**paper.experiments[name].model_dump(), "recipe": experiment.recipe} == experiment.model_dump()
+    runs = small.pretrain.runs
+    assert runs["dcma_none"].knobs == {"attention": "none", "size": 32, "stem": 4, "layers": 1, "growth": 4}
+    assert runs["vit"].source.startswith("data/")
+    assert runs["resnet18"].first == "random"
+    assert "&" not in "".join(line.split("#")[0] for line in preset.compose("rehearsal").splitlines())  # an anchor
+
+
+def test_an_entry_of_a_pattern_lies_over_all_that_it_matches(mine):
+    mine(b'preset: mine\npresets: [a]\nexperiments:\n  "*-ststnet": {recipe: {epochs: 2}}\n'
+         b'  samm-ststnet: {seeds: [0, 1]}\nlinear: {grid: 4}\n')  # fmt: skip
+    mine(b'preset: a\ncorpora: [samm, smic]\nexperiments:\n  "{corpus}-linear": {model: linear}\n'
+         b'  "{corpus}-ststnet": {model: ststnet, recipe: {lr: 0.1}}\n', "a")  # fmt: skip
+    found = parsed(preset.compose("mine"))
+    assert found.preset == "mine"
+    assert found.experiments["samm-ststnet"].recipe == {"lr": 0.1, "epochs": 2}
+    assert found.experiments["smic-ststnet"].recipe == {"lr": 0.1, "epochs": 2}
+    assert (found.experiments["samm-ststnet"].seeds, found.experiments["smic-ststnet"].seeds) == ([0, 1], None)
+    assert found.knobs["linear"]["grid"] == 4
+    assert list(parsed(preset.compose("mine", "smic")).experiments) == ["smic-linear", "smic-ststnet"]
+
+
+A = 'preset: a\ncorpora: [samm]\nexperiments: {"{corpus}-linear": {model: linear}}\n'
+
+
+@pytest.mark.parametrize(
+    ("b", "message"),
+    [
+        ('corpora: [samm]\nexperiments: {"{corpus}-linear": {model: linear, knobs: {grid: 4}}}',
+         "presets a and b define experiments.samm-linear differently; give one of them another name"),
+        ('corpora: [smic]\nexperiments: {samm-linear: {corpus: samm, model: ststnet}, "{corpus}-x": {model: linear}}',
+         "presets a and b define experiments.samm-linear differently"),
+        ('corpora: [smic]\nexperiments: {"{corpus}-x": {model: linear}}\npretrain: {runs: {vit: {source: data/x}}}',
+         "presets a and b define pretrain.runs.vit differently"),
+        ('corpora: [smic]\nexperiments: {"{corpus}-x": {model: linear}}\ncurves: {c: {experiments: ["*-x"], knob: c}}',
+         "presets a and b define curves.c differently"),
+        ('corpora: [smic]\nexperiments: {"{corpus}-x": {model: linear}}\ntrain: {audit: true}',
+         "preset b sets train.audit, which would hold for a too; say it in both, or in an experiment"),
+        ('corpora: [smic]\nexperiments: {"{corpus}-x": {model: linear}}\nlinear: {grid: 4}',
+         "preset b sets linear.grid, which would hold for a too"),
+        ('corpora: {smic: {classes: 3}}\nexperiments: {smic-x: {corpus: smic, model: linear}}\nflow: {tau: 0.25}',
+         None),
+        ('corpora: [samm]\nexperiments: {"{corpus}-linear": {model: linear}, "{corpus}-x": {model: linear}}', None),
+    ],
+    ids=["an experiment", "one of a corpus's own", "a run", "a curve", "a setting", "a knob", "as the base",
+         "the same"],
+)  # fmt: skip
+def test_presets_that_differ_in_what_both_say_are_no_preset(mine, b, message):
+    mine(b"preset: mine\npresets: [a, b]\n")
+    extra = 'pretrain: {runs: {vit: {source: data/y}}}\ncurves: {c: {experiments: ["*-y"], knob: c}}\n'
+    mine((A + extra * ("define pretrain" in (message or "") or "define curves" in (message or ""))).encode(), "a")
+    mine(f"preset: b\n{b}\n".encode(), "b")
+    if message is None:
+        found = parsed(preset.compose("mine"))
+        assert found.preset == "mine"
+        assert "samm-linear" in found.experiments
+    else:
+        refused(message, preset.compose, "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("presets: []", r"conf/mine.yaml: presets is \[\]; needed is a list of presets, each once"),
+        ("presets: a", "conf/mine.yaml: presets is 'a'; needed is a list of presets"),
+        ("presets: [a, a]", "presets is .*; needed is a list of presets, each once"),
+        ("presets: [mine]", "conf/mine.yaml: presets: 'mine' is no other preset; valid names: a"),
+        ("presets: [casme2]", "presets: 'casme2' is no other preset; valid names: a"),
+        ("presets: [[a]]", r"presets: \['a'\] is no other preset"),
+        ("presets: [a]\nexperiments: {samm-uamrn: {seeds: [1]}}",
+         "conf/mine.yaml: experiments: 'samm-uamrn' matches none; valid names: samm-linear"),
+        ('presets: [a]\npretrain: {runs: {"resnet19*": {steps: 1}}}', "pretrain.runs: 'resnet19\\*' matches none"),
+        ("presets: [a]\nflow: {thetta: 1}", "conf/mine.yaml: flow.thetta is unknown"),
+    ],
+)  # fmt: skip
+def test_what_no_preset_of_presets_is_made_of(mine, content, message):
+    mine(f"preset: mine\n{content}\n".encode())
+    mine(A.encode(), "a")
+    refused(message, preset.compose, "mine")
+
+
+def test_presets_that_are_made_of_each_other_are_refused(mine):
+    mine(b"preset: mine\npresets: [a]\n")
+    mine(b"preset: a\npresets: [mine]\n", "a")
+    refused("conf/a.yaml: presets: 'mine' is no other preset", preset.compose, "mine")
+
+
+def test_a_preset_of_presets_stands_alone_where_it_is_a_part(mine):
+    mine(b"preset: mine\npresets: [b, a]\n")
+    mine(A.encode(), "a")
+    mine(b"preset: b\npresets: [a]\n", "b")
+    refused("conf/mine.yaml: presets: b is made of presets itself; name those, or it alone", preset.compose, "mine")
+
+
 # ---- what is committed ----------------------------------------------------------------------------------------------
 
 
@@ -215,11 +362,11 @@ def test_what_no_preset_is_made_of(name, corpora, message):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Writes conf/mine.yaml beside copies of the shared files; the folder is the one that presets come from."""
+    """Writes conf/mine.yaml, or another, beside copies of the shared files, in the folder that presets come from."""
     for name in ("base.yaml", "corpora.yaml"):
         (tmp_path / name).write_text((CONF / name).read_text())
     monkeypatch.setattr(preset, "CONF", tmp_path)
-    return (tmp_path / "mine.yaml").write_bytes
+    return lambda content, name="mine": (tmp_path / f"{name}.yaml").write_bytes(content)
 
 
 @pytest.mark.parametrize(
