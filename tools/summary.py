@@ -1,4 +1,4 @@
-"""Prints the table of metrics of the present graph, and where the pictures are.
+"""Prints the table of metrics of the present graph, and where the report is.
 
 python -m tools.summary
 """
@@ -7,10 +7,9 @@ from pathlib import Path
 
 from mer.evaluation.reports import Details, Leaks, Metric, read_json
 from mer.params import load
-from mer.plan_file import stages_of
 from tools._errors import one_line
 
-PAGE = "metrics/report/index.html"
+PAGE = Path("metrics/report/index.html")
 
 
 def table(names, folder: Path = Path("metrics")) -> str:
@@ -51,24 +50,15 @@ def _cell(value, interval) -> str:
 
 def main() -> None:
     with one_line("summary"):
-        params, stages = load("params.yaml"), stages_of()
+        params = load("params.yaml")
         print(f"\nPreset {params.preset}: leave-one-subject-out, pooled; in brackets 95 % over subjects\n")
         print(table(list(params.experiments)))
         claimed = leaks(params.experiments)
         if claimed:
             print("\nWith the epoch chosen on the test subject one would have claimed")
             print("\n".join(claimed))
-        folders = [Path("metrics/figures", key) for key in stages["figures"]]
-        folders += [Path("metrics/explained", key) for key in stages["explain"]]
-        folders += [Path("metrics/pretraining", key) for key in stages["restore"]]
-        pictures = sorted(p for folder in folders for p in folder.glob("*.png"))
-        pictures += [Path("metrics/curves", f"{key}.png") for key in stages["curve"]]
-        pictures += [Path("metrics/heatmaps", f"{key}.png") for key in stages["heatmaps"]]
-        pictures += [Path("metrics/motion_maps", f"{key}.png") for key in stages["motion_maps"]]
-        if Path(PAGE).exists():
-            print(f"\nReport:   {PAGE}: numbers, the papers' tables, pictures; open it in a browser")
-        print("\nPictures: " + "  ".join(map(str, pictures)))
-        print("Plots:    dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
+        print(f"\nReport: {PAGE.resolve().as_uri()} (these numbers, the papers' tables, all pictures)")
+        print("Plots:  dvc plots show (confusion matrices and per-subject accuracy as one HTML page)")
 
 
 if __name__ == "__main__":
