@@ -28,10 +28,13 @@ MOST_WORKERS = 256  # processes; beyond, starting them takes longer than any wor
 
 @dataclass(frozen=True)
 class Engine:
-    """How work is fanned out. `workers` processes on this machine; 0 means one per core."""
+    """How work is fanned out: `workers` processes on this machine, 0 means one per core; or the workers of a dask
+    scheduler, by its address or the file that it writes (mer.cluster).
+    """
 
     workers: int = 1
     progress: bool = False
+    scheduler: str = ""
 
     def count(self, n_items: int) -> int:
         wanted = self.workers or joblib.cpu_count()  # heeds affinity and container limits
@@ -58,6 +61,14 @@ def map_clips(
     workers = engine.count(len(items))
     bar = tqdm(total=len(items), desc=label, unit="", disable=not engine.progress, mininterval=0.5, smoothing=0.1)
     with bar:
+        if engine.scheduler:
+            from mer import cluster
+
+            results = []
+            for result in cluster.results(fn, items, engine.scheduler, label):
+                results.append(result)
+                _tell(each, result, bar)
+            return results
         if workers == 1:
             results = []
             with single_threaded():
@@ -120,14 +131,14 @@ def threads() -> int:
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
     """One thread for BLAS, OpenMP, OpenCV, (when it is loaded) torch, and `threads()`, in this process."""
-    undo = _limit_threads()
+    undo = limit_threads()
     try:
         yield
     finally:
         undo()
 
 
-def _limit_threads() -> Callable[[], None]:
+def limit_threads() -> Callable[[], None]:
     """What `single_threaded` does; returns what undoes it."""
     import sys
 
@@ -204,7 +215,7 @@ def _function(path: str) -> Callable:
         fn = pickle.load(file)
     # After the modules that `fn` brings, and for the worker's whole life: asking every library anew costs 2 ms an item.
     # What is imported later reads the limits that loky has put into the environment.
-    _limit_threads()
+    limit_threads()
     return fn
 
 

@@ -404,6 +404,7 @@ class Runtime(Section):
     workers: int = Field(ge=0)
     device: Literal["cpu", "cuda", "auto"]
     launcher: str
+    scheduler: str
 
 
 class Params(Section):

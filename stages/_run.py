@@ -62,7 +62,8 @@ class Stage:
 
     @property
     def engine(self) -> Engine:
-        return Engine(workers=self.params.runtime.workers, progress=True)
+        runtime = self.params.runtime
+        return Engine(workers=runtime.workers, progress=True, scheduler=runtime.scheduler)
 
     @property
     def one_process(self) -> Engine:
