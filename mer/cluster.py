@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mer.errors import MerError, listed
+from mer.imports import versions
 
 AHEAD = 4  # items a worker that wait or are computed before the oldest is taken: memory of the scheduler stays small
 TIMEOUT = 20  # seconds until a scheduler that does not answer is given up
@@ -143,7 +144,8 @@ def _checked(client: Any, address: str) -> int:
                 f"workers {listed(lost)} do not see {os.getcwd()}; start them where this project's folder is"
             )
         raise MerError(
-            f"workers {listed(other)} have other code of mer; bring it up to date there, and start them again"
+            f"workers {listed(other)} have other code of mer, or other versions of its libraries; bring them up to "
+            "date there, and start them again"
         )
     return len(threads)
 
@@ -155,8 +157,8 @@ def _digest_there(path: str) -> str | None:
 
 @functools.cache
 def digest_of_code() -> str:
-    """Of the package's files, by their names and bytes."""
-    found = hashlib.sha256()
+    """Of the package's files, by their names and bytes, and of the libraries that make numbers."""
+    found = hashlib.sha256(versions().encode())
     for path in sorted(HERE.rglob("*.py")):
         found.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()

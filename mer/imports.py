@@ -3,6 +3,7 @@
 import ast
 import functools
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,6 +15,25 @@ CANNOT_CHANGE_NUMBERS = frozenset({
     "mer.storage.files", "mer.storage.seal", "mer.storage.spool", "mer.storage.tables", "mer.evaluation.canvas",
     "mer.evaluation.figures", "mer.evaluation.galleries", "mer.evaluation.magnified", "stages._run",
 })  # fmt: skip
+
+# Libraries that make numbers.
+NUMERIC_PACKAGES = (
+    "dlib-bin",
+    "face-alignment",
+    "numba",
+    "numpy",
+    "opencv-python",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "torch",
+)
+
+
+def versions() -> str:
+    """Of those libraries, one text."""
+    installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    return "".join(f"{package} {installed.get(package)}" for package in NUMERIC_PACKAGES)
 
 
 def files(modules: Iterable[str], without: Iterable[str] = CANNOT_CHANGE_NUMBERS) -> list[str]:

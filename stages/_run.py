@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -31,17 +30,6 @@ from mer.storage.files import replace_file
 from mer.storage.spool import Spool
 
 BAD_INPUT = 2
-NUMERIC_PACKAGES = (
-    "dlib-bin",
-    "face-alignment",
-    "numba",
-    "numpy",
-    "opencv-python",
-    "scikit-image",
-    "scikit-learn",
-    "scipy",
-    "torch",
-)
 
 
 @dataclass(frozen=True)
@@ -102,9 +90,7 @@ class Stage:
         digest = hashlib.sha256()
         for name in sorted(files):
             digest.update(Path(name).read_bytes())
-        installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
-        for package in NUMERIC_PACKAGES:
-            digest.update(f"{package} {installed.get(package)}".encode())
+        digest.update(imports.versions().encode())
         return digest.hexdigest()
 
 

@@ -176,7 +176,7 @@ def end_at_five(item):
 
 def test_workers_that_would_not_give_the_same_are_refused(two, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "digest_of_code", lambda: "other")
-    with pytest.raises(MerError, match=r"have other code of mer; bring it up to date there, and start them again"):
+    with pytest.raises(MerError, match=r"have other code of mer, or other versions of its libraries; bring them up"):
         map_clips(str, range(3), Engine(scheduler=two.address))
 
 

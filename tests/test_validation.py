@@ -193,7 +193,7 @@ def test_what_no_stage_of_the_plan_reads_need_not_be_there(root, empty):
     Path("data/raw/samm.manifest.csv").touch()
     check_raw(params.parse(composed(root, "baselines", "samm")))
     made = composed(root, "demo")
-    for name in ("uamrn", "dcma", "micronbert"):
+    for name in ("uamrn", "msmmt", "dcma", "micronbert"):
         del made["experiments"][f"synthetic-{name}"]
     made["motion_maps"] = {}
     check_raw(params.parse(change(made, "explain/drawn", {})))
