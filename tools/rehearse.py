@@ -69,7 +69,7 @@ def lay_out(folder: Path, corpora: str = "") -> Params:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARK).exists():
         replace_file(folder / MARK, b"")
-    _copy_code(folder)
+    copy_code(folder)
     text = preset.compose(PRESET, corpora)
     replace_file(folder / "params.yaml", text.encode())
     params = parse(read_yaml(folder / "params.yaml"))
@@ -85,7 +85,7 @@ def lay_out(folder: Path, corpora: str = "") -> Params:
     return params
 
 
-def _copy_code(folder: Path) -> None:
+def copy_code(folder: Path) -> None:
     """Files that are the same stay, so that DVC need not read them again; what is gone here goes there."""
     wanted = {name: Path(name) for top in CODE for name in _files(Path(top))}
     for name, source in wanted.items():
@@ -112,7 +112,7 @@ def _write_raw(folder: Path) -> None:
     # Not the readers, of which only the classes count: after an edit of one, what is finished shall stay.
     code = [name for name in imports.files(["mer.fictional.rehearsal"]) if name.startswith(DRAWN_BY)]
     state = digest(repr(rehearsal.TAKES), *(Path(name).read_text(encoding="utf-8") for name in code))
-    if (folder / MARK).read_text() == state:
+    if (folder / MARK).read_text(encoding="utf-8") == state:
         return
     raw = folder / "data/raw"
     rehearsal.write(raw, face_is_found, Engine(workers=0, progress=True))
