@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from benchmarks import _report
 from mer import imports
 from mer.errors import MerError, listed
 from mer.evaluation.tables import NOT_RUN
 from mer.fictional import rehearsal
 from mer.parallel import Engine
 from mer.params import Params, parse
+from mer.plan import SINGLE, derive
 from mer.storage.files import digest, replace_file
 from mer.storage.yaml_files import read_yaml
 from stages.synthesize import face_is_found
@@ -183,6 +185,16 @@ def without_metrics(folder: Path, experiments: list[str]) -> list[str]:
     return [name for name in experiments if name in lacking]
 
 
+def note(params: Params, chosen: list[str], lacking: list[str], failed: list[str], ran: int, minutes: float) -> None:
+    """Write down how a whole rehearsal ended, for git. stages_run: fewer than all where an earlier one went on."""
+    result = {
+        "experiments": len(chosen), "with_metrics": len(chosen) - len(lacking), "lacking": lacking, "failed": failed,
+        "stages": sum(map(len, derive(params)[0].values())) + len(SINGLE), "stages_run": ran,
+        "minutes": round(minutes, 1),
+    }  # fmt: skip
+    _report.report("rehearsal", result, ("dvc", "torch"), save=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="rehearse", description="Run preset paper in small, on fictional corpora.")
     parser.add_argument("folder", nargs="?", default=str(FOLDER), help=f"of the rehearsal; {FOLDER} if not said")
@@ -204,6 +216,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"minutes: {minutes:.1f} ({folder})"
         )
         found = failures(lines)
+        if not given.corpora and not given.only:
+            note(params, chosen, lacking, found, ran, minutes)
         if found:
             print("failed:\n" + "\n".join(f"  {line}" for line in found))
         if lacking:
