@@ -31,7 +31,7 @@ STAGES = (
 )  # fmt: skip
 SINGLE = ("leakage", "tables")  # stages of the graph that have one run, and so no entry
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 18}
+PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 7}
 CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
@@ -415,9 +415,7 @@ class _Planner:
         drawing = {"figures": "figures", "explain": "explained", "heatmaps": "heatmaps", "motion_maps": "motion_maps",
                    "curve": "curves", "restore": "pretraining"}  # fmt: skip
         shown = [f"metrics/{folder}" for stage, folder in drawing.items() if self.stages[stage]]
-        shown += [index_path(corpus) for corpus in self.params.corpora]
-        shown += [f"data/index/{corpus}.excluded.csv" for corpus in self.stages["index"]]
-        self.add("report", preset, {"args": {}, "shown": _places("shown", shown)})
+        self.add("report", preset, {"args": {}, "shown": _places("shown", ["data/index", *shown])})
 
     def figures(self, name: str) -> None:
         """Pictures of a corpus; a composite has those of its parts."""

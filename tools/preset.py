@@ -275,9 +275,11 @@ def _lay(base, overlay) -> None:
 
 # What stages write that others read as whole folders, so nothing of another preset may lie there.
 READ_WHOLE = {
-    "data/predictions": "train", "metrics/details": "evaluate", "metrics/plots": "evaluate",
-    "metrics/figures": "figures", "metrics/explained": "explain", "metrics/heatmaps": "heatmaps",
-    "metrics/motion_maps": "motion_maps", "metrics/curves": "curve", "metrics/pretraining": "restore",
+    "data/index": ("index", "compose", "import_flow"),
+    "data/predictions": ("train",), "metrics/details": ("evaluate",),
+    "metrics/plots": ("evaluate",), "metrics/figures": ("figures",), "metrics/explained": ("explain",),
+    "metrics/heatmaps": ("heatmaps",), "metrics/motion_maps": ("motion_maps",), "metrics/curves": ("curve",),
+    "metrics/pretraining": ("restore",),
 }  # fmt: skip
 
 
@@ -286,9 +288,10 @@ def clear_left(stages: plan.Plan, root: Path = Path()) -> None:
 
     DVC's cache keeps them; going back to their preset brings them back without computing.
     """
-    for folder, stage in READ_WHOLE.items():
+    for folder, made_by in READ_WHOLE.items():
+        keys = {key for stage in made_by for key in stages[stage]}
         for left in (root / folder).glob("[!.]*"):
-            if left.name.partition(".")[0] in stages[stage]:
+            if left.name.partition(".")[0] in keys:
                 continue
             if left.is_dir():
                 shutil.rmtree(left)

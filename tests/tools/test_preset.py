@@ -464,10 +464,12 @@ def test_a_preset_leaves_no_predictions_of_another_behind(make):
 
 def test_results_of_what_the_plan_does_not_have_are_removed(tmp_path):
     """Stages that depend on whole folders would count them; what DVC does not write stays."""
-    stages = {stage: {} for stage in preset.READ_WHOLE.values()} | {"train": {"a-x": {}}, "evaluate": {"a-x": {}}}
-    kept = ["data/predictions/a-x/predictions.csv", "data/predictions/.gitkeep", "metrics/details/a-x.json",
+    stages = {stage: {} for made_by in preset.READ_WHOLE.values() for stage in made_by}
+    stages |= {"train": {"a-x": {}}, "evaluate": {"a-x": {}}, "index": {"a": {}}, "compose": {"all": {}}}
+    kept = ["data/index/a.csv", "data/index/a.excluded.csv", "data/index/all.csv",
+            "data/predictions/a-x/predictions.csv", "data/predictions/.gitkeep", "metrics/details/a-x.json",
             "metrics/plots/a-x/confusion.csv", "metrics/a-y.json", "metrics/tables.json"]  # fmt: skip
-    left = ["data/predictions/a-y/predictions.csv", "metrics/details/a-y.json", "metrics/plots/a-y/confusion.csv",
+    left = ["data/index/b.csv", "data/index/b.corrected.csv", "data/predictions/a-y/predictions.csv", "metrics/details/a-y.json", "metrics/plots/a-y/confusion.csv",
             "metrics/heatmaps/m.png", "metrics/explained/a-x/confusion.png"]  # fmt: skip
     for name in (*kept, *left):
         path = tmp_path / name
