@@ -466,11 +466,16 @@ def test_results_of_what_the_plan_does_not_have_are_removed(tmp_path):
     """Stages that depend on whole folders would count them; what DVC does not write stays."""
     stages = {stage: {} for made_by in preset.READ_WHOLE.values() for stage in made_by}
     stages |= {"train": {"a-x": {}}, "evaluate": {"a-x": {}}, "index": {"a": {}}, "compose": {"all": {}}}
-    kept = ["data/index/a.csv", "data/index/a.excluded.csv", "data/index/all.csv",
-            "data/predictions/a-x/predictions.csv", "data/predictions/.gitkeep", "metrics/details/a-x.json",
-            "metrics/plots/a-x/confusion.csv", "metrics/a-y.json", "metrics/tables.json"]  # fmt: skip
-    left = ["data/index/b.csv", "data/index/b.corrected.csv", "data/predictions/a-y/predictions.csv", "metrics/details/a-y.json", "metrics/plots/a-y/confusion.csv",
-            "metrics/heatmaps/m.png", "metrics/explained/a-x/confusion.png"]  # fmt: skip
+    kept = [
+        "data/index/a.csv", "data/index/a.excluded.csv", "data/index/all.csv", "data/predictions/a-x/predictions.csv",
+        "data/predictions/.gitkeep", "metrics/details/a-x.json", "metrics/plots/a-x/confusion.csv", "metrics/a-y.json",
+        "metrics/tables.json",
+    ]  # fmt: skip
+    left = [
+        "data/index/b.csv", "data/index/b.corrected.csv", "data/predictions/a-y/predictions.csv",
+        "metrics/details/a-y.json", "metrics/plots/a-y/confusion.csv", "metrics/heatmaps/m.png",
+        "metrics/explained/a-x/confusion.png",
+    ]  # fmt: skip
     for name in (*kept, *left):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
