@@ -182,7 +182,9 @@ def from_plan(main, stage: Stage) -> dict[str, Any]:
 def _note_time(label: str, seconds: float) -> None:
     """Timings stay out of DVC's outputs, which must not differ between equal runs; without them nothing is lost."""
     peak = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    record = {"seconds": round(seconds, 2), "peak_mb": peak[0], "peak_mb_of_a_worker": peak[1]}
+    torch = sys.modules.get("torch")  # what has not imported it has used no GPU
+    device = "cuda" if torch is not None and torch.cuda.is_initialized() else "cpu"
+    record = {"seconds": round(seconds, 2), "peak_mb": peak[0], "peak_mb_of_a_worker": peak[1], "device": device}
     try:
         replace_file(Path("data/timings") / f"{label}.json", (json.dumps(record) + "\n").encode())
     except OSError as error:

@@ -96,7 +96,7 @@ def whole(project) -> Project:
         "apex_source": "annotated"} for i in range(4)])  # fmt: skip
     write_index(made.folder / "data/index/synthetic.csv", index)
     write_excluded(made.folder / "data/index/synthetic.excluded.csv", [("c/9", "no face")])
-    timing = {"seconds": 75.5, "peak_mb": 400, "peak_mb_of_a_worker": 500}
+    timing = {"seconds": 75.5, "peak_mb": 400, "peak_mb_of_a_worker": 500, "device": "cuda"}
     write_json(made.folder / "data/timings/train@synthetic-linear.json", timing)
     for path in ("figures/synthetic/flow.png", "figures/synthetic/own_kind.png", "explained/synthetic-ststnet/map.png",
                  "heatmaps/all.png", "motion_maps/one.png", "curves/knob.png", "pretraining/net/loss.png"):  # fmt: skip
@@ -466,6 +466,7 @@ def test_time_and_memory_stand_in_one_section_alone(project):
     ]
     assert outside[0] == outside[1]
     assert "1 min 16 s" in with_times
+    assert "cuda" in with_times
 
 
 @pytest.mark.parametrize(

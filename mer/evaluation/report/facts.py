@@ -101,7 +101,7 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a stage. device: of a training, as its details say; None where nobody noted it."""
+    """A run of a stage. device: cpu or cuda; None where nobody noted it."""
 
     stage: str
     key: str
@@ -154,11 +154,12 @@ def collect(root: Path, params: Params, plan: Plan) -> Facts:
         graph = graph_of(read_yaml(root / "dvc.yaml") or {}, plan)
     keys = {stage: list(entries) for stage, entries in plan.items()}
     keys |= {stage: [""] for stage in (graph.stages if graph is not None else ()) if stage not in plan}
-    runs = [
-        Run(stage, key, _timing(root, f"{stage}@{key}" if key else stage, gaps), _device(stage, key, details))
-        for stage, of_stage in keys.items()
-        for key in of_stage
-    ]
+    runs = []
+    for stage, of_stage in keys.items():
+        for key in of_stage:
+            timing = _timing(root, f"{stage}@{key}" if key else stage, gaps)
+            noted = timing.get("device") if timing is not None else None
+            runs.append(Run(stage, key, timing, noted or _device(stage, key, details)))
     return Facts(
         preset=params.preset, corpora=_corpora(root, params, gaps), experiments=list(params.experiments),
         comparisons=compared(present, details), published=compared(published, {}), details=details, metrics=metrics,
@@ -329,6 +330,7 @@ def _timing(root: Path, label: str, gaps: list[str]) -> dict | None:
 
 
 def _device(stage: str, key: str, details: Mapping[str, dict]) -> str | None:
+    """Of a training, as its details say: predictions may have come from a cache, without a time."""
     return details[key]["environment"].get("device") if stage == "train" and key in details else None
 
 

@@ -124,3 +124,4 @@ class Timing(_Shape):
     seconds: float = Field(ge=0)
     peak_mb: int = Field(ge=0)
     peak_mb_of_a_worker: int = Field(ge=0)
+    device: str | None = None
