@@ -25,6 +25,7 @@ TIMEOUT = 20  # seconds until a scheduler that does not answer is given up
 LOOK = 5  # seconds after which it is looked whether there are workers
 PATIENCE = 300  # seconds without a worker, in which a queue may start some again
 HERE = Path(__file__).parent
+OTHER_CODE = "other code of mer, or other versions of its libraries; bring them up to date there, and start them again"
 
 
 def results(fn: Callable, items: Sequence, address: str, label: str) -> Iterator[Any]:
@@ -47,6 +48,7 @@ def results(fn: Callable, items: Sequence, address: str, label: str) -> Iterator
     waiting: collections.deque = collections.deque()
     try:
         workers = _checked(client, address)
+        own = digest_of_code()
         payload = cloudpickle.dumps(fn)
         # A task and no scattered data: what a lost worker held is made again.
         function = client.submit(bytes, payload, pure=False)
@@ -56,7 +58,7 @@ def results(fn: Callable, items: Sequence, address: str, label: str) -> Iterator
 
         def send(n: int) -> None:
             for item in itertools.islice(unsent, n):
-                waiting.append((item, client.submit(_on_worker, function, name, root, item, pure=False)))
+                waiting.append((item, client.submit(_on_worker, function, name, root, own, item, pure=False)))
 
         send(window)
         while waiting:
@@ -143,10 +145,7 @@ def _checked(client: Any, address: str) -> int:
             raise MerError(
                 f"workers {listed(lost)} do not see {os.getcwd()}; start them where this project's folder is"
             )
-        raise MerError(
-            f"workers {listed(other)} have other code of mer, or other versions of its libraries; bring them up to "
-            "date there, and start them again"
-        )
+        raise MerError(f"workers {listed(other)} have {OTHER_CODE}")
     return len(threads)
 
 
@@ -157,14 +156,16 @@ def _digest_there(path: str) -> str | None:
 
 @functools.cache
 def digest_of_code() -> str:
-    """Of the package's files, by their names and bytes, and of the libraries that make numbers."""
+    """Of the files of mer/ and stages/, by their names and bytes, and of the libraries that make numbers."""
     found = hashlib.sha256(versions().encode())
-    for path in sorted(HERE.rglob("*.py")):
-        found.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted([*HERE.rglob("*.py"), *(HERE.parent / "stages").glob("*.py")]):
+        found.update(path.relative_to(HERE.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 
 
-def _on_worker(payload: bytes, name: str, root: str, item: Any) -> Any:
+def _on_worker(payload: bytes, name: str, root: str, code: str, item: Any) -> Any:
+    if digest_of_code() != code:  # it came while the others worked, or the code was edited meanwhile
+        raise MerError(f"a worker on {os.uname().nodename} has {OTHER_CODE}")
     if os.getcwd() != root:
         os.chdir(root)
     if root not in sys.path:

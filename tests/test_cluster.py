@@ -211,3 +211,9 @@ def test_without_dask_the_remedy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MerError, match=r"dask, which is not installed; pip install -e '\.\[dask\]'"):
         map_clips(str, range(3), Engine(scheduler="tcp://127.0.0.1:1"))
+
+
+def test_a_worker_that_comes_later_is_checked_by_each_item(monkeypatch):
+    """It was not there when the run began."""
+    with pytest.raises(MerError, match=r"^a worker on .* has other code of mer, or other versions of its libraries"):
+        cluster._on_worker(b"", "name", os.getcwd(), "of the run", 3)

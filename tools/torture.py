@@ -183,12 +183,11 @@ def kills(project: Project, number: int, chance: random.Random) -> Iterator[Tria
     """`number` kills at random moments, every stage in turn: of dvc, of the stage, of both, by each signal."""
     names = list(project.expected)
     chance.shuffle(names)
-    ways = [(who, how) for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) for who in ("dvc", "stage", "both")]
+    signals = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    ways = [(who, how) for how in signals for who in ("dvc", "stage", "both")]
     for n in range(number):
         stage = names[n % len(names)]
-        who, how = ways[0 if n % 2 else n // 2 % len(ways)] if n % 3 == 0 else ways[n % 3]
-        if n % 5 == 4:
-            who, how = ways[3 + n % 6]
+        who, how = ways[n % len(ways)]
         project.forget(stage)
         latest = 3.0 + _seconds(project, stage)  # some kills come after the end
         when = chance.uniform(0.3, latest)
