@@ -17,7 +17,7 @@ from typing import Any
 from mer.errors import MerError, listed
 from mer.evaluation.metrics import KEPT
 from mer.evaluation.reports import Metric, read_json
-from mer.storage.files import unreadable
+from mer.storage.files import damaged, unreadable
 from tools._dvc import LOCK, stages_of_lock
 from tools._errors import one_line
 
@@ -140,8 +140,12 @@ def _rows_that_differ(root: Path, commit: str) -> list[str]:
         before = json.loads(dvc.api.read(TABLES, repo=str(root), rev=commit, mode="r"))
     except (DvcException, OSError, ValueError):
         return [f"tables: DVC's cache has no {TABLES} of {commit}, so their rows are not compared"]
+    try:
+        today = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise damaged(path, "it is no JSON") from None
     lines = []
-    rows = [_rows(content) for content in (before, json.loads(path.read_text(encoding="utf-8")))]
+    rows = [_rows(content) for content in (before, today)]
     for key, now in rows[1].items():
         was = rows[0].get(key)
         if was is not None and was != now:

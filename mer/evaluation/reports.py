@@ -65,6 +65,7 @@ class Details(Part):
 
     parts: dict[str, Part]
     protocol: Protocol
+    class_counts: dict[str, int]
 
 
 class Summary(_Shape):
@@ -74,6 +75,7 @@ class Summary(_Shape):
     protocol: Protocol
     runs: list[Scores] = Field(min_length=1)
     undefined: dict[str, str]
+    class_counts: dict[str, int]
 
 
 class Claim(_Shape):

@@ -78,28 +78,30 @@ def results(root: Path, params: Params) -> list[Result]:
 
     Raises MerError, FileError for a file that is damaged, and a published folder without its params.yaml.
     """
-    found = []
-    for name, experiment in params.experiments.items():
-        if (root / "metrics/details" / f"{name}.json").exists():
-            classes = experiment.classes or params.corpora[experiment.corpus].classes
-            what = {"corpus": experiment.corpus, "model": experiment.model, "classes": classes}
-            found.append(_result(name, root / "metrics", None, params.preset, what))
+    found = present(root, params)
     for folder in sorted(path.parent for path in (root / "results").glob("*/params.yaml")):
         if folder.name == params.preset:
             continue
         content = read_yaml(folder / "params.yaml")
-        experiments, corpora = (content.get(key) or {} for key in ("experiments", "corpora"))
+        experiments = content.get("experiments") or {}
         for path in sorted(folder.glob("*.json")):
             if path.stem not in experiments:  # leakage.json
                 continue
-            entry = experiments[path.stem]
-            classes = entry.get("classes") or corpora.get(entry["corpus"], {}).get("classes")
-            what = {"corpus": entry["corpus"], "model": entry["model"], "classes": classes}
+            what = {key: experiments[path.stem][key] for key in ("corpus", "model")}
             found.append(_result(path.stem, folder, folder.relative_to(root).as_posix(), folder.name, what))
     return found
 
 
-def _result(name: str, folder: Path, source: str | None, preset: str, what: dict[str, Any]) -> Result:
+def present(root: Path, params: Params) -> list[Result]:
+    """Those of the present graph alone."""
+    return [
+        _result(name, root / "metrics", None, params.preset, {"corpus": one.corpus, "model": one.model})
+        for name, one in params.experiments.items()
+        if (root / "metrics/details" / f"{name}.json").exists()
+    ]
+
+
+def _result(name: str, folder: Path, source: str | None, preset: str, what: dict[str, str]) -> Result:
     details = read_json(folder / "details" / f"{name}.json", Details if source is None else Summary)
     protocol = details["protocol"]
     if "n_subjects" in details:
@@ -116,7 +118,8 @@ def _result(name: str, folder: Path, source: str | None, preset: str, what: dict
             for part, of in metric["parts"].items()
         }
     return Result(
-        experiment=name, source=source, preset=preset, **what, seeds=len(details["runs"]), n_subjects=n_subjects,
+        experiment=name, source=source, preset=preset, **what, classes=len(details["class_counts"]),
+        seeds=len(details["runs"]), n_subjects=n_subjects,
         whole=Scored(scores, details["ci95"], n_clips, details["undefined"]), parts=parts, leaky=protocol["leaky"],
         shuffled=bool(protocol.get("shuffled")), transductive=bool(protocol.get("transductive")),
     )  # fmt: skip
@@ -223,7 +226,7 @@ def verdicts(found: Iterable[Result], preset: str) -> dict[str, Any]:
     texts = {entry.id: entry.text for entry in facts().mismatches}
     return {
         "preset": preset,
-        "results": [_listed(result) for result in found],
+        "results": [listed(result) for result in found],
         "tables": [
             {"paper": paper, "table": table, "file": file_name(paper, table), "rows": rows}
             for (paper, table), rows in tables.items()
@@ -306,7 +309,8 @@ def overview(found: Iterable[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def _listed(result: Result) -> dict[str, Any]:
+def listed(result: Result) -> dict[str, Any]:
+    """An experiment as one of `results` in metrics/tables.json."""
     whole = asdict(result.whole)
     return {
         "experiment": result.experiment, "from": result.source, "preset": result.preset, "corpus": result.corpus,

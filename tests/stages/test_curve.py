@@ -18,7 +18,7 @@ def details(uf1, uar):
     return {
         "runs": [run], "ci95": {"uf1": None if uf1 is None else [uf1 - 0.1, uf1 + 0.1], "uar": None, "acc": [0.4, 0.6]},
         "undefined": {} if uf1 is not None else {"uf1": "b neither occurs nor is predicted"}, "parts": {},
-        "n_clips": 9, "n_subjects": 3,
+        "n_clips": 9, "n_subjects": 3, "class_counts": {"a": 5, "b": 4},
         "protocol": {"leaky": False},
     }  # fmt: skip
 

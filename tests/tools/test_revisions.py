@@ -102,6 +102,8 @@ def test_rows_are_compared_where_dvcs_cache_has_those_of_the_commit(project, mon
         "tables: rows that differ: 1",
         "p Table 1, M, composite samm 3 classes, uf1: not run -> 0.4500, within interval",
     ]
+    (project / "metrics/tables.json").write_text("{")
+    refused("metrics/tables.json: is damaged", changes, "HEAD", project)
 
 
 def test_bad_input_is_one_line(project):

@@ -53,13 +53,18 @@ def _grid(parts: list[str]) -> None:
     parts += [f'<line class="tick" x1="{percent(t)}" x2="{percent(t)}" y1="0" y2="100%"/>' for t in TICKS]
 
 
-def intervals(points: Sequence[Point], levels: Sequence[Level], label: str) -> Markup:
-    """A row a point: a dot at its value, a line over its interval; levels are drawn through all rows."""
+def _frame(levels: Sequence[Level]) -> list[str]:
+    """The grid and the levels of a chart of rows, and the beginning of what is drawn over them."""
     parts: list[str] = []
     _grid(parts)
     parts += [f'<line class="level {line.kind}" x1="{percent(line.value)}" x2="{percent(line.value)}" y1="0" '
               f'y2="100%"/>' for line in levels]  # fmt: skip
-    parts.append("<g>")
+    return [*parts, "<g>"]
+
+
+def intervals(points: Sequence[Point], levels: Sequence[Level], label: str) -> Markup:
+    """A row a point: a dot at its value, a line over its interval; levels are drawn through all rows."""
+    parts = _frame(levels)
     for number, point in enumerate(points):
         y = percent((number + 0.5) / len(points))
         if point.interval is not None:
@@ -80,11 +85,7 @@ def intervals(points: Sequence[Point], levels: Sequence[Level], label: str) -> M
 
 def bars(values: Sequence[float | None], label: str, levels: Sequence[Level] = ()) -> Markup:
     """A row a value in 0..1: a bar from 0; None is a word instead."""
-    parts: list[str] = []
-    _grid(parts)
-    parts += [f'<line class="level {line.kind}" x1="{percent(line.value)}" x2="{percent(line.value)}" y1="0" '
-              f'y2="100%"/>' for line in levels]  # fmt: skip
-    parts.append("<g>")
+    parts = _frame(levels)
     for number, value in enumerate(values):
         y = percent((number + 0.5) / len(values))
         if value is None:

@@ -16,14 +16,15 @@ from mer.evaluation.report.captions import Gallery, galleries
 from mer.evaluation.report.graph import Graph, graph_of
 from mer.evaluation.report.shapes import Evaluated, Tables, Timing
 from mer.evaluation.reports import Leaks, read_json
+from mer.evaluation.tables import listed
+from mer.evaluation.tables import present as results_of_graph
 from mer.params import Params
 from mer.plan import Plan
 from mer.storage.files import damaged
 from mer.storage.tables import printable, read_cells
 from mer.storage.yaml_files import read_yaml
 
-BASELINE = "linear"  # the model of the baseline
-STAMPS = ("shuffled", "leaky", "transductive")  # of the protocol
+MARKS = ("baseline", "shuffled", "leaky", "transductive")
 MOST_MISSING = 12  # files of one kind that are named
 
 
@@ -146,7 +147,9 @@ def collect(root: Path, params: Params, plan: Plan) -> Facts:
     leaks = _optional(root / "metrics/leakage.json", Leaks)
     if leaks is None:
         gaps.append("metrics/leakage.json is missing: it is not known which experiments were audited.")
-    present, published = _results(params, details, metrics, tables)
+    # Of the present graph from its own files, so that they are shown without metrics/tables.json as well.
+    present = _results(map(listed, results_of_graph(root, params)))
+    published = _results(row for row in (tables["results"] if tables is not None else ()) if row["from"] is not None)
     if not (root / "dvc.yaml").exists():
         gaps.append("dvc.yaml is missing: the graph of the stages is not drawn.")
         graph = None
@@ -258,30 +261,16 @@ def read_subjects(path: Path) -> list[Subject]:
     return found
 
 
-def _results(
-    params: Params, details: Mapping[str, dict], metrics: Mapping[str, dict], tables: dict | None
-) -> tuple[list[Result], list[Result]]:
-    """Of the present graph, from its own files; and published copies, from metrics/tables.json."""
-    present, published = [], []
-    for name, found in details.items():
-        metric, experiment = metrics[name], params.experiments[name]
-        marks = {
-            "baseline": experiment.model == BASELINE,
-            **{mark: bool(found["protocol"].get(mark)) for mark in STAMPS},
-        }
-        present.append(Result(
-            name, None, experiment.corpus, experiment.model, len(found["per_class"]), len(found["runs"]),
-            metric["n_clips"], metric["n_subjects"], {k: metric[k] for k in KEPT}, _intervals(found["ci95"]),
-            found["undefined"], tuple(mark for mark, applies in marks.items() if applies),
-        ))  # fmt: skip
-    for row in tables["results"] if tables is not None else ():
-        if row["from"] is not None:
-            published.append(Result(
-                row["experiment"], row["from"], row["corpus"], row["model"], row["classes"], row["seeds"],
-                row["n_clips"], row["n_subjects"], {k: row[k] for k in KEPT}, _intervals(row["ci95"]),
-                row["undefined"], tuple(mark for mark in ("baseline", *STAMPS) if row[mark]),
-            ))  # fmt: skip
-    return present, published
+def _results(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
+    """From rows as metrics/tables.json has them under `results`."""
+    return [
+        Result(
+            row["experiment"], row["from"], row["corpus"], row["model"], row["classes"], row["seeds"],
+            row["n_clips"], row["n_subjects"], {k: row[k] for k in KEPT}, _intervals(row["ci95"]),
+            row["undefined"], tuple(mark for mark in MARKS if row[mark]),
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def _intervals(ci95: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
