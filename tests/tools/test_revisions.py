@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 from ruamel.yaml import YAML
@@ -116,3 +117,14 @@ def test_bad_input_is_one_line(project):
     git(project, "commit", "-aqm", "damaged")
     put(project, lock(), {"a-x": metric(0.4)})
     refused("metrics/a-x.json of .*: is no metric of mer; name a commit that has one", changes, "HEAD", project)
+
+
+def test_a_reader_that_has_seen_enough_ends_a_tool_quietly(root):
+    """As `make compare | head -1`: the pipe is closed before anything is written."""
+    code = "import sys, time\nfrom tools._errors import one_line\nwith one_line('x'):\n    sys.stdin.read()\n    print('y' * 99999)"
+    running = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    running.stdout.close()
+    _, said = running.stdin.close(), running.stderr.read()
+    running.stderr.close()
+    assert (running.wait(), said) == (0, "")
