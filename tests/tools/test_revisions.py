@@ -121,7 +121,10 @@ def test_bad_input_is_one_line(project):
 
 def test_a_reader_that_has_seen_enough_ends_a_tool_quietly(root):
     """As `make compare | head -1`: the pipe is closed before anything is written."""
-    code = "import sys, time\nfrom tools._errors import one_line\nwith one_line('x'):\n    sys.stdin.read()\n    print('y' * 99999)"
+    code = (
+        "import sys\nfrom tools._errors import one_line\n"
+        "with one_line('x'):\n    sys.stdin.read()\n    print('y' * 99999)"
+    )
     running = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     running.stdout.close()
