@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repair rehearse test test-slow lint format plan preset manifest publish compare pictures bench-peers clean
+.PHONY: help repro repair rehearse test test-slow lint format plan preset manifest publish compare pictures bench-peers torture clean clean-partial
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ repro: $(BIN)/.installed  ## install, check params.yaml, derive the plan, run th
 
 repair: $(BIN)/.installed  ## remove a damaged output with its copy in DVC's cache: make repair F=data/cache/…/frames.h5
 	@python -m tools.repair "$(F)"
+
+torture: $(BIN)/.installed  ## kill, damage and starve a tiny run, at least 50 times: make torture [F=folder K=50 O=kill]
+	@python -m tools.torture --kills $(or $(K),50) $(if $(O),--only $(O)) $(F)
 
 rehearse: $(BIN)/.installed  ## run preset paper in small, on fictional corpora: make rehearse [F=folder C=casme2 E='*-linear']
 	@python -m tools.rehearse --corpora "$(C)" --only "$(E)" "$(F)"
@@ -72,5 +75,7 @@ publish: $(BIN)/.installed  ## copy the present results into results/<preset>/ f
 compare: $(BIN)/.installed  ## what differs from a commit, and which parameters or code caused it: make compare REV=HEAD~1
 	@python -m tools.revisions "$(REV)"
 
-clean:  ## remove unfinished work (data/.partial); finished outputs and DVC's cache stay
-	rm -rf data/.partial
+clean: clean-partial
+
+clean-partial: $(BIN)/.installed  ## remove unfinished work (data/.partial); finished outputs and DVC's cache stay
+	@python -m tools.clean

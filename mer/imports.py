@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CANNOT_CHANGE_NUMBERS = frozenset({
     "mer.cluster", "mer.errors", "mer.imports", "mer.parallel", "mer.params", "mer.plan", "mer.plan_file",
     "mer.products", "mer.project", "mer.shapes", "mer.validation", "mer.storage.build", "mer.storage.cache",
-    "mer.storage.files", "mer.storage.seal", "mer.storage.spool", "mer.storage.tables", "mer.evaluation.canvas",
-    "mer.evaluation.figures", "mer.evaluation.galleries", "mer.evaluation.magnified", "stages._run",
+    "mer.storage.files", "mer.storage.seal", "mer.storage.spool", "mer.storage.tables", "mer.storage.unfinished",
+    "mer.evaluation.canvas", "mer.evaluation.figures", "mer.evaluation.galleries", "mer.evaluation.magnified",
+    "stages._run",
 })  # fmt: skip
 
 # Libraries that make numbers.

@@ -405,6 +405,7 @@ class Runtime(Section):
     device: Literal["cpu", "cuda", "auto"]
     launcher: str
     scheduler: str
+    unfinished: float = Field(ge=0)
 
 
 class Params(Section):

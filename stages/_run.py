@@ -27,7 +27,7 @@ from mer.params import Params, load
 from mer.plan import SAFE
 from mer.project import check_encoding, check_folders
 from mer.storage.files import replace_file
-from mer.storage.spool import Spool
+from mer.storage.unfinished import FOLDER, keep_within, lock_of
 
 BAD_INPUT = 2
 
@@ -70,7 +70,7 @@ class Stage:
 
     @property
     def spool(self) -> Path:
-        return Path("data/.partial") / self.full_name
+        return FOLDER / self.full_name
 
     def entry(self) -> dict[str, Any]:
         """This run's entry in plan.yaml."""
@@ -116,7 +116,8 @@ def run(name: str, main) -> None:
         stage = Stage(name, key, params)
         arguments = parsed(main, sys.argv[2:], label) if len(sys.argv) > 2 else from_plan(main, stage)
         # Also a stage that keeps no spool must not be run twice at a time.
-        with Spool(Path("data/.partial/locks") / label):
+        with lock_of(label):
+            _make_room(stage)
             main(stage, **arguments)
     except MerError as error:
         print(f"{label}: {error}", file=sys.stderr, flush=True)
@@ -131,6 +132,17 @@ def run(name: str, main) -> None:
         print(f"{label}: interrupted; finished clips and folds are kept, dvc repro goes on after them", file=sys.stderr)
         sys.exit(130)
     _note_time(label, time.perf_counter() - start)
+
+
+def _make_room(stage: Stage) -> None:
+    """Keep the unfinished work of killed runs within runtime.unfinished."""
+    limit = stage.params.runtime.unfinished
+    for gone in keep_within(int(limit * 1e9), stage.full_name) if limit else ():
+        print(
+            f"{stage.full_name}: unfinished work of {gone.stage} ({gone.size / 1e9:.2f} GB) is removed: all of it has more "
+            f"than runtime.unfinished ({limit:g} GB)",
+            file=sys.stderr,
+        )
 
 
 def chosen(entries: Mapping[str, Any], name: str, where: str) -> Any:

@@ -220,6 +220,28 @@ def test_a_time_that_cannot_be_kept_fails_no_stage(project, monkeypatch, capsys)
     assert "its time is not kept" in capsys.readouterr().err
 
 
+def test_unfinished_work_of_others_is_kept_within_its_limit_and_what_goes_is_said(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["spot", "synthetic-box224"])
+    for name in ("flow@gone", "spot@synthetic-box224"):
+        (project / "data/.partial" / name).mkdir(parents=True, exist_ok=True)
+        (project / "data/.partial" / name / "a.block").write_bytes(bytes(2_000_000))
+    monkeypatch.setattr(_run, "load", lambda path: load(path).model_copy(update={"runtime": limited(0.001)}))
+    _run.run("spot", lambda stage: None)
+    assert "spot@synthetic-box224: unfinished work of flow@gone (0.00 GB) is removed" in capsys.readouterr().err
+    assert not (project / "data/.partial/flow@gone").exists()
+    assert (project / "data/.partial/spot@synthetic-box224/a.block").exists()
+    (project / "data/.partial/flow@gone").mkdir()
+    (project / "data/.partial/flow@gone/a.block").write_bytes(bytes(2_000_000))
+    monkeypatch.setattr(_run, "load", lambda path: load(path).model_copy(update={"runtime": limited(0)}))
+    _run.run("spot", lambda stage: None)  # 0: no limit
+    assert (project / "data/.partial/flow@gone/a.block").exists()
+
+
+def limited(gigabytes):
+    return load(ROOT / "params.yaml").runtime.model_copy(update={"unfinished": gigabytes})
+
+
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
 
