@@ -139,8 +139,8 @@ def _make_room(stage: Stage) -> None:
     limit = stage.params.runtime.unfinished
     for gone in keep_within(int(limit * 1e9), stage.full_name) if limit else ():
         print(
-            f"{stage.full_name}: unfinished work of {gone.stage} ({gone.size / 1e9:.2f} GB) is removed: all of it has more "
-            f"than runtime.unfinished ({limit:g} GB)",
+            f"{stage.full_name}: unfinished work of {gone.stage} ({gone.size / 1e9:.2f} GB) is removed: all of it has "
+            f"more than runtime.unfinished ({limit:g} GB)",
             file=sys.stderr,
         )
 

@@ -165,6 +165,7 @@ def test_a_preset_keeps_every_comment_of_the_base(name):
         "demo",
         "teach",
         "torture",
+        "synthetic_bundled",
     ):  # their ViT is a small one: the entry of another task is replaced, with its comment
         base.remove("ViT-B/16, ImageNet-21k and then ImageNet-1k")
     assert base <= comments(preset.compose(name))
