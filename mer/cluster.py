@@ -25,6 +25,12 @@ TIMEOUT = 20  # seconds until a scheduler that does not answer is given up
 LOOK = 5  # seconds after which it is looked whether there are workers
 PATIENCE = 300  # seconds without a worker, in which a queue may start some again
 HERE = Path(__file__).parent
+# What a library reads as it is loaded: `limit_threads` does not reach one that is imported for a clip. joblib's workers
+# get the same.
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS",
+     "NUMEXPR_NUM_THREADS"), "1",
+)  # fmt: skip
 OTHER_CODE = "other code of mer, or other versions of its libraries; bring them up to date there, and start them again"
 
 
@@ -182,6 +188,7 @@ def _function(name: str, payload: bytes) -> Callable:
 
     if name not in _loaded:
         _loaded.clear()
+        os.environ.update(ONE_THREAD)
         _loaded[name] = pickle.loads(payload)
         limit_threads()
     return _loaded[name]

@@ -6,18 +6,21 @@ The scheduler and its workers are real processes on loopback.
 import functools
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import pytest
 
 from mer import cluster, parallel
 from mer.errors import MerError
 from mer.parallel import Engine, map_clips
 from mer.storage.build import build_product
+from mer.storage.cache import ClipCache
+from tests.helpers.cluster import Cluster
+from tests.helpers.processes import wait
 
 pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[dask]'")
 
@@ -44,42 +47,6 @@ def fingerprint(clip):
     return str(clip.number)
 
 
-class Cluster:
-    """A scheduler and workers in a folder, each a process; `address` is the scheduler's file."""
-
-    def __init__(self, folder, workers=2, threads=1):
-        self.address, self.processes = str(folder / "scheduler.json"), []
-        root = os.getcwd()
-        environment = os.environ | {"PYTHONPATH": root, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
-        common = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", self.address]
-        commands = [["dask_scheduler", *common, "--port", "0"]]
-        commands += [["dask_worker", *common, "--nthreads", str(threads), "--no-nanny", "--local-directory",
-                      str(folder / f"w{n}")] for n in range(workers)]  # fmt: skip
-        for name, *arguments in commands:
-            command = [sys.executable, "-m", f"distributed.cli.{name}", *arguments]
-            with (folder / f"{len(self.processes)}.log").open("w") as log:
-                self.processes.append(subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log))
-        self.wait(workers)
-
-    def wait(self, workers):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if os.path.exists(self.address):
-                from distributed import Client
-
-                with Client(scheduler_file=self.address, timeout=20, set_as_default=False) as client:
-                    if workers:
-                        client.wait_for_workers(workers, timeout=60)
-                return
-            time.sleep(0.1)
-        raise TimeoutError("the scheduler has not started")
-
-    def end(self):
-        for process in reversed(self.processes):
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture
 def two(tmp_path, root, monkeypatch):
     monkeypatch.chdir(root)
@@ -98,6 +65,30 @@ def product(folder, name, engine, **more):
 
 def who(item):
     return os.getpid(), parallel.threads(), os.getcwd()
+
+
+def threads_of_libraries(item):
+    """Of each pool that a library has in this process: BLAS, OpenMP, OpenCV, torch, numba."""
+    import cv2
+    import numba
+    import threadpoolctl
+    import torch
+
+    np.ones((64, 64)) @ np.ones((64, 64))
+    found = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    return found | {"opencv": cv2.getNumThreads(), "torch": torch.get_num_threads(), "numba": numba.get_num_threads()}
+
+
+def pick(clip, *, bad):
+    """As `compute`, but for one clip that has a fault."""
+    if clip.id == bad:
+        raise MerError(f"clip {clip.id} has no face; exclude it")
+    return compute(clip)
+
+
+def listening():
+    """Ports at which this process listens."""
+    return {c.laddr for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN}
 
 
 def fail(item):
@@ -128,6 +119,59 @@ def test_what_fails_is_raised_as_it_is_and_the_results_before_it_have_been_told(
         map_clips(fail, range(40), Engine(scheduler=two.address), each=told.append)
     assert told == [0, 1, 2]
     assert map_clips(str, range(3), Engine(scheduler=two.address)) == ["0", "1", "2"]  # they go on
+
+
+@pytest.mark.parametrize("engine", ["here", "there"])
+def test_a_clip_with_a_fault_is_named_or_left_out_as_on_error_says(two, tmp_path, engine):
+    how = {"here": Engine(workers=2), "there": Engine(scheduler=two.address)}[engine]
+    work = functools.partial(pick, bad=CLIPS[7].id)
+
+    def build(path, clips, on_error, engine):
+        build_product(path, clips, work, fingerprint, kind="flow", ragged=False, params={}, code="c", engine=engine,
+                      spool=path.with_suffix(".spool"), on_error=on_error)  # fmt: skip
+        return ClipCache(path)
+
+    with pytest.raises(MerError, match=rf"^clip {CLIPS[7].id} has no face; exclude it$"):
+        build(tmp_path / "stopped.h5", CLIPS, "stop", how)
+    product = build(tmp_path / "excluded.h5", CLIPS, "exclude", how)
+    assert product.excluded == {CLIPS[7].id: f"clip {CLIPS[7].id} has no face; exclude it"}
+    assert list(product.ids) == [clip.id for clip in CLIPS if clip != CLIPS[7]]
+    build(tmp_path / "one.h5", CLIPS, "exclude", Engine(workers=1))
+    assert (tmp_path / "excluded.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+
+
+@pytest.mark.parametrize("engine", ["here", "there"])
+def test_every_library_has_one_thread_on_a_worker(two, engine):
+    how = {"here": Engine(workers=2), "there": Engine(scheduler=two.address)}[engine]
+    for found in map_clips(threads_of_libraries, range(4), how):
+        assert set(found.values()) == {1}, found
+
+
+def test_a_run_that_is_cancelled_leaves_the_workers_free(two, tmp_path):
+    (tmp_path / "notes").mkdir()
+
+    def stop(result):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        map_clips(functools.partial(compute, notes=tmp_path / "notes", slow=0.2), CLIPS * 20,
+                  Engine(scheduler=two.address), each=stop)  # fmt: skip
+    from distributed import Client
+
+    with Client(scheduler_file=two.address, timeout=20, set_as_default=False) as client:
+        wait(lambda: not any(client.processing().values()), "the workers to be free", 10)
+    # At most what was sent ahead was begun, not the 480.
+    assert len(list((tmp_path / "notes").iterdir())) <= 2 * cluster.AHEAD + 2
+    assert map_clips(str, range(3), Engine(scheduler=two.address)) == ["0", "1", "2"]
+
+
+def test_no_port_is_opened_here_or_on_this_machine(two):
+    """Neither by dask's client nor by processes of this machine."""
+    before, seen = listening(), []
+    map_clips(str, range(6), Engine(scheduler=two.address), each=lambda result: seen.append(listening()))
+    map_clips(str, range(6), Engine(workers=2), each=lambda result: seen.append(listening()))
+    assert len(seen) == 12
+    assert all(ports == before for ports in seen)
 
 
 def test_a_worker_that_is_killed_loses_nothing(two, tmp_path):
