@@ -1,5 +1,6 @@
 """A stage run as DVC runs it, as a process of its own, and what its refusal must look like."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,3 +24,12 @@ def refused(result: tuple[int, list[str]], *parts: str) -> None:
     assert len(lines) == 1, lines
     for part in parts:
         assert part in lines[0], lines[0]
+
+
+def finished(folder: Path, stage: str) -> int:
+    """Clips or folds that a run of the stage has finished: as blocks of their own, or already in the product's part."""
+    spool = folder / "data/.partial" / stage
+    lines = [line for path in spool.glob("*.rows") for line in path.read_bytes().splitlines(keepends=True)]
+    return len(
+        {path.stem for path in spool.glob("*.block")} | {json.loads(x)["key"] for x in lines if x.endswith(b"\n")}
+    )

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from tests.helpers.processes import living, wait
 from tests.helpers.project import edit, make_project
+from tests.helpers.stages import finished
 
 pytestmark = pytest.mark.slow
 
@@ -93,15 +94,6 @@ def test_a_changed_seed_reruns_training_and_evaluation_and_setting_it_back_resto
     output = dvc(project, "exp", "run", "-S", "train.seed=0")
     assert ran(output) == []
     assert content(project) == before
-
-
-def finished(folder: Path, stage: str) -> int:
-    """Clips or folds that a run of the stage has finished: as blocks of their own, or already in the product's part."""
-    spool = folder / "data/.partial" / stage
-    lines = [line for path in spool.glob("*.rows") for line in path.read_bytes().splitlines(keepends=True)]
-    return len(
-        {path.stem for path in spool.glob("*.block")} | {json.loads(x)["key"] for x in lines if x.endswith(b"\n")}
-    )
 
 
 def test_bad_input_is_one_line_directly_above_dvcs_own_and_nothing_earlier_is_lost(project):
