@@ -68,10 +68,14 @@ def results(fn: Callable, items: Sequence, address: str, label: str) -> Iterator
 
         send(window)
         while waiting:
-            item, future = waiting.popleft()
-            send(1)
+            item, future = waiting[0]
             try:
-                yield _finished(future, client, address, label)
+                first = _finished(future, client, address, label)
+                done = [first, *_also_finished(waiting, client)]
+                for _ in done:
+                    waiting.popleft()
+                send(len(done))
+                yield from done
             except KilledWorker:
                 who = str(getattr(item, "id", None) or getattr(item, "name", None) or item)[:200]
                 raise MerError(
@@ -106,6 +110,20 @@ def _finished(future: Any, client: Any, address: str, label: str) -> Any:
                     f"the scheduler at {address} has lost all of its workers, perhaps because memory is short; start "
                     f"them again, then run dvc repro, which goes on after the finished {label}"
                 ) from None
+
+
+def _also_finished(waiting: Sequence[tuple[Any, Any]], client: Any) -> list:
+    """Results of those behind the first that are there too: fetched in one message, as each costs a round trip."""
+    done = itertools.takewhile(lambda one: one[1].status == "finished", itertools.islice(waiting, 1, None))
+    futures = [future for _, future in done]
+
+    async def fetched() -> list:
+        return await client.gather(futures, asynchronous=True)
+
+    try:
+        return client.sync(fetched, callback_timeout=LOOK) if futures else []
+    except (TimeoutError, OSError):  # a worker that held some is lost: they are made again, and asked for one by one
+        return []
 
 
 def _connected(address: str) -> Any:

@@ -435,3 +435,40 @@ def test_nothing_from_a_file_reaches_a_shell(project):
     (project / "params.yaml").write_text(before)
     plan(project)
     assert ran(dvc(project, "repro")) == []
+
+
+def test_a_second_machine_pulls_what_the_first_has_computed_and_runs_no_stage(project, tmp_path):
+    """A folder as remote; with S3 only the address differs."""
+    commit(project, "as it is")
+    dvc(project, "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
+    dvc(project, "push", "--run-cache")
+    other = tmp_path / "other"
+    subprocess.run(["git", "clone", "-q", project, other], check=True)
+    edit(other, lambda p: p["runtime"].update(workers=2), planned=False)
+    dvc(other, "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
+    for folder in ("data/raw", "data/cache"):
+        (other / folder).mkdir(parents=True, exist_ok=True)
+    # One product alone, then all that there is.
+    dvc(other, "pull", "data/cache/synthetic/box224/flow.h5")
+    assert not (other / FRAMES).exists()
+    dvc(other, "pull")
+    assert ran(dvc(other, "repro")) == []
+    assert content(other) == content(project)
+    # What the second computes, the first finds: also of parameters that stand in no commit.
+    edit(other, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 3}))
+    assert TRAIN in ran(dvc(other, "repro", "evaluate@synthetic-ststnet"))
+    dvc(other, "push", "--run-cache")
+    edit(project, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 3}))
+    try:
+        dvc(project, "pull", "--run-cache", check=False)  # the present lock's own outputs are here already
+        assert ran(dvc(project, "repro", "evaluate@synthetic-ststnet")) == []
+        assert content(project)[f"{PREDICTIONS}/predictions.csv"] == content(other)[f"{PREDICTIONS}/predictions.csv"]
+    finally:
+        edit(project, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 150}))
+        dvc(project, "repro")
+        dvc(project, "remote", "remove", "--local", "shared")
+
+
+def commit(folder: Path, message: str) -> None:
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True, env=ENVIRONMENT)
+    subprocess.run(["git", "commit", "-qm", message, "--allow-empty"], cwd=folder, check=True, env=ENVIRONMENT)

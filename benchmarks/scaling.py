@@ -1,0 +1,255 @@
+"""How the pipeline fills cores, and which part of it becomes the limit with many.
+
+    python -m benchmarks.scaling [--clips 100] [--repeats 3] [--save]     real stages, with one worker and with two
+    python -m benchmarks.scaling --limits [--save]                        writer, joblib, dask and DVC by simulation
+
+Stages are those of preset synthetic_full on a rendered corpus, as DVC starts them; an efficiency is the time with one
+worker over that with n workers and n. A machine's own shared limits (memory, boost) are measured beside: as many plain
+processes as workers that compute the same for themselves, without anything of mer between them.
+
+The simulated items take a known time and hold arrays of a real size, so what is beyond that time is the engine's.
+"""
+
+import argparse
+import functools
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import _report
+from mer import cluster
+from mer.parallel import Engine, map_clips
+from mer.storage.build import build_product
+
+STAGES = (
+    ("landmarks", "synthetic"), ("align", "synthetic-box224"), ("spot", "synthetic-box224"),
+    ("flow", "synthetic-box224"), ("magnify_eulerian", "synthetic-box224-msmmt"),
+    ("magnify_learned", "synthetic-box224-magnet-linspace_2_13_8"), ("train", "synthetic-ststnet"),
+)  # fmt: skip
+PREPARED = (("synthesize", "synthetic"), ("synthesize", "people"), ("index", "synthetic"), ("pretrain", "magnet"))
+ONE_THREAD = os.environ | cluster.ONE_THREAD
+
+
+# ---- real stages ----------------------------------------------------------------------------------------------------
+
+
+def stages(clips: int, repeats: int, folder: Path) -> dict:
+    """Seconds of each stage with one worker and with two, in turn, and the efficiency of two."""
+    lay_out(folder, clips)
+    for name, key in PREPARED:
+        run(folder, name, key, workers=2)
+    found = {}
+    for name, key in STAGES:
+        run(folder, name, key, workers=2)  # compiled, in the page cache
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(repeats):
+            for workers in seconds:
+                seconds[workers].append(run(folder, name, key, workers=workers))
+        one, two = (statistics.median(seconds[n]) for n in (1, 2))
+        work = 26 if name == "train" else clips  # folds, of one seed
+        found[f"{name}@{key}"] = {
+            "seconds": {str(n): [round(s, 2) for s in seconds[n]] for n in seconds},
+            "per_second_and_core": round(work / one, 3), "efficiency_of_two": round(one / two / 2, 3),
+        }  # fmt: skip
+        print(f"{name}@{key}: {one:.1f} s, {two:.1f} s, efficiency {one / two / 2:.2f}", file=sys.stderr, flush=True)
+    return found
+
+
+def lay_out(folder: Path, clips: int) -> None:
+    from mer.params import parse
+    from mer.storage.files import replace_file
+    from mer.storage.yaml_files import read_yaml
+    from tools import plan, preset, rehearse
+
+    rehearse.copy_code(folder)
+    text = preset.compose("demo").replace("subjects: 8, clips: 100", f"subjects: 26, clips: {clips}")
+    replace_file(folder / "params.yaml", text.encode())
+    plan.write(plan.derived(parse(read_yaml(folder / "params.yaml"))), folder / "plan.yaml")
+
+
+def run(folder: Path, name: str, key: str, *, workers: int) -> float:
+    """Seconds of a stage from nothing, its start included."""
+    import re
+
+    params = folder / "params.yaml"
+    params.write_text(re.sub(r"\n  workers: \d+", f"\n  workers: {workers}", params.read_text()))
+    shutil.rmtree(folder / f"data/.partial/{name}@{key}", ignore_errors=True)
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", f"stages.{name}", key], cwd=folder, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(folder)}, check=False)  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{name}@{key}: {done.stderr.strip().splitlines()[-1]}")
+    return time.perf_counter() - start
+
+
+def machine(seconds: float = 8.0) -> dict:
+    """What two processes lose to each other here, whatever they run: a sum in the cache, and one through memory."""
+    found = {}
+    for name, size in (("in_cache", 10_000), ("through_memory", 20_000_000)):
+        code = (f"import time, numpy as np; a = np.ones({size}); end = time.time() + {seconds}; n = 0\n"
+                "while time.time() < end: a += 1; n += 1\nprint(n * a.size)")  # fmt: skip
+
+        def rate(count: int, code: str = code) -> float:
+            started = [subprocess.Popen([sys.executable, "-c", code], env=ONE_THREAD, stdout=subprocess.PIPE, text=True)
+                       for _ in range(count)]  # fmt: skip
+            return sum(float(process.communicate()[0]) for process in started)
+
+        found[name] = round(rate(2) / rate(1) / 2, 3)
+    return found
+
+
+# ---- limits, by simulation ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    id: str
+
+
+def items(number: int) -> list[Item]:
+    return [Item(f"s{n % 100:03d}/{n:06d}") for n in range(number)]
+
+
+def arrays(item: Item, *, shape: tuple[int, ...], kind: str, seconds: float = 0.0) -> dict[str, np.ndarray]:
+    """As a clip's result, of the same size, after a known time."""
+    time.sleep(seconds)
+    return {"data": np.zeros(shape, kind)}
+
+
+def name_of(item: Item) -> str:
+    return item.id
+
+
+def doze(item: Item, *, seconds: float) -> int:
+    time.sleep(seconds)
+    return 0
+
+
+def writer(folder: Path, repeats: int) -> dict:
+    """Items and MB a second of a product whose clips cost nothing to compute: what one writing process can take."""
+    found = {}
+    for what, shape, kind, number in (
+        ("aligned frames, 70 of 224x224", (70, 224, 224, 3), "uint8", 200),
+        ("flow of a pair, 28x28", (3, 28, 28), "float32", 3000),
+        ("flow of a pair, 224x224", (3, 224, 224), "float32", 1000),
+    ):
+        rates = []
+        for n in range(repeats):
+            path = folder / f"{n}.h5"
+            start = time.perf_counter()
+            compute = functools.partial(arrays, shape=shape, kind=kind)
+            build_product(path, items(number), compute, name_of, kind="flow", ragged=False, params={}, code="c",
+                          spool=folder / "spool", engine=Engine(workers=2))  # fmt: skip
+            rates.append(number / (time.perf_counter() - start))
+            path.unlink()
+            shutil.rmtree(folder / "spool")
+        size = np.zeros(shape, kind).nbytes / 1e6
+        found[what] = {"items_per_second": round(statistics.median(rates), 1),
+                       "mb_per_second": round(statistics.median(rates) * size, 1)}  # fmt: skip
+    return found
+
+
+def joblib(repeats: int) -> dict:
+    """Empty items a second through two processes."""
+    rates = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        map_clips(name_of, items(4000), Engine(workers=2))
+        rates.append(4000 / (time.perf_counter() - start))
+    return {"empty_items_per_second": round(statistics.median(rates), 1)}
+
+
+def dask(repeats: int) -> dict:
+    """Items of a known length through many workers: how many one scheduler and one client keep at work.
+
+    Workers are threads of one process here, which sleep: what is measured is the scheduler, the network stack and this
+    project's own loop, on the cores of this machine.
+    """
+    from distributed import LocalCluster
+
+    found = {}
+    for workers in (2, 16, 64, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            started = LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None,
+                                   local_directory=folder)  # fmt: skip
+            with started:
+                for seconds in (0.1, 1.0):
+                    number = max(64, int(workers * 8 / max(seconds, 0.4)))
+                    rates = []
+                    for _ in range(repeats):
+                        start = time.perf_counter()
+                        map_clips(functools.partial(doze, seconds=seconds), items(number),
+                                  Engine(scheduler=started.scheduler_address))  # fmt: skip
+                        rates.append(number / (time.perf_counter() - start))
+                    rate = statistics.median(rates)
+                    found[f"{workers} workers, items of {seconds} s"] = {
+                        "items_per_second": round(rate, 1), "efficiency": round(rate * seconds / workers, 3),
+                    }  # fmt: skip
+                    print(workers, seconds, found[f"{workers} workers, items of {seconds} s"], file=sys.stderr)
+    return found
+
+
+def dvc(folder: Path) -> dict:
+    """What DVC itself takes: a stage more, a file hashed."""
+    found: dict = {"seconds_a_stage": {}}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for stages in (50, 200, 800):
+        place = folder / str(stages)
+        place.mkdir()
+        lines = ["stages:"]
+        for n in range(stages):
+            lines += [f"  s{n}:", f"    cmd: echo {n} > o{n}", f"    deps: [{f'o{n - 1}' if n else 'seed'}]",
+                      f"    outs: [o{n}]"]  # fmt: skip
+        (place / "dvc.yaml").write_text("\n".join(lines) + "\n")
+        (place / "seed").write_text("0\n")
+        subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=place, env=environment, check=True)
+        taken = {}
+        for name, command in (("repro", "repro"), ("repro_of_nothing", "repro"), ("status", "status")):
+            start = time.perf_counter()
+            subprocess.run(["dvc", command], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
+            taken[name] = round((time.perf_counter() - start) / stages, 4)
+        found["seconds_a_stage"][str(stages)] = taken
+    block = np.random.default_rng(0).integers(0, 255, 1 << 20, dtype=np.uint8).tobytes()
+    for name, count, size in (("one_file", 1, 1 << 30), ("files_of_20_kB", 10_000, 20_000)):
+        place = folder / name
+        (place / "data").mkdir(parents=True)
+        for n in range(count):
+            content = block * (size // len(block)) if size > len(block) else block[n : n + size]
+            (place / "data" / str(n)).write_bytes(content)
+        subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=place, env=environment, check=True)
+        start = time.perf_counter()
+        subprocess.run(["dvc", "add", "-q", "--no-commit", "data"], cwd=place, env=environment, check=True)
+        seconds = time.perf_counter() - start
+        found[name] = {"mb_per_second": round(count * size / 1e6 / seconds, 1),
+                       "files_per_second": round(count / seconds, 1)}  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limits", action="store_true")
+    _report.add_options(parser)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MER_BENCHMARK_DIR")) as name:
+        folder = Path(name)
+        if args.limits:
+            result = {"writer": writer(folder, args.repeats), "joblib": joblib(args.repeats),
+                      "dask": dask(args.repeats), "dvc": dvc(folder)}  # fmt: skip
+        else:
+            result = {"clips": args.clips, "machine": machine(), "stages": stages(args.clips, args.repeats, folder)}
+    label = "scaling_limits" if args.limits else "scaling"
+    _report.report(label, result, ("dask", "distributed", "dvc", "h5py", "joblib", "numpy", "torch"), args.save)
+
+
+if __name__ == "__main__":
+    main()
