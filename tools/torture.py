@@ -40,8 +40,8 @@ from tools._errors import one_line
 FOLDER = Path("data/torture")
 MARK = ".torture"
 PATIENCE = 600  # seconds that a run may take; more is a hang
-SAME, LINE, DIFFERS, FAILED = "same bytes", "one line, then the same bytes", "DIFFERS", "FAILED"
-BAD = (DIFFERS, FAILED)
+SAME, LINE, SKIPPED = "same bytes", "one line, then the same bytes", "skipped"
+BAD = DIFFERS, FAILED = "other bytes", "failed"
 # Times of stages stand in the page, so its bytes differ between equal runs.
 UNEQUAL = ("report",)
 REMEDY = re.compile(r"python -m tools\.repair (\S+?)[,;]?(?: |$)")
@@ -97,6 +97,7 @@ class Project:
             said, _ = running.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             end(self.living())
+            running.communicate()
             return 124, ["hangs"]
         return running.returncode, said.splitlines()
 
@@ -302,7 +303,7 @@ def starved(project: Project, chance: random.Random) -> Iterator[Trial]:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + 64_000_000}", "tmpfs", str(small)],
                              capture_output=True, text=True, check=False)  # fmt: skip
     if mounted.returncode:
-        yield Trial("full disk, read-only disk", "-", None, f"skipped: {mounted.stderr.strip()}")
+        yield Trial("full disk, read-only disk", "-", None, f"{SKIPPED}: {mounted.stderr.strip()}")
         return
     try:
         subprocess.run(["cp", "-a", f"{project.folder}/.", str(small)], check=True)
@@ -370,12 +371,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def summed(trials: list[Trial], given: argparse.Namespace) -> None:
-    counts = collections.Counter((t.what, t.ended if not t.ended.startswith("skipped") else "skipped") for t in trials)
-    for (what, ended), n in sorted(counts.items()):
-        print(f"{n:>4}  {what}: {ended}")
+    print(table([asdict(trial) for trial in trials]))
     if given.only is None:
         result = {"kills": given.kills, "seed": given.seed, "trials": [asdict(trial) for trial in trials]}
         _report.report("torture", result, ("dvc", "torch"), save=True)
+
+
+def table(trials: list[dict]) -> str:
+    """How often each disturbance ended how, in Markdown, as docs/reliability.md has it."""
+    counts = collections.Counter((t["what"], t["ended"].split(":")[0]) for t in trials)
+    ends = [end for end in (SAME, LINE, SKIPPED, *BAD) if end in (SAME, LINE, *BAD) or any(e == end for _, e in counts)]
+    lines = [f"| disturbance | times | {' | '.join(ends)} |", f"|---|{'---:|' * (len(ends) + 1)}"]
+    for what in dict.fromkeys(t["what"] for t in trials):
+        numbers = [counts[what, end] for end in ends]
+        lines.append(f"| {what} | {sum(numbers)} | {' | '.join(map(str, numbers))} |")
+    total = [sum(counts[what, end] for what in {w for w, _ in counts}) for end in ends]
+    return "\n".join([*lines, f"| all | {sum(total)} | {' | '.join(map(str, total))} |"])
 
 
 if __name__ == "__main__":
