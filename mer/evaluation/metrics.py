@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mer.errors import MerError, listed
+from mer.evaluation.calibration import calibrated
 
 KEPT = ("uf1", "uar", "acc")
 
@@ -189,8 +190,8 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
 
     Returns:
         (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite);
-        details also has `runs`, every single run, and `spread`, their standard deviation (None for one run), and of
-        each part the same and its interval.
+        details also has `runs`, every single run, and `spread`, their standard deviation (None for one run), of
+        each part the same and its interval, and `calibration` (mer.evaluation.calibration).
 
     Raises:
         MerError: a clip predicted twice in a run, runs of different clips, or probabilities that are none.
@@ -219,6 +220,7 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
         "n_subjects": metric["n_subjects"],
         **{k: whole[k] for k in ("per_class", "confusion", "class_counts", "undefined", "runs", "spread")},
         "subject_mean": float(subject_accuracy(truth, guess, who)["accuracy"].mean()),
+        "calibration": calibrated(predictions[[f"p{c}" for c in range(len(names))]].to_numpy(), truth, who),
         "parts": {
             c: {
                 "ci95": ci95(rows_of[c]),

@@ -240,6 +240,28 @@ def test_the_charts_of_an_experiment_have_its_counts(project):
     assert [height for height, _ in columns] == sorted((height for height, _ in columns), reverse=True)
 
 
+def test_reliability_stands_at_its_values_and_old_details_have_none(project):
+    made = project("synthetic-ststnet", "synthetic-old")
+    made.evaluate("synthetic-ststnet", right=0.6)
+    details = made.read("metrics/details/synthetic-old.json")
+    write_json(
+        made.folder / "metrics/details/synthetic-old.json", {k: v for k, v in details.items() if k != "calibration"}
+    )
+    page = made.tree()
+    (chart,) = pages.with_class(page, "reliability")
+    found = made.read("metrics/details/synthetic-ststnet.json")["calibration"]
+    drawn = {kind: [dot for dot in pages.with_class(chart, kind) if dot.tag.endswith("circle")]
+             for kind in ("before", "after")}  # fmt: skip
+    for kind, dots in drawn.items():
+        assert len(dots) == len(found[kind]["bins"])
+        for dot, one in zip(dots, found[kind]["bins"], strict=True):
+            place = float(dot.get("cx")), float(dot.get("cy"))
+            # From the corner at (34, 206), 200 px a side, to two digits.
+            assert place == pytest.approx((34 + 200 * one["confidence"], 206 - 200 * one["accuracy"]), abs=0.006)
+    said = f"Error {found['before']['error']:.3f}, with a temperature {found['after']['error']:.3f}"
+    assert said in " ".join(pages.text(page).split())
+
+
 def test_a_leak_is_drawn_from_the_honest_value_to_the_claim(project):
     page = whole(project).tree()
     section = next(part for part in page.iter("section") if part.get("id") == "leakage")

@@ -60,7 +60,8 @@ def render(facts: Facts, budget: int = pictures.BUDGET) -> str:
     environment.globals.update(
         charts=charts, metrics=METRICS, datasets=DATASETS, protocols=PROTOCOLS, forest=forest,
         leak_points=leak_points, finding=finding, subject_columns=subject_columns, paper_table=paper_table,
-        stage_times=stage_times, weights=weights, plural=plural, papers=papers().papers, first_picture=first,
+        calibration=calibration, reliability=reliability, stage_times=stage_times, weights=weights, plural=plural,
+        papers=papers().papers, first_picture=first,
     )  # fmt: skip
     here = resources.files(__name__)
     page = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
@@ -177,6 +178,21 @@ def subject_columns(subjects: Sequence[Subject], result: Result) -> Markup:
     ]  # fmt: skip
     label = f"Accuracy in 0..1 of {plural(len(shown), 'subject')} of {result.name}, in descending order"
     return charts.columns(shown, result.values["acc"] or 0.0, label)
+
+
+def calibration(found: dict) -> str:
+    """In words: the calibration error of predictions, and what a temperature makes of it."""
+    said = f"Error {number(found['before']['error'])}"
+    if found["after"] is not None:
+        said += f", with a temperature {number(found['after']['error'])} (filled dots)"
+    return f"{said}. For new people: temperature {number(found['temperature'], 2)}."
+
+
+def reliability(found: dict, name: str) -> Markup:
+    """Its diagram: without a temperature, and with one."""
+    series = [(kind, [(one["confidence"], one["accuracy"], one["n"]) for one in found[kind]["bins"]])
+              for kind in ("before", "after") if found[kind] is not None]  # fmt: skip
+    return charts.reliability(series, f"Accuracy against confidence of {name}. {calibration(found)}")
 
 
 def weights(protocol: dict) -> list[tuple[str, str]]:

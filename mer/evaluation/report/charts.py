@@ -184,6 +184,46 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str], label: str)
     return _svg("confusion", label, parts, size)
 
 
+def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]], label: str) -> Markup:
+    """Accuracy against confidence, with the diagonal on which both are equal.
+
+    Args:
+        series: kind (`before` or `after`) and its points: confidence, accuracy and how many predictions, from 1; the
+            area of a dot grows with them.
+    """
+    side, low, top = 200, 34, 6
+    most = max((n for _, points in series for *_, n in points), default=1)
+
+    def place(x: float, y: float) -> tuple[str, str]:
+        return f"{low + side * x:.2f}", f"{top + side * (1 - y):.2f}"
+
+    parts = []
+    for t in (0, 0.5, 1):
+        (x, y), far = place(t, t), low + side
+        parts.append(f'<line class="tick" x1="{low}" x2="{far}" y1="{y}" y2="{y}"/>'
+                     f'<line class="tick" x1="{x}" x2="{x}" y1="{top}" y2="{top + side}"/>'
+                     f'<text x="{low - 8}" y="{y}" dy="0.35em" text-anchor="end">{t:g}</text>'
+                     f'<text x="{x}" y="{top + side + 18}" text-anchor="middle">{t:g}</text>')  # fmt: skip
+    (x1, y1), (x2, y2) = place(0, 0), place(1, 1)
+    parts.append(f'<line class="level chance" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
+    middle = f"{low + side / 2:g}", f"{top + side / 2:g}"
+    parts.append(f'<text class="side" x="{middle[0]}" y="{top + side + 36}" text-anchor="middle">confidence</text>'
+                 f'<text class="side" transform="translate(10 {middle[1]}) rotate(-90)" text-anchor="middle">accuracy'
+                 "</text>")  # fmt: skip
+    for kind, points in series:
+        line = " ".join(",".join(place(confidence, accuracy)) for confidence, accuracy, _ in points)
+        parts.append(f'<polyline class="curve {kind}" points="{line}"/>')
+        for confidence, accuracy, n in points:
+            x, y = place(confidence, accuracy)
+            said = f"{n} predictions of confidence {confidence:.2f}: {accuracy:.2f} right"
+            radius = 2.5 + 4.5 * (n / most) ** 0.5
+            parts.append(
+                f'<circle class="dot {kind}" cx="{x}" cy="{y}" r="{radius:.2f}"><title>{said}</title></circle>'
+            )
+    width, height = low + side + 10, top + side + 42
+    return _svg("reliability", label, parts, f' viewBox="0 0 {width} {height}" width="{width}" height="{height}"')
+
+
 def share_bar(share: float) -> Markup:
     """A bar in the cell of a table; its number stands beside it."""
     return Markup(f'<svg class="share-bar" aria-hidden="true"><rect width="{percent(share)}" height="100%"/></svg>')

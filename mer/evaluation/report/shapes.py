@@ -21,12 +21,34 @@ class OfClass(_Shape):
     predicted: int = Field(ge=0)
 
 
+class Bin(_Shape):
+    """Predictions of about the same certainty."""
+
+    confidence: Share
+    accuracy: Share
+    n: int = Field(ge=1)
+
+
+class Reliability(_Shape):
+    error: Share
+    bins: list[Bin] = Field(min_length=1)
+
+
+class Calibration(_Shape):
+    """Of mer.evaluation.calibration."""
+
+    temperature: float = Field(gt=0)
+    before: Reliability
+    after: Reliability | None
+
+
 class Evaluated(Details):
     """metrics/details/<experiment>.json, with what is drawn of it."""
 
     per_class: dict[str, OfClass] = Field(min_length=1)
     confusion: list[list[int]]
     environment: dict[str, str]
+    calibration: Calibration | None = None  # of versions before 2026-11-28 there is none
 
     @model_validator(mode="after")
     def _square(self) -> "Evaluated":
