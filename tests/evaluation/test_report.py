@@ -256,8 +256,8 @@ def test_reliability_stands_at_its_values_and_old_details_have_none(project):
         assert len(dots) == len(found[kind]["bins"])
         for dot, one in zip(dots, found[kind]["bins"], strict=True):
             place = float(dot.get("cx")), float(dot.get("cy"))
-            # From the corner at (34, 206), 200 px a side, to two digits.
-            assert place == pytest.approx((34 + 200 * one["confidence"], 206 - 200 * one["accuracy"]), abs=0.006)
+            # From the corner at (48, 206), 200 px a side, to two digits.
+            assert place == pytest.approx((48 + 200 * one["confidence"], 206 - 200 * one["accuracy"]), abs=0.006)
     said = f"Error {found['before']['error']:.3f}, with a temperature {found['after']['error']:.3f}"
     assert said in " ".join(pages.text(page).split())
 

@@ -191,7 +191,7 @@ def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]]
         series: kind (`before` or `after`) and its points: confidence, accuracy and how many predictions, from 1; the
             area of a dot grows with them.
     """
-    side, low, top = 200, 34, 6
+    side, low, top = 200, 48, 6
     most = max((n for _, points in series for *_, n in points), default=1)
 
     def place(x: float, y: float) -> tuple[str, str]:
