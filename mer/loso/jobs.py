@@ -57,6 +57,10 @@ class Training(abc.ABC):
         """How many of `count` folds a job has, where `wanted` is asked for."""
 
     @abc.abstractmethod
+    def fitted(self, fold: Fold, seed: int) -> Any:
+        """The model of a fold: a network in evaluation mode, or an estimator; without test clips it trains on all."""
+
+    @abc.abstractmethod
     def __call__(self, job: Job, bar: Any = None) -> dict[str, np.ndarray]:
         """At least `probability` (n, C), the job's folds one after another. bar: moves once an epoch."""
 
@@ -74,11 +78,14 @@ class EstimatorTraining(Training):
     def __call__(self, job: Job, bar: Any = None) -> dict[str, np.ndarray]:
         return {"probability": np.concatenate([self._tested(fold) for fold in job.folds])}
 
+    def fitted(self, fold: Fold, seed: int) -> Any:
+        train = np.setdiff1d(np.arange(len(self.labels)), np.array(fold.test, dtype=np.int64))
+        estimator = models.build(self.model, self.classes, **self.knobs)
+        return estimator.fit(self.inputs[train], self.labels[train])
+
     def _tested(self, fold: Fold) -> np.ndarray:
         test = np.array(fold.test)
-        train = np.setdiff1d(np.arange(len(self.labels)), test)
-        estimator = models.build(self.model, self.classes, **self.knobs)
-        estimator.fit(self.inputs[train], self.labels[train])
+        estimator = self.fitted(fold, seed=0)
         # An estimator knows only the classes of its training clips; the others have probability 0.
         probability = np.zeros((len(test), self.classes))
         probability[:, estimator.classes_] = estimator.predict_proba(self.inputs[test])

@@ -192,6 +192,8 @@ def _test(
         outcome.probability = found[i]
         if plan.explain is not None or plan.explain_training is not None:
             _explain(folds.network_of(i), task, outcome, clips, plan)
+        if plan.keep is not None:
+            plan.keep(folds.network_of(i).eval())
 
 
 def _explain(network: nn.Module, task: Task, outcome: Outcome, clips: LabelledClips, plan: TrainingPlan) -> None:

@@ -5,7 +5,7 @@ Shapes: N clips, n test clips of a job, C classes.
 
 import functools
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,6 +104,14 @@ class NetworkTraining(Training):
             result[EXPLAINED_TRAINING + name] = values
         return result
 
+    def fitted(self, fold: Fold, seed: int) -> nn.Module:
+        """The network of a fold, trained as `__call__` does it, in evaluation mode."""
+        kept: list[nn.Module] = []
+        inputs, labels = self._tensors()
+        plan = replace(self._plan(), keep=kept.append)
+        train_folds([self._task(fold, seed)], inputs, labels, self._build, plan, ids=self.ids, in_parallel=False)
+        return kept[0]
+
     def _check_explanations(self, outcome: Outcome) -> None:
         """Raise MerError for names that cannot stand in one product."""
         path, names, of_training = models.load(self.model).path, outcome.explained, outcome.explained_training
@@ -139,7 +147,7 @@ class NetworkTraining(Training):
         return [*self._train(tasks[:half], bar), *self._train(tasks[half:], bar)]
 
     def _task(self, fold: Fold, seed: int) -> Task:
-        test, stream = np.array(fold.test), fold.stream(seed)
+        test, stream = np.array(fold.test, dtype=np.int64), fold.stream(seed)
         train, validation = np.setdiff1d(np.arange(len(self.labels)), test), np.empty(0, dtype=np.int64)
         if self._holds_out and self.validation == "test_subject":
             validation = test

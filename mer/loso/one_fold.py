@@ -59,6 +59,8 @@ class SingleFold:
         self.steps += 1
 
     def probabilities(self, rows: list[np.ndarray], size: int) -> list[np.ndarray]:
+        if not len(rows[0]):  # a fold without a test subject
+            return [np.empty((0, 0))]
         self.network.eval()
         with torch.no_grad(), autocast(self.clips.inputs.device, self.plan):
             parts = [

@@ -21,10 +21,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from mer import models
-from mer.errors import MerError, listed
+from mer.errors import MerError, listed, suggestion
 from mer.loso.folds import Fold, clip_in, folds, is_whole
 from mer.loso.jobs import EXPLAINED, EXPLAINED_TRAINING, EstimatorTraining, Job, Training
-from mer.parallel import SERIAL, Engine, map_clips
+from mer.parallel import SERIAL, Engine, map_clips, single_threaded
 from mer.storage.build import report_reused
 from mer.storage.cache import ClipCache
 from mer.storage.files import digest
@@ -87,6 +87,79 @@ def run(
         MerError: fewer than two subjects, or others that `folds` refuses; a label that is no class; values or a loss
             that are not finite (naming fold, epoch and clips); more than fits into memory even fold by fold.
     """
+    table, todo, training, inputs = _training(
+        arrays, table, model=model, classes=classes, knobs=knobs, recipe=recipe, selection=selection, audit=audit,
+        held_out=held_out, validation=validation, weights=weights, explaining=explained is not None, device=device,
+    )  # fmt: skip
+    rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
+    common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
+    seeds = list(dict.fromkeys(seeds))
+    jobs, kept = _jobs(todo, seeds, training, folds_in_parallel, common, spool, engine)
+    if spool is None:
+        results = _train_jobs(jobs, training, training, engine)
+    else:
+        missing = [job for job in jobs if job.key not in spool]
+        total, left = (sum(len(job.folds) for job in some) for some in (jobs, missing))
+        report_reused(total - left, total, "folds", engine)
+        _train_jobs(missing, functools.partial(_store, training=training, spool=spool), training, engine)
+        results = [spool.get(job.key) for job in jobs]
+        spool.clear(but=kept)
+    done = list(zip(jobs, results, strict=True))
+    predictions = []
+    for seed in seeds:
+        for name in dict.fromkeys((selection, LEAKY) if audit else (selection,)):
+            predictions.append(_predictions(table, classes, seed, name, [(j, r) for j, r in done if j.seed == seed]))
+    if explained is not None:
+        _emit_explanations([(j, r) for j, r in done if j.seed == seeds[0]], table["id"].tolist(), explained)
+    return pd.concat(predictions, ignore_index=True)
+
+
+def fitted(
+    arrays: Sequence[np.ndarray | ClipCache],
+    table: pd.DataFrame,
+    *,
+    model: str,
+    classes: int,
+    knobs: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
+    seed: int = 0,
+    selection: Literal["last_epoch", "inner_val"] = "last_epoch",
+    held_out: float = 0.2,
+    weights: str | None = None,
+    without: str | None = None,
+    device: str = "cpu",
+) -> Any:
+    """A model that is trained once, on all subjects, for people whom it has not seen.
+
+    Args:
+        without: `<corpus>/<subject>` that is left out: then it is the model of that fold of `run`.
+        The others as for `run`.
+
+    Returns:
+        A network in evaluation mode, or an estimator.
+
+    Raises:
+        MerError: as `run`; no such subject.
+    """
+    table, todo, training, _ = _training(
+        arrays, table, model=model, classes=classes, knobs=knobs, recipe=recipe, selection=selection, audit=False,
+        held_out=held_out, validation="held_out", weights=weights, explaining=False, device=device,
+    )  # fmt: skip
+    fold, known = Fold("", "all subjects", ()), {fold.name: fold for fold in todo}
+    if without is not None:
+        if without not in known:
+            raise MerError(f"without is {without!r}; {suggestion(without, known)}")
+        fold = known[without]
+    with single_threaded():  # as every fold of `run`
+        return training.fitted(fold, seed)
+
+
+def _training(
+    arrays: Sequence[np.ndarray | ClipCache], table: pd.DataFrame, *, model: str, classes: int,
+    knobs: dict[str, Any] | None, recipe: dict[str, Any] | None, selection: str, audit: bool, held_out: float,
+    validation: str, weights: str | None, explaining: bool, device: str,
+) -> tuple[pd.DataFrame, list[Fold], Training, np.ndarray]:  # fmt: skip
+    """The table in the order of its ids, its folds, what trains them, and the model's inputs."""
     if selection not in SELECTIONS:
         raise MerError(f"train.selection is {selection!r}; valid: {', '.join(SELECTIONS)}")
     if validation not in VALIDATIONS:
@@ -119,29 +192,9 @@ def run(
         training = NetworkTraining(
             **arguments, recipe_changes=dict(recipe or {}), selection=selection,
             audit=audit or selection == LEAKY, held_out=held_out, validation=validation, device=device, weights=weights,
-            explaining=explained is not None and selection != LEAKY,
+            explaining=explaining and selection != LEAKY,
         )  # fmt: skip
-    rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
-    common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
-    seeds = list(dict.fromkeys(seeds))
-    jobs, kept = _jobs(todo, seeds, training, folds_in_parallel, common, spool, engine)
-    if spool is None:
-        results = _train_jobs(jobs, training, training, engine)
-    else:
-        missing = [job for job in jobs if job.key not in spool]
-        total, left = (sum(len(job.folds) for job in some) for some in (jobs, missing))
-        report_reused(total - left, total, "folds", engine)
-        _train_jobs(missing, functools.partial(_store, training=training, spool=spool), training, engine)
-        results = [spool.get(job.key) for job in jobs]
-        spool.clear(but=kept)
-    done = list(zip(jobs, results, strict=True))
-    predictions = []
-    for seed in seeds:
-        for name in dict.fromkeys((selection, LEAKY) if audit else (selection,)):
-            predictions.append(_predictions(table, classes, seed, name, [(j, r) for j, r in done if j.seed == seed]))
-    if explained is not None:
-        _emit_explanations([(j, r) for j, r in done if j.seed == seeds[0]], table["id"].tolist(), explained)
-    return pd.concat(predictions, ignore_index=True)
+    return table, todo, training, inputs
 
 
 def _labels(table: pd.DataFrame, classes: int) -> np.ndarray:

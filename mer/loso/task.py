@@ -55,6 +55,7 @@ class TrainingPlan:
     explain, explain_training: called with the weights that are tested, see mer/models/__init__.py: (network, inputs
     (B, …)) -> arrays (B, …) by name, of the test clips; (network, inputs, labels (B,)) -> arrays (B,) by name, of the
     training clips.
+    keep: called with the network of each fold, in evaluation mode, with the weights that are tested.
     """
 
     schedule: Schedule
@@ -70,6 +71,7 @@ class TrainingPlan:
     compiled: bool = False
     explain: Callable[[nn.Module, Tensor], dict[str, Tensor]] | None = None
     explain_training: Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]] | None = None
+    keep: Callable[[nn.Module], None] | None = None
 
     @property
     def needs_validation(self) -> bool:
