@@ -6,6 +6,7 @@ corpora never collide.
 """
 
 import bisect
+import contextlib
 import hashlib
 import itertools
 import numbers
@@ -31,6 +32,7 @@ COLUMNS = (
     *("onset", "apex", "offset", "apex_source", "fps", "frame", "absent", "edition", "digest"),
 )
 FRAME_NUMBERS = ("onset", "apex", "offset")
+NAMES = ("id", "corpus", "subject", "clip")
 LONGEST = 1_000_000  # frames of a clip: 83 minutes at 200 fps
 FASTEST = 1e6  # frames a second; the fastest cameras for faces have 1e4
 THEIRS = "what the reader returns (docs/corpora.md)"  # for remedies
@@ -103,6 +105,14 @@ class Clip:
 def composed(name: str) -> str:
     """A name in Unicode's composed form. Sheets and disks write `ü` as one character, or as `u` and two dots."""
     return unicodedata.normalize("NFC", name)
+
+
+def hidden(name: str) -> str:
+    """The first character of a name that is not seen or that steers a terminal, as an escape; "" where there is none.
+
+    Two subjects whose names differ in such a character alone look like one.
+    """
+    return next((ascii(c)[1:-1] for c in name if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")), "")
 
 
 def same_name(name: str) -> str:
@@ -190,6 +200,8 @@ def _needed(column: str, row: dict) -> str:
         return 'text, "" for none'
     if column == "id" and not value:
         return "<corpus>/<subject>/<clip>"
+    if column in NAMES and hidden(value):
+        return f"a name whose characters can be seen, without {hidden(value)}"
     if column == "frame":
         try:
             value.format(row["onset"])
@@ -311,7 +323,7 @@ def _check_image(path: str | Path, data: bytes) -> tuple[int, int] | None:
     """(width, height) by the file's header; None where it has none. Raises MerError as `read_frame`."""
     number = int.from_bytes
     bits, size = 8, None
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and len(data) >= 33:
         bits, size = data[24], (number(data[16:20], "big"), number(data[20:24], "big"))
     elif data.startswith(b"\xff\xd8"):
         bits, size = _jpeg_header(data)
@@ -321,10 +333,9 @@ def _check_image(path: str | Path, data: bytes) -> tuple[int, int] | None:
         raise MerError(f"{path}: is a {_OTHER_KINDS[data[:4]]} file; frames are read as JPEG, PNG or BMP: convert it")
     if size is None:
         return None
-    if size[0] * size[1] > MAX_PIXELS:
-        raise MerError(
-            f"{path}: is {size[0]}x{size[1]}, a frame has at most {MAX_PIXELS} pixels; scale the corpus down"
-        )
+    _check_pixels(path, *size)
+    if data.startswith(b"\x89PNG") and not _has_its_chunks(data):
+        return None
     if bits > 8:
         _check_depth(path, data, bits)
     if data.startswith(b"\xff\xd8"):
@@ -332,6 +343,23 @@ def _check_image(path: str | Path, data: bytes) -> tuple[int, int] | None:
     elif data.startswith(b"BM"):
         _check_bmp(path, data, *size)
     return size
+
+
+def _check_pixels(path: str | Path, width: int, height: int) -> None:
+    """Raise MerError for more pixels than a frame has, before they take their memory."""
+    if width * height > MAX_PIXELS:
+        raise MerError(f"{path}: is {width}x{height}, a frame has at most {MAX_PIXELS} pixels; scale the corpus down")
+
+
+def _has_its_chunks(data: bytes) -> bool:
+    """Whether no chunk of a PNG is longer than the file: OpenCV takes the memory that it says before it reads it."""
+    place = 8
+    while place + 8 <= len(data):
+        kind, length = data[place + 4 : place + 8], int.from_bytes(data[place : place + 4], "big")
+        place += 12 + length  # besides, four bytes each: its length, its kind, its checksum
+        if kind == b"IEND":
+            break
+    return place <= len(data)
 
 
 def _check_bmp(path: str | Path, data: bytes, width: int, height: int) -> None:
@@ -417,8 +445,10 @@ def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int] | None]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame header, not tables
             height, width = (int.from_bytes(data[place + n : place + n + 2], "big") for n in (5, 7))
             return data[place + 4], (width, height)
-        # A marker may be preceded by any number of 0xFF.
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        # A marker may be preceded by any number of 0xFF, and some have no length.
+        bare = marker == 0x01 or 0xD0 <= marker <= 0xD7
+        length = 0 if bare else int.from_bytes(data[place + 2 : place + 4], "big")
+        place += 1 if marker == 0xFF else 2 + length
     return 8, None
 
 
@@ -429,6 +459,9 @@ def _check_jpeg(path: str | Path, data: bytes) -> None:
     try:
         if data.count(b"\xff\xda") > MAX_SCANS:
             raise ValueError(f"more than {MAX_SCANS} scans")
+        with contextlib.suppress(KeyError):  # of a subsampling that simplejpeg has no name for
+            height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+            _check_pixels(path, width, height)  # again: libjpeg may pass over what `_jpeg_header` takes for a segment
         # An eighth of the size: every code is read, few pixels are computed.
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:

@@ -10,10 +10,13 @@ from collections.abc import Iterable
 
 
 class MerError(Exception):
-    """Bad input. The message is one line: what is wrong, with which file, clip or parameter, and what to do."""
+    """Bad input. The message is one line: what is wrong, with which file, clip or parameter, and what to do.
+
+    It quotes names of files and cells that others wrote, so it is made fit for a terminal: see `one_line`.
+    """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 class FileError(MerError):
@@ -21,6 +24,20 @@ class FileError(MerError):
 
     It is no fault of a clip: no clip is left out for it, whatever `on_error` says.
     """
+
+
+LONGEST = 10_000  # characters of a message; a name inside of a file may have millions
+
+
+def one_line(text: str) -> str:
+    """Text as one line in which no character steers a terminal, hides or turns the others: these as escapes (`\\x1b`).
+
+    Of more than LONGEST characters the middle is left out, for the remedy stands at the end.
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} […] {text[-LONGEST // 2 :]}"
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
@@ -79,7 +96,7 @@ def explained(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError):
         return _of_the_system(error)
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if "CUDA out of memory" in text:
         return "the GPU's memory is short; lower a batch_size or train.folds_in_parallel, or set runtime.device: cpu"
     # torch and OpenCV have errors of their own for it.
@@ -96,7 +113,7 @@ def _of_the_system(error: OSError) -> str | None:
     path = next((os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None), None)
     if path is None:
         path = _fullest() if error.errno == errno.ENOSPC else "a file"
-    return " ".join(f"{path}: {os.strerror(error.errno or 0).lower()}; {remedy}".split())
+    return one_line(f"{path}: {os.strerror(error.errno or 0).lower()}; {remedy}")
 
 
 def _fullest() -> str:

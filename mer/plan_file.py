@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mer.errors import MerError, listed
 from mer.params import Params
 from mer.plan import Plan
+from mer.storage.yaml_files import parsed_yaml
 
 PLAN = Path("plan.yaml")
 VERSION = 1
 REMEDY = "run make plan"
+MOST_CHARACTERS = 10_000_000  # with its aliases written out: a hundred times those of the largest preset
 
 
 def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
@@ -88,7 +89,7 @@ def read(path: Path = PLAN) -> tuple[dict, str]:
     try:
         head, body = json.loads(lines[1].removeprefix("# ")), lines[2]
         version, sha256 = head["version"], head["sha256"]
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         raise MerError(f"{path}: was not made by make plan; {REMEDY}") from None
     if version != VERSION:
         raise MerError(f"{path}: has version {version}, this code makes {VERSION}; {REMEDY}")
@@ -98,12 +99,13 @@ def read(path: Path = PLAN) -> tuple[dict, str]:
 
 
 def stages_of(path: Path = PLAN) -> Plan:
-    """The stages in a plan file."""
+    """The stages in a plan file. Raises MerError as `read`, and for a body of another form."""
     _, body = read(path)
-    try:
-        return YAML(typ="safe").load(body)["plan"]
-    except (YAMLError, KeyError, TypeError) as error:
-        raise MerError(f"{path}: cannot be read ({error}); {REMEDY}") from None
+    content = parsed_yaml(body, path, otherwise=REMEDY, most=MOST_CHARACTERS)
+    plan = content.get("plan") if isinstance(content, dict) else None
+    if not isinstance(plan, dict) or not all(isinstance(entries, dict) for entries in plan.values()):
+        raise MerError(f"{path}: holds no stages; {REMEDY}")
+    return plan
 
 
 def check(params: Params, path: Path = PLAN) -> None:

@@ -162,6 +162,10 @@ WRONG = [
     ("absent", "02", "needed are some of the frame numbers 1 to 4"),
     ("absent", "9", "needed are some of the frame numbers 1 to 4"),
     ("absent", "1 2 3 4", "needed are some of the frame numbers 1 to 4"),
+    ("subject", "s\x1b[2J", r"needed is a name whose characters can be seen, without \x1b"),
+    ("subject", "s\u200b1", r"needed is a name whose characters can be seen, without \u200b"),
+    ("clip", "a\nb", r"needed is a name whose characters can be seen, without \n"),
+    ("corpus", "c\u202e", r"needed is a name whose characters can be seen, without \u202e"),
 ]  # fmt: skip
 
 
@@ -184,6 +188,11 @@ def test_a_clip_without_an_id_is_named_by_its_row(tmp_path, value):
     table["id"] = pd.Series(["c/s/1", value], dtype=object)
     refused(rf"c\.csv: row 1 \(subject 's', clip 'k'\): id is {value!r}, needed is", write_index, tmp_path / "c.csv",
             table)  # fmt: skip
+
+
+def test_an_id_that_steers_a_terminal_is_shown_as_an_escape(tmp_path):
+    refused(r"clip c/s/\\x1b\[2J: id is 'c/s/\\x1b\[2J', needed is a name whose characters can be seen, without \\x1b",
+            write_index, tmp_path / "c.csv", rows("c/s/\x1b[2J"))  # fmt: skip
 
 
 def test_an_apex_outside_of_its_clip_a_missing_column_and_no_clip(tmp_path):

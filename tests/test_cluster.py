@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -261,3 +262,29 @@ def test_a_worker_that_comes_later_is_checked_by_each_item(monkeypatch):
     """It was not there when the run began."""
     with pytest.raises(MerError, match=r"^a worker on .* has other code of mer, or other versions of its libraries"):
         cluster._on_worker(b"", "name", os.getcwd(), "of the run", 3)
+
+
+def test_a_run_through_a_scheduler_opens_no_port(two):
+    """It connects; the scheduler and the workers listen, on loopback alone where they were told so."""
+    seen, ended = set(), threading.Event()
+
+    def watch():
+        while not ended.is_set():
+            seen.update((c.status, c.laddr.ip) for c in psutil.Process().net_connections(kind="inet"))
+            time.sleep(0.01)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        map_clips(who, range(20), Engine(scheduler=two.address))
+    finally:
+        ended.set()
+        watching.join()
+    assert ("ESTABLISHED", "127.0.0.1") in seen
+    assert psutil.CONN_LISTEN not in {status for status, _ in seen}
+    for process in two.processes:
+        listening = [
+            c for c in psutil.Process(process.pid).net_connections(kind="inet") if c.status == psutil.CONN_LISTEN
+        ]
+        assert listening
+        assert {c.laddr.ip for c in listening} == {"127.0.0.1"}

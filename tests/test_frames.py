@@ -12,6 +12,7 @@ import pytest
 from mer import clips
 from mer.clips import files_digest, read_frame
 from mer.errors import FileError
+from tests.helpers.reader import Reader
 from tests.helpers.refusals import refused
 
 RNG = np.random.default_rng(0)
@@ -407,3 +408,50 @@ def test_a_damaged_frame_that_the_pipeline_rendered_is_repaired_and_not_replaced
         remedy = rf"run python -m tools.repair '{path}', then dvc repro"
         with pytest.raises(FileError, match=rf"{path.name}: is damaged: {what}; {remedy}$"):
             read_frame(path)
+
+
+@pytest.mark.parametrize(
+    "data", [png_header(50_000, 50_000), jpeg_header(50_000, 50_000), bmp_header(50_000, 50_000)],
+    ids=["png", "jpg", "bmp"],
+)  # fmt: skip
+def test_fifty_thousand_pixels_a_side_take_no_memory(tmp_path, data):
+    with Reader("image", roomy=1 << 32) as reader:
+        assert "is 50000x50000, a frame has at most" in reader.read(written(tmp_path, data))
+        assert reader.grown < 20_000_000
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd0", b"\xff\x01"])
+def test_a_jpeg_whose_header_reads_in_two_ways_is_refused_by_libjpegs(tmp_path, marker):
+    """Markers without a length: who takes what follows for one finds a frame header that is none."""
+    filler = (
+        b"\xff\xe5" + struct.pack(">H", 65_002) + bytes(65_000) + b"\xff\xe6" + struct.pack(">H", 5002) + bytes(5000)
+    )
+    data = bytearray(b"\xff\xd8" + marker + filler + jpeg_header(32_000, 32_000)[2:])
+    place = 4 + 0xFFE5
+    data[place : place + 10] = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", 8, 8) + b"\x03"
+    refused("is 32000x32000, a frame has at most 67108864 pixels", read_frame, written(tmp_path, bytes(data)))
+
+
+def test_a_png_that_ends_in_its_header_is_refused(tmp_path):
+    data = encoded(".png")
+    for length in range(8, 33):
+        refused("cannot be read as an image", read_frame, written(tmp_path, data[:length], "img1.png"))
+
+
+def test_a_chunk_of_a_png_that_says_two_gigabytes_takes_no_memory(tmp_path):
+    """OpenCV takes what a chunk says before it reads any of it."""
+    data = encoded(".png")
+    path = written(tmp_path, data[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT" + data[41:], "img1.png")
+    with Reader("image", roomy=1 << 32) as reader:
+        assert "cannot be read as an image" in reader.read(path)
+        assert reader.grown < 50_000_000
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_a_note_of_a_png_that_unpacks_to_much_takes_no_memory(tmp_path, kind):
+    note = b"n\0\0" + zlib.compress(bytes(400_000_000), 9)
+    chunk = struct.pack(">I", len(note)) + kind + note + struct.pack(">I", zlib.crc32(kind + note))
+    data = encoded(".png")
+    with Reader("image", roomy=1 << 32) as reader:
+        assert reader.read(written(tmp_path, data[:33] + chunk + data[33:], "img1.png")) == ""
+        assert reader.grown < 50_000_000

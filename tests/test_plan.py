@@ -1,6 +1,8 @@
 """The derived plan: the wiring of every preset, what makes it stale, and what it refuses."""
 
 import dataclasses
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,7 @@ from mer.products import (
 )
 from tests.helpers.graph import wiring
 from tests.helpers.refusals import refused
+from tests.helpers.trees import BOMB
 from tools import plan as tool
 from tools import preset
 
@@ -663,3 +666,28 @@ def test_a_plan_needs_no_model_to_be_compared(written, tmp_path):
     done = subprocess.run([sys.executable, "-c", code.replace("'params.yaml'", repr(str(tmp_path / "params.yaml")))],
                           check=False)  # fmt: skip
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            f"plan:\n  a: {BOMB}\n",
+            "with its aliases .* it has more than 10,000,000 characters; correct it, or run make",
+        ),
+        (f"plan: {'[' * 5000}", "is nested too deeply; correct it, or run make plan"),
+        ("plan: [1]\n", "holds no stages; run make plan"),
+        ("plan: {align: 1}\n", "holds no stages; run make plan"),
+        ("[]\n", "holds no stages; run make plan"),
+        ("plan: !!python/object/apply:os.system [id]\n", "could not determine a constructor"),
+    ],
+)
+def test_a_body_with_a_right_digest_that_no_plan_has(tmp_path, body, message):
+    head = {"version": 1, "wiring": {}, "made_from": {}, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+    (tmp_path / "plan.yaml").write_text(f"# x\n# {json.dumps(head)}\n{body}")
+    refused(message, plan_file.stages_of, tmp_path / "plan.yaml")
+
+
+def test_a_head_that_is_nested_too_deeply(tmp_path):
+    (tmp_path / "plan.yaml").write_text(f"# x\n# {'[' * 100_000}\nplan: {{}}\n")
+    refused("was not made by make plan", plan_file.stages_of, tmp_path / "plan.yaml")

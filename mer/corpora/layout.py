@@ -142,14 +142,19 @@ class Tree:
         `root` when there is none. Raises MerError when there are several (raw and cropped frames side by side).
         """
         starts = {self.normalise(s) for s in starts}
-        found, level = [], [self.root]
+        found, level, seen = [], [self.root], {os.path.realpath(self.root)}
         for _ in range(DEPTH + 1):
             below = []
             for folder in level:
                 children = self.children(folder)
                 if starts & children.keys():
                     found.append(folder)
-                below += [path for name, path in children.items() if name not in starts]
+                for name, path in children.items():
+                    # Each once: folders that link to each other have more paths than can be walked.
+                    place = os.path.realpath(path)
+                    if name not in starts and place not in seen:
+                        seen.add(place)
+                        below.append(path)
             level = below
         if len(found) > 1:
             raise MerError(

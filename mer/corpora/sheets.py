@@ -6,9 +6,15 @@ the meaning is refused: a missing column, a second row for one clip, a cell that
 Faults of the published sheets are corrected by `corrections/<corpus>.csv` and nowhere else.
 
 A sheet has at most MAX_ROWS rows, MAX_COLUMNS columns and MAX_BYTES bytes (an xlsx, unpacked, MAX_UNPACKED). That is
-checked before its cells are read: in a sheet of 5 kB, one stray cell can stand in column 16,384 of row 1,048,576.
+checked before its cells are read: in a sheet of 5 kB, one stray cell can stand in column 16,384 of row 1,048,576. Its
+cells have MAX_TEXT characters together, each as often as it stands: in an xlsx, a million cells can share one text.
+
+An xlsx that declares a document type is refused before its parts are read: no program writes one, and its entities
+would make much of little, or name other files. So is a formula in a column that counts: what stands beside it as its
+result is what some program has left there, and nothing here computes it.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -23,10 +29,11 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import pandas as pd
 
-from mer.clips import composed, same_name
+from mer.clips import composed, hidden, same_name
 from mer.errors import FileError, MerError, listed, suggestion
 from mer.storage.files import unreadable
 
@@ -35,8 +42,10 @@ ENDINGS = (".xlsx", ".xls", ".csv")
 NO_APEX = {"", "/", "\\", "-", "nan", "none"}  # what annotators write where they saw no apex; CASME II: "/"
 OUTSIDE = "outside"  # in a correction's `old`: any apex outside onset..offset
 # The largest published sheet (CAS(ME)3) has 861 rows, 8 columns and 70 kB.
-MAX_ROWS, MAX_COLUMNS, MAX_BYTES, MAX_UNPACKED = 10_000, 256, 2**24, 2**25
+MAX_ROWS, MAX_COLUMNS, MAX_BYTES, MAX_UNPACKED, MAX_TEXT = 10_000, 256, 2**24, 2**25, 2**24
 MAX_NAME = 255  # bytes of a file's name
+MAX_DECLARATION = 2**16  # bytes, in which the first element of a part of an xlsx has begun
+FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet program computes
 # Whole numbers as spreadsheets write them (46, 46.0), of up to 15 digits: more fit into no column of integers.
 NUMBER = re.compile(r"(\d{1,15})(?:\.0+)?", re.ASCII)
 
@@ -168,8 +177,12 @@ def _table(rows: Iterable[list[str]]) -> pd.DataFrame:
 
 def _bounded(path: Path, part: str, rows: Iterable[list[str]]) -> Iterator[list[str]]:
     """Rows, stripped, without the blank cells and rows at the end. Raises MerError at a cell beyond the limits."""
-    blank = 0
+    blank = text = 0
     for number, row in enumerate(rows, start=1):
+        text += sum(map(len, row))  # before they are stripped: that copies them
+        if text > MAX_TEXT:
+            raise MerError(f"{path}: {part}: row {number}: up to here the cells have {text} characters, those of a "
+                           f"label sheet at most {MAX_TEXT}; clear the long cells")  # fmt: skip
         cells = [cell.strip() for cell in row]
         while cells and not cells[-1]:
             cells.pop()
@@ -217,31 +230,70 @@ def _csv_text(data: bytes) -> str:
 
 
 def _xlsx_tables(path: Path, data: bytes) -> dict[str, pd.DataFrame]:
-    import openpyxl
-
     with zipfile.ZipFile(io.BytesIO(data)) as parts:
         unpacked = sum(part.file_size for part in parts.infolist())
         if unpacked > MAX_UNPACKED:
             raise MerError(f"{path}: unpacks to {unpacked} bytes, a label sheet to at most {MAX_UNPACKED}; "
                            "save its cells alone, without formats and pictures")  # fmt: skip
-        rows = columns = 1
+        rows, columns, formulas = 1, 1, False
         for name in parts.namelist():
+            with parts.open(name) as part:
+                _check_declaration(path, name, part.read(MAX_DECLARATION))
             if "sheet" in name.lower() and name.lower().endswith(".xml"):
                 with parts.open(name) as part:
-                    for row, column in _places(path, os.path.basename(name), part):
-                        rows, columns = max(rows, row), max(columns, column)
-    book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+                    for row, column, formula in _places(path, os.path.basename(name), part):
+                        rows, columns, formulas = max(rows, row), max(columns, column), formulas or formula
+
     found = {}
-    for sheet in book.worksheets:
-        sheet.reset_dimensions()  # what a sheet says of its own size can be wrong
-        lines = sheet.iter_rows(max_row=rows, max_col=columns)
+    for title, lines in _worksheets(data, rows, columns, results=True):
         cells = ([_cell(c.value, c.data_type == "e") for c in line] for line in lines)
-        found[sheet.title] = _table(_bounded(path, f"worksheet {sheet.title}", cells))
+        found[title] = _table(_bounded(path, f"worksheet {title}", cells))
+        found[title].attrs["formulas"] = formulas
     return found
 
 
-def _places(path: Path, part: str, xml: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """(row, column) of every cell of a worksheet that holds something, not a format alone.
+def _worksheets(data: bytes, rows: int, columns: int, *, results: bool) -> Iterator[tuple[str, Iterator[Any]]]:
+    """Title and rows of cells of every worksheet; results: of formulas what they gave, and not their text."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=results, keep_links=False)
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # what a sheet says of its own size can be wrong
+        yield sheet.title, sheet.iter_rows(max_row=rows, max_col=columns)
+
+
+def _refuse_formulas(path: Path, title: str, cells: pd.DataFrame, columns: Mapping[str, int]) -> None:
+    """Raise MerError for a formula in one of the columns (heading -> place) of the rows that `read_cells` returns."""
+    for name, lines in _worksheets(path.read_bytes(), int(cells.index[-1]), max(columns.values()) + 1, results=False):
+        for number, line in enumerate(lines if name == title else (), start=1):
+            for heading, column in columns.items() if number in cells.index else ():
+                if column < len(line) and line[column].data_type == "f":
+                    value = line[column].value
+                    text = short(str(getattr(value, "text", value)))  # that of several cells is an object
+                    raise MerError(f"{path}: row {number}: {heading} is a formula ({text}), which is not computed "
+                                   "here; save the sheet with values in its place")  # fmt: skip
+
+
+def _check_declaration(path: Path, part: str, begin: bytes) -> None:
+    """Raise MerError where a part of an xlsx, whose first bytes these are, declares a document type."""
+
+    def refuse(*_: object) -> None:
+        raise MerError(f"{path}: its part {short(part)} declares a document type, as no spreadsheet program writes it; "
+                       "save the sheet anew in one, or get it again")  # fmt: skip
+
+    def enough(*_: object) -> None:
+        raise StopIteration  # its first element: nothing is declared from here on
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler = refuse, enough
+    with contextlib.suppress(StopIteration, expat.ExpatError):  # a picture, or damaged, which its reader tells
+        parser.Parse(begin, len(begin) < MAX_DECLARATION)
+        if len(begin) == MAX_DECLARATION:
+            refuse()  # so long a comment hides something
+
+
+def _places(path: Path, part: str, xml: IO[bytes]) -> Iterator[tuple[int, int, bool]]:
+    """(row, column, whether it is a formula) of every cell of a worksheet that holds something, not a format alone.
 
     Raises MerError for one beyond the limits.
     """
@@ -260,7 +312,7 @@ def _places(path: Path, part: str, xml: IO[bytes]) -> Iterator[tuple[int, int]]:
             held = "".join(element.itertext()).strip()
             if held:
                 _check_place(path, part, row, column, held)
-                yield row, column
+                yield row, column, any(child.tag.rpartition("}")[2] == "f" for child in element)
         elif event == "end" and tag == "row" and every is not None:
             every.clear()  # rows of formats alone can be many
 
@@ -313,7 +365,8 @@ def read_cells(path: str | Path, headings: dict[str, str]) -> pd.DataFrame:
         DataFrame with our names as columns; its index is the row number that a spreadsheet program shows.
 
     Raises:
-        MerError: unreadable file, missing columns (with those found), a heading twice, two worksheets that fit.
+        MerError: unreadable file, missing columns (with those found), a heading twice, two worksheets that fit, a
+            formula in one of the columns.
     """
     path = Path(path)
     every = grids(path)
@@ -341,10 +394,14 @@ def read_cells(path: str | Path, headings: dict[str, str]) -> pd.DataFrame:
     twice = [h for h in headings.values() if len(place[normal(h)]) > 1]
     if twice:
         raise MerError(f"{path}: columns {listed(twice)} stand there twice; keep the one that counts")
-    cells = grid.iloc[row + 1 :, [place[normal(h)][0] for h in headings.values()]]
+    columns = {h: place[normal(h)][0] for h in headings.values()}
+    cells = grid.iloc[row + 1 :, list(columns.values())]
     cells.columns = list(headings)
     cells.index = cells.index + 1
-    return cells[(cells != "").any(axis=1)]
+    cells = cells[(cells != "").any(axis=1)]
+    if grid.attrs.get("formulas") and len(cells):
+        _refuse_formulas(path, fitting[0], cells, columns)
+    return cells
 
 
 def fits(path: str | Path, headings: dict[str, str]) -> bool:
@@ -416,12 +473,18 @@ def _correct(path: Path, corpus: str, line: dict, items: list[dict]) -> list[tup
 
 
 def check_name(path: Path, row: int, what: str, name: str) -> None:
-    """Refuse a subject or file name that would lead out of the corpus folder, or that no folder can have."""
+    """Refuse a subject or file name that leads out of the corpus folder, that no folder can have, or that deceives."""
     if name in (".", "..") or any(c in name for c in "/\\\0"):
         raise MerError(
             f"{path}: row {row}: {what} {short(name)} leads out of the corpus folder; correct the cell to a folder's "
             "name"
         )
+    if hidden(name):
+        raise MerError(f"{path}: row {row}: {what} {short(name)} has the character {hidden(name)}, which is not seen; "
+                       "write the name anew")  # fmt: skip
+    if name.startswith(FORMULA):  # ids stand in our own csv files
+        raise MerError(f"{path}: row {row}: {what} {short(name)} begins as a formula, which a spreadsheet program "
+                       "would compute; correct the cell to a folder's name")  # fmt: skip
     if len(name.encode(errors="surrogatepass")) > MAX_NAME:
         raise MerError(
             f"{path}: row {row}: {what} {short(name)} is longer than a folder's name can be ({MAX_NAME} bytes); "

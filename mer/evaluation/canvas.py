@@ -86,6 +86,10 @@ def legend(figure: "Figure") -> None:
 
 def save(figure: "Figure", path: str | Path) -> None:
     """Write the figure as a PNG without date or version, so that equal pictures are equal bytes."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two $ is no formula, and as one it may be wrong
     png = io.BytesIO()
     figure.savefig(png, dpi=110, metadata={"Software": None})
     replace_file(path, png.getvalue())

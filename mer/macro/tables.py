@@ -48,6 +48,7 @@ THREE = {
 SIDE = 48  # pixels; fer2013.csv and ckextended.csv both hold 48x48 grey faces as text
 SPLITS = {"training": "train", "publictest": "val", "privatetest": "test"}  # column Usage of both, in lower case
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp"}
+MAX_TEXT = 2**24  # bytes of a list; RAF-DB's has 400,000
 MAX_LINE = 2**20  # bytes of one line of a csv; a face of 48x48 numbers has 9,215 at most
 JUNK = {"__macosx"}  # what Macs put into archives: a copy of the tree that holds no picture
 _IN_CSV = re.compile(r"(?P<path>.+\.csv)#(?P<row>\d+)")
@@ -183,9 +184,11 @@ def check_file(path: Path) -> None:
 
 
 def read_text(path: Path, encoding: str, source: str) -> str:
-    """A text of the set. Raises MerError as a csv does, and, naming its `source`, for what is no text."""
+    """A text of the set. Raises MerError as a csv does, and, naming its `source`, for what is no text or too long."""
     with _opened(path) as file:
-        content = file.read()
+        content = file.read(MAX_TEXT + 1)
+    if len(content) > MAX_TEXT:
+        raise MerError(f"{path}: has over {MAX_TEXT} bytes, and is no list of this set; {source} there again")
     try:
         return content.decode(encoding)
     except UnicodeDecodeError:

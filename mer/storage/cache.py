@@ -54,7 +54,8 @@ class ClipCache:
             # Nobody writes into a finished product, and some network disks cannot lock.
             with h5py.File(self.path, "r", locking=False) as file:
                 self._read_tables(file, seal)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # sealed by another program
+        # Sealed by another program.
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # HDF5's own errors have none
                 raise unreadable(self.path, error) from None
             raise FileError(f"{self.path}: is not a product of this project ({error}); run dvc repro") from None
@@ -67,21 +68,23 @@ class ClipCache:
         self.schema, self.kind = int(file.attrs["schema"]), str(file.attrs["kind"])
         self.ragged, self.params = bool(file.attrs["ragged"]), dict(json.loads(file.attrs["parameters"]))
         self.excluded: dict[str, str] = dict(json.loads(file.attrs["excluded"]))
+        if not all(isinstance(reason, str) for reason in self.excluded.values()):
+            raise ValueError("excluded holds more than reasons")
         data = _contiguous(file, "data", seal.size)
         self.shape, self.dtype, self._start = data.shape, data.dtype, seal.start
         if data.id.get_offset() != seal.start or seal.start + data.nbytes != seal.end:
             raise ValueError("its data are not where they should be")
         if not self.shape or self.dtype.kind not in NUMBERS:
             raise ValueError(f"its data are {self.shape} {self.dtype}")
-        self.ids = [i.decode() for i in _contiguous(file, "ids", seal.size)[:]]
-        self.keys = [k.decode() for k in _contiguous(file, "keys", seal.size)[:]]
-        self._sums = _contiguous(file, "sums", seal.size)[:]
+        self.ids = [i.decode() for i in _table(file, "ids", seal.size, "S")]
+        self.keys = [k.decode() for k in _table(file, "keys", seal.size, "S")]
+        self._sums = _table(file, "sums", seal.size, "u")
         count = len(self.ids)
         self._offsets = np.arange(count + 1)
         if self.ragged:
-            self._offsets = _contiguous(file, "offsets", seal.size)[:].astype(np.int64)
+            self._offsets = _table(file, "offsets", seal.size, "i").astype(np.int64)
         names = sorted(_group(file, "extra")) if "extra" in file else []
-        self._extras = {name: _contiguous(file, f"extra/{name}", seal.size)[:] for name in names}
+        self._extras = {name: _table(file, f"extra/{name}", seal.size, NUMBERS, flat=False) for name in names}
         lengths = [len(self.keys), len(self._offsets) - 1, *map(len, self._extras.values())]
         if not count or set(lengths) != {count} or len(set(self.ids)) != count:
             raise ValueError("its tables do not fit together")
@@ -179,6 +182,15 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Group):
         raise ValueError(f"{name} is no group of its own")
     return file[name]
+
+
+def _table(file: h5py.File, name: str, size: int, kinds: str, *, flat: bool = True) -> np.ndarray:
+    """The values of a dataset. Raises ValueError unless their dtype is of these kinds and, `flat`, they are (N,)."""
+    dataset = _contiguous(file, name, size)
+    # Of objects, HDF5 would follow references and lengths that the file names.
+    if dataset.dtype.kind not in kinds or not dataset.shape or (flat and len(dataset.shape) != 1):
+        raise ValueError(f"{name} is {dataset.shape} {dataset.dtype}")
+    return dataset[:]
 
 
 def _contiguous(file: h5py.File, name: str, size: int) -> h5py.Dataset:

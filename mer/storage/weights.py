@@ -18,8 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mer.errors import MerError, listed
+from mer.errors import MerError, listed, one_line, short
 from mer.storage.files import REPAIR, replace_file, unreadable
+
+KINDS = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+     torch.uint8, torch.bool}
+)  # fmt: skip
 
 
 def save_weights(
@@ -51,6 +56,7 @@ def save_weights(
     replace_file(path, safetensors.torch.save(state, {"about": json.dumps(note, sort_keys=True)}))
 
 
+MOST_WORDS = 500  # characters of a note that go into stamps and reports
 SUM = "sha256_of_content"  # in the note, which `weights_about` gives back without it
 
 
@@ -77,7 +83,8 @@ def weights_about(path: str | Path) -> dict[str, str | list[str]]:
 
 def provenance(path: str | Path) -> str:
     """Where the weights of a file come from, in a few words: for the stamps of what is made with them."""
-    return str(weights_about(path).get("weights", "of unknown origin"))  # an alien note may hold anything
+    # An alien note may hold anything.
+    return one_line(str(weights_about(path).get("weights", "of unknown origin"))[:MOST_WORDS])
 
 
 def subjects_seen(path: str | Path) -> set[str]:
@@ -87,7 +94,7 @@ def subjects_seen(path: str | Path) -> set[str]:
     """
     found = weights_about(path).get("subjects", [])
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise MerError(f"{path}: its note says of subjects {found!r}, which is no list of names; run dvc repro")
+        raise MerError(f"{path}: its note says of subjects {short(found)}, which is no list of names; run dvc repro")
     return set(found)
 
 
@@ -218,6 +225,11 @@ def _faults(state: dict, expected: Mapping[str, Tensor], more: bool) -> list[str
         found, needed = state[name], expected[name]
         if not isinstance(found, Tensor):
             differing.append(f"{name} is {type(found).__name__}, needed is a tensor")
+        elif found.layout != torch.strided or found.is_nested or found.device.type != "cpu" or found.dtype not in KINDS:
+            # Sparse, nested, quantized, without content: torch cannot say of all of these whether they are finite.
+            differing.append(
+                f"{name} is a tensor of {found.dtype}, {found.layout} on {found.device}, needed is a plain one"
+            )
         elif found.shape != needed.shape:
             differing.append(f"{name} is {tuple(found.shape)}, needed is {tuple(needed.shape)}")
         elif not torch.isfinite(found).all():
@@ -251,7 +263,7 @@ def _read_safetensors(path: Path, source: str = "") -> tuple[dict[str, Tensor], 
         raise MerError(f"{path}: is not a safetensors file of weights ({reason}); {remedy}") from None
     try:
         about = json.loads(metadata.get("about", "{}"))
-    except ValueError:  # an entry of another writer
+    except (ValueError, RecursionError):  # an entry of another writer
         about = metadata["about"]
     about = about if isinstance(about, dict) else {"about": str(about)}
     # Ours wherever the name of the sum stands in the metadata: a changed letter may have spoilt the rest of the note.
@@ -285,6 +297,10 @@ def load_torch(path: str | Path) -> Any:
         raise unreadable(path, error) from None
     if zipfile.is_zipfile(content):
         with zipfile.ZipFile(content) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+            # torch packs nothing, so parts of this one are packed or lie in each other.
+            if unpacked > content.getbuffer().nbytes:
+                raise MerError(f"{path}: unpacks to {unpacked} bytes, more than it has; save it anew with torch.save")
             try:
                 broken = parts.testzip()
             except zipfile.BadZipFile as error:

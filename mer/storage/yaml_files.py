@@ -11,6 +11,7 @@ from mer.errors import MerError
 
 # The longest params.yaml has 20,000. Aliases of aliases make any number from a few lines, and every reader walks them.
 MOST_CHARACTERS = 1_000_000
+MOST_BYTES = 2**20  # of a file: the parser takes up to 20 s for as many, and minutes for ten times that
 
 
 def read_yaml(
@@ -24,19 +25,38 @@ def read_yaml(
         comments: keep them, in ruamel.yaml's own kinds of dicts and lists.
 
     Raises:
-        MerError: no such file, no UTF-8, no YAML, or YAML that has more than MOST_CHARACTERS once its aliases are
-            written out.
+        MerError: no such file, more than MOST_BYTES, no UTF-8, or what `parsed_yaml` refuses.
     """
-    remedy = f"correct it, or {otherwise}" if otherwise else "correct it"
-    yaml = YAML(typ="rt" if comments else "safe", pure=True)
-    yaml.Constructor = type("Limited", (_Limited, yaml.Constructor), {})
+    instead = f", or {otherwise}" if otherwise else ""
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise MerError(f"{path}: has more than {MOST_BYTES:,} bytes; correct it{instead}")
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
-        instead = f", or {otherwise}" if otherwise else ""
         raise MerError(f"{path}: is not UTF-8 text; save it as UTF-8{instead}") from None
     except FileNotFoundError:
         raise MerError(f"{path}: there is no such file here; {missing}") from None
+    return parsed_yaml(text, path, otherwise=otherwise, comments=comments)
+
+
+def parsed_yaml(
+    text: str, path: str | Path, *, otherwise: str = "", comments: bool = False, most: int = MOST_CHARACTERS
+) -> Any:
+    """The content of a text, which messages call `path`.
+
+    Args:
+        otherwise, comments: as for `read_yaml`.
+        most: characters, once the aliases are written out.
+
+    Raises MerError for what is no YAML, and for more than `most`.
+    """
+    remedy = f"correct it, or {otherwise}" if otherwise else "correct it"
+    yaml = YAML(typ="rt" if comments else "safe", pure=True)
+    yaml.Constructor = type("Limited", (_Limited, yaml.Constructor), {"most": most})
+    try:
+        return yaml.load(text)
     except YAMLError as error:
         raise MerError(f"{path}: is not valid YAML: {error}; {remedy}") from None
     except RecursionError:
@@ -49,9 +69,11 @@ def read_yaml(
 class _Limited:
     """A constructor that counts before it constructs: merge keys (<<) write aliases out."""
 
+    most: int
+
     def construct_document(self, node: Node) -> Any:
-        if _written_out(node, {}) > MOST_CHARACTERS:
-            raise YAMLError(f"with its aliases (*name) written out it has more than {MOST_CHARACTERS:,} characters")
+        if _written_out(node, {}) > self.most:
+            raise YAMLError(f"with its aliases (*name) written out it has more than {self.most:,} characters")
         return super().construct_document(node)  # type: ignore[misc]  # that of the class it stands before
 
 

@@ -423,3 +423,11 @@ def test_a_corpus_folder_that_the_system_does_not_hand_out_is_not_called_empty(t
 
     monkeypatch.setattr("os.scandir", fail)
     refused("/c: permission denied; give yourself the right to it", casme2.read_corpus, root)
+
+
+def test_folders_that_link_to_each_other_are_walked_once(root):
+    """Sixty links to the folder itself make 13 million paths of four folders."""
+    expected = casme2.read_corpus(root)
+    for number in range(60):
+        (root / f"more{number}").symlink_to(".")
+    pd.testing.assert_frame_equal(casme2.read_corpus(root), expected)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mer.corpora import casme2, casme3, load, names, samm, sheets, smic
 from mer.errors import FileError, MerError
 from tests.helpers import mini
+from tests.helpers.reader import Reader
 from tests.helpers.refusals import refused
 
 HEADINGS = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion"]
@@ -408,3 +409,91 @@ def test_helpers_are_no_corpora():
     assert not {"sheets", "layout", "synthetic", "macro"} & set(names())
     for name in names():
         assert load(name).CLASSES
+
+
+# ---- what is meant to harm ------------------------------------------------------------------------------------------
+
+SHEET, SHARED = "xl/worksheets/sheet1.xml", "xl/sharedStrings.xml"
+LAUGHS = b'<!DOCTYPE x [<!ENTITY a "' + b"ha" * 40_000 + b'"><!ENTITY b "' + b"&a;" * 50 + b'">]>'
+OTHER_FILE = b'<!DOCTYPE x [<!ENTITY b SYSTEM "file:///etc/passwd">]>'
+
+
+def with_part(path, name, change):
+    """The xlsx with one part changed, or added."""
+    with zipfile.ZipFile(path) as parts:
+        content = {part: parts.read(part) for part in parts.namelist()}
+    content[name] = change(content.get(name, b""))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+        for part, data in content.items():
+            parts.writestr(part, data)
+    return path
+
+
+def declared(doctype, encoding="utf-8"):
+    def change(xml):
+        root = xml[xml.index(b"?>") + 2 :] if xml.startswith(b"<?xml") else xml
+        text = doctype + root.replace(b"happiness", b"&b;")
+        return text if encoding == "utf-8" else text.decode().encode(encoding)
+
+    return change
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("part", [SHEET, "xl/workbook.xml", "[Content_Types].xml", "xl/_rels/workbook.xml.rels"])
+@pytest.mark.parametrize("doctype", [LAUGHS, OTHER_FILE, b"<!DOCTYPE x>"], ids=["laughs", "another file", "alone"])
+def test_a_part_that_declares_a_document_type_is_refused(tmp_path, doctype, part, encoding):
+    path = with_part(workbook(tmp_path / "s.xlsx", lambda cells: None), part, declared(doctype, encoding))
+    refused("s.xlsx: its part .* declares a document type, .*; save the sheet anew", casme2.read_annotations, path)
+
+
+def test_a_document_type_behind_a_long_comment_is_refused(tmp_path):
+    path = workbook(tmp_path / "s.xlsx", lambda cells: None)
+    with_part(path, SHEET, declared(b"<!--" + b" " * 70_000 + b"-->" + LAUGHS))
+    refused("declares a document type", casme2.read_annotations, path)
+
+
+def test_a_text_that_a_hundred_thousand_cells_share_takes_no_memory(tmp_path):
+    """An xlsx of 50 kB; each cell that is stripped would be a copy of 4 MB."""
+    path = workbook(tmp_path / "s.xlsx", lambda cells: None)
+    space = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    row = b"<row>" + b'<c t="s"><v>0</v></c>' * 250 + b"</row>"
+    with_part(path, SHEET, lambda _: b"<worksheet %b><sheetData>%b</sheetData></worksheet>" % (space, row * 400))
+    text = b'<t xml:space="preserve">%b </t>' % (b"x" * 2**22)
+    with_part(path, SHARED, lambda _: b"<sst %b><si>%b</si></sst>" % (space, text))
+    kind = b"application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    with_part(path, "[Content_Types].xml", lambda xml: xml if b"sharedStrings" in xml else xml.replace(
+        b"</Types>", b'<Override PartName="/%b" ContentType="%b"/></Types>' % (SHARED.encode(), kind)))  # fmt: skip
+    assert path.stat().st_size < 100_000
+    with Reader("sheet", roomy=1 << 32) as reader:
+        assert "row 1: up to here the cells have 1048576250 characters" in reader.read(path)
+        assert reader.grown < 100_000_000
+
+
+@pytest.mark.parametrize("result", [b"", b"<v>46</v>"], ids=["without a result", "with a result"])
+def test_a_formula_in_a_column_that_counts_is_refused(tmp_path, result):
+    path = workbook(tmp_path / "s.xlsx", lambda cells: cells.cell(2, 3, "=40+6"))
+    with_part(path, SHEET, lambda xml: xml.replace(b"<v />", result).replace(b"<v></v>", result))
+    refused("s.xlsx: row 2: OnsetFrame is a formula .'=40.6'., which is not computed here; save the sheet with values",
+            casme2.read_annotations, path)  # fmt: skip
+
+
+def test_a_formula_in_another_column_does_not_matter(tmp_path, plain):
+    """The public sheet of SAMM computes the durations of its clips."""
+    path = workbook(tmp_path / "s.xlsx", lambda cells: cells.cell(2, 9, "=E2-C2+1"))
+    pd.testing.assert_frame_equal(casme2.read_annotations(path), plain)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("EP\x1b[2J", r"file name 'EP\\x1b\[2J' has the character \\x1b, which is not seen; write the name anew"),
+        ("EP\u202e01", r"has the character \\u202e"),
+        ("EP\u200b01", r"has the character \\u200b"),
+        ("EP\n01", r"has the character \\n"),
+        ("EP\x0001", "leads out of the corpus folder"),
+        ("=cmd|x", "file name '=cmd.x' begins as a formula, which a spreadsheet program would compute; correct"),
+        ("@SUM(A1)", "begins as a formula"),
+    ],
+)
+def test_a_name_that_deceives_is_refused(tmp_path, value, message):
+    refused(f"row 2: .*{message}", casme2.read_annotations, sheet(tmp_path, changed(0, "Filename", value)))

@@ -23,3 +23,13 @@ def test_down_and_up_are_opposite_hues():
 
 def test_still_flow_is_white():
     assert (canvas.flow_colours(np.zeros((2, 5, 5), np.float32)) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["c/s1/a$_$b", "$\\frac$", "$x^$", "a $ b"])
+def test_a_name_is_no_formula(tmp_path, name):
+    with canvas.grid(1, 1) as (figure, axes):
+        axes[0][0].set_title(name)
+        axes[0][0].set_xlabel(name)
+        canvas.heading(figure, name)
+    canvas.save(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000

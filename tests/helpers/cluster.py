@@ -14,6 +14,7 @@ class Cluster:
         root = os.getcwd()
         environment = os.environ | {"PYTHONPATH": root, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
         common = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", self.address]
+        common += ["--dashboard-address", "127.0.0.1:0"]  # its pages are off, its port is not
         commands = [["dask_scheduler", *common, "--port", "0"]]
         commands += [["dask_worker", *common, "--nthreads", str(threads), "--no-nanny", "--local-directory",
                       str(folder / f"w{n}")] for n in range(workers)]  # fmt: skip

@@ -87,3 +87,9 @@ def test_the_set_may_lie_on_another_disk(raf, tmp_path_factory):
     link = tmp_path_factory.mktemp("project") / "rafdb"
     link.symlink_to(raf)
     assert len(rafdb.read_macro(link)) == 7
+
+
+def test_a_list_of_gigabytes_is_refused_before_it_is_read(raf):
+    with (raf / "basic/EmoLabel/list_patition_label.txt").open("wb") as file:
+        file.truncate(3 << 30)
+    refused("has over 16777216 bytes, and is no list of this set; put the release's file there", rafdb.read_macro, raf)

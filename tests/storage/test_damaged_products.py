@@ -236,6 +236,12 @@ def replaced(name, change):
     return edit
 
 
+def references(file):
+    """They may lead anywhere."""
+    del file["extra/box"]
+    file.create_dataset("extra/box", (3,), h5py.ref_dtype)[:] = [file["ids"].ref] * 3
+
+
 def linked_group(file):
     file.move("extra", "more")
     file["extra"] = h5py.SoftLink("/more")
@@ -263,6 +269,16 @@ def linked_group(file):
         (replaced("sums", lambda s: s[:-1]), "its clips do not fit its data"),
         (replaced("ids", lambda i: i[[0, 0, 2]]), "its tables do not fit together"),
         (replaced("extra/box", lambda b: b[:2]), "its tables do not fit together"),
+        (replaced("ids", lambda i: np.arange(len(i))), "ids is .3,. int64"),
+        (replaced("keys", lambda k: np.zeros((len(k), 2), "S3")), "keys is .3, 2. ."),
+        (replaced("sums", lambda s: np.stack([s, s], 1)), "sums is .9, 2. uint32"),
+        (replaced("sums", lambda s: s.astype(float)), "sums is .9,. float64"),
+        (replaced("offsets", lambda o: o.astype(float)), "offsets is .4,. float64"),
+        (replaced("extra/box", lambda b: np.array([b"a"] * 3)), "extra/box is .3,. .S1"),
+        (references, "extra/box is .3,. object"),
+        (lambda file: file.attrs.__setitem__("schema", np.inf), "cannot convert float infinity to integer"),
+        (lambda file: file.attrs.__setitem__("excluded", '{"c/s0/a": ["no", "face"]}'), "excluded holds more than"),
+        (lambda file: file.attrs.__setitem__("parameters", "[" * 100_000), "recursion"),
     ],
 )  # fmt: skip
 def test_what_the_writer_does_not_write_is_refused(product, edit, reason):

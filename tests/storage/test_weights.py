@@ -4,6 +4,9 @@ import contextlib
 import errno
 import json
 import os
+import pickle
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +16,14 @@ import torch
 from torch import nn
 
 from mer.errors import MerError
-from mer.storage.weights import read_weights, save_weights, subjects_seen, weights_about
+from mer.storage.weights import (
+    provenance,
+    read_official,
+    read_weights,
+    save_weights,
+    subjects_seen,
+    weights_about,
+)
 from tests.helpers.refusals import refused
 
 ABOUT = {"weights": "2 steps, drawn here", "subjects": ["casme2/sub01", "samm/006"]}
@@ -121,3 +131,83 @@ def test_an_error_of_the_system_is_not_called_damage(tmp_path, network, monkeypa
     said = refused(f"{name}: input/output error; the disk or the network behind it", read, tmp_path / name, network)
     assert "again: " not in said
     assert "safetensors file" not in said
+
+
+# ---- what is meant to harm ------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """What a pickle runs when it is read: it makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "bare"])
+def test_a_pickle_runs_nothing(tmp_path, network, form):
+    content = {**network.state_dict(), "payload": Payload(tmp_path / "ran")}
+    if form == "bare":
+        (tmp_path / "w.pth").write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=form == "zip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refused(r"w\.pth: is not a torch file of weights \(Weights only load failed", read, tmp_path / "w.pth", network)
+    assert not (tmp_path / "ran").exists()
+    with (tmp_path / "w.pth").open("rb") as file:
+        torch.load(file, weights_only=False) if form != "bare" else pickle.load(file)
+    assert (tmp_path / "ran").exists()  # it would have worked
+
+
+def test_a_pickle_in_a_folder_of_transformers_runs_nothing(tmp_path):
+    import transformers
+
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
+    config.save_pretrained(tmp_path)
+    torch.save({"a": Payload(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    refused("the official weights of a network cannot be had", read_official, "ResNetModel", str(tmp_path), "main", {},
+            "a network", renamed=dict)  # fmt: skip
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_torch_file_that_unpacks_to_more_than_it_has_is_refused(tmp_path, network):
+    torch.save({**network.state_dict(), "more": torch.zeros(50_000_000, dtype=torch.uint8)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as parts,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in parts.namelist():
+            packed.writestr(name, parts.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    refused(r"bomb.pth: unpacks to 5\d{7} bytes, more than it has", read, tmp_path / "bomb.pth", network)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"0.weight": {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 8]}},
+        {"0.weight": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 2**60]}},
+        {"0.weight": {"dtype": "F32", "shape": [3, 4], "data_offsets": [8, 0]}},
+        {"0.weight": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}},
+    ],
+)
+def test_a_head_that_lies_is_refused(tmp_path, network, head):
+    text = json.dumps(head).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    refused("is not a safetensors file of weights", read, tmp_path / "w.safetensors", network)
+
+
+def test_notes_of_others_steer_nothing(tmp_path, network):
+    """A note goes into stamps, metrics and the report."""
+    path = tmp_path / "w.safetensors"
+    for about in ("[" * 100_000, json.dumps({"weights": "\x1b[2J" + "x" * 10**6})):
+        safetensors.torch.save_file(network.state_dict(), path, {"about": about})
+        assert read(path, network).keys() == network.state_dict().keys()
+        said = provenance(path)
+        assert said.isprintable()
+        assert len(said) < 600
+    safetensors.torch.save_file(network.state_dict(), path, {"about": json.dumps({"subjects": ["a"] * 10**5 + [1]})})
+    assert len(refused("is no list of names", subjects_seen, path)) < 400

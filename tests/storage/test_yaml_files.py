@@ -67,3 +67,22 @@ def test_a_message_shows_the_beginning_of_a_large_value():
     assert short("dlib") == "'dlib'"
     for large in (value, "x" * 10**6, {str(n): n for n in range(10**5)}, 10**4000):
         assert len(short(large)) <= 100
+
+
+def test_a_long_file_is_refused_before_it_is_parsed(written):
+    """The parser takes two minutes for it."""
+    start = time.perf_counter()
+    refused("x.yaml: has more than 1,048,576 bytes; correct it", read_yaml, written(f"a: [{'1,' * 5_000_000}]"))
+    refused("has more than 1,048,576 bytes", read_yaml, written("#" * 2**20 + "\na: 1"))
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system [id]", "!!python/name:os.system", "!x y"])
+@pytest.mark.parametrize("comments", [False, True])
+def test_a_tag_makes_no_object(written, tag, comments):
+    path = written(f"a: {tag}")
+    if not comments:
+        refused("could not determine a constructor for the tag", read_yaml, path)
+        return
+    # What has a tag of others is kept as it stands.
+    assert type(read_yaml(path, comments=True)["a"]).__module__.startswith("ruamel.yaml.")
