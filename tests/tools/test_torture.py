@@ -43,6 +43,7 @@ def project(root, tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_equal_bytes_other_bytes_and_damage_are_told_apart(project):
     good = project("cp seed data/first")
     assert set(good.expected) == {"first", "second"}
@@ -56,12 +57,14 @@ def test_equal_bytes_other_bytes_and_damage_are_told_apart(project):
     assert (trial.ended, trial.said) == (DIFFERS, "data/second")
 
 
+@pytest.mark.slow
 def test_a_stage_that_gives_other_bytes_each_time_differs(project):
     uneven = project("date +%s%N > data/first")
     uneven.forget("first")
     assert uneven.judged("nothing", "first", None).ended == DIFFERS
 
 
+@pytest.mark.slow
 def test_a_failure_without_a_remedy_is_one_and_a_remedy_is_followed(project, monkeypatch):
     made = project("test ! -e say || (cat say >&2; false) && cp seed data/first")
     made.forget("first")
@@ -83,6 +86,7 @@ def test_a_failure_without_a_remedy_is_one_and_a_remedy_is_followed(project, mon
     assert made.judged("a fault", "first", None) == torture.Trial("a fault", "first", None, LINE, line)
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_is_ended_and_said(project, monkeypatch):
     made = project("test ! -e say || sleep 60; cp seed data/first")
     made.forget("first")
