@@ -96,6 +96,49 @@ def test_a_changed_seed_reruns_training_and_evaluation_and_setting_it_back_resto
     assert content(project) == before
 
 
+def test_a_second_machine_pulls_what_the_first_has_computed_and_runs_no_stage(project, tmp_path):
+    """A folder as remote; with S3 only the address differs."""
+    commit(project, "as it is")
+    dvc(project, "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
+    dvc(project, "push", "--run-cache")
+    other = tmp_path / "other"
+    subprocess.run(["git", "clone", "-q", project, other], check=True)
+    edit(other, lambda p: p["runtime"].update(workers=2), planned=False)
+    dvc(other, "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
+    for folder in ("data/raw", "data/cache"):
+        (other / folder).mkdir(parents=True, exist_ok=True)
+    # One product alone, then all that there is.
+    dvc(other, "pull", "data/cache/synthetic/box224/flow.h5")
+    assert not (other / FRAMES).exists()
+    dvc(other, "pull")
+    assert ran(dvc(other, "repro")) == []
+    assert content(other) == content(project)
+    # Without the recordings, as of a corpus that may not be shared.
+    (other / "data/raw/synthetic").rename(tmp_path / "recordings")
+    assert ran(dvc(other, "repro", "--allow-missing")) == []
+    assert not (other / "data/raw/synthetic").exists()
+    (tmp_path / "recordings").rename(other / "data/raw/synthetic")
+    # What the second computes, the first finds: also of parameters that stand in no commit.
+    edit(other, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 3}))
+    assert TRAIN in ran(dvc(other, "repro", "evaluate@synthetic-ststnet"))
+    dvc(other, "push", "--run-cache")
+    edit(project, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 3}))
+    try:
+        dvc(project, "fetch", "--run-cache")
+        # Metrics stand in git and not in the cache, so they are computed; the training is not.
+        assert ran(dvc(project, "repro", "--pull", "evaluate@synthetic-ststnet")) == ["evaluate@synthetic-ststnet"]
+        assert content(project)[f"{PREDICTIONS}/predictions.csv"] == content(other)[f"{PREDICTIONS}/predictions.csv"]
+    finally:
+        edit(project, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 150}))
+        dvc(project, "repro")
+        dvc(project, "remote", "remove", "--local", "shared")
+
+
+def commit(folder: Path, message: str) -> None:
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True, env=ENVIRONMENT)
+    subprocess.run(["git", "commit", "-qm", message, "--allow-empty"], cwd=folder, check=True, env=ENVIRONMENT)
+
+
 def test_bad_input_is_one_line_directly_above_dvcs_own_and_nothing_earlier_is_lost(project):
     before = content(project)
     frame = next((project / "data/raw/synthetic/corpus/sub01").rglob("*.jpg"))
@@ -435,46 +478,3 @@ def test_nothing_from_a_file_reaches_a_shell(project):
     (project / "params.yaml").write_text(before)
     plan(project)
     assert ran(dvc(project, "repro")) == []
-
-
-def test_a_second_machine_pulls_what_the_first_has_computed_and_runs_no_stage(project, tmp_path):
-    """A folder as remote; with S3 only the address differs."""
-    commit(project, "as it is")
-    dvc(project, "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
-    dvc(project, "push", "--run-cache")
-    other = tmp_path / "other"
-    subprocess.run(["git", "clone", "-q", project, other], check=True)
-    edit(other, lambda p: p["runtime"].update(workers=2), planned=False)
-    dvc(other, "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
-    for folder in ("data/raw", "data/cache"):
-        (other / folder).mkdir(parents=True, exist_ok=True)
-    # One product alone, then all that there is.
-    dvc(other, "pull", "data/cache/synthetic/box224/flow.h5")
-    assert not (other / FRAMES).exists()
-    dvc(other, "pull")
-    assert ran(dvc(other, "repro")) == []
-    assert content(other) == content(project)
-    # Without the recordings, as of a corpus that may not be shared.
-    (other / "data/raw/synthetic").rename(tmp_path / "recordings")
-    assert ran(dvc(other, "repro", "--allow-missing")) == []
-    assert not (other / "data/raw/synthetic").exists()
-    (tmp_path / "recordings").rename(other / "data/raw/synthetic")
-    # What the second computes, the first finds: also of parameters that stand in no commit.
-    edit(other, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 3}))
-    assert TRAIN in ran(dvc(other, "repro", "evaluate@synthetic-ststnet"))
-    dvc(other, "push", "--run-cache")
-    edit(project, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 3}))
-    try:
-        dvc(project, "fetch", "--run-cache")
-        # Metrics stand in git and not in the cache, so they are computed; the training is not.
-        assert ran(dvc(project, "repro", "--pull", "evaluate@synthetic-ststnet")) == ["evaluate@synthetic-ststnet"]
-        assert content(project)[f"{PREDICTIONS}/predictions.csv"] == content(other)[f"{PREDICTIONS}/predictions.csv"]
-    finally:
-        edit(project, lambda p: p["experiments"]["synthetic-ststnet"].update(recipe={"epochs": 150}))
-        dvc(project, "repro")
-        dvc(project, "remote", "remove", "--local", "shared")
-
-
-def commit(folder: Path, message: str) -> None:
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True, env=ENVIRONMENT)
-    subprocess.run(["git", "commit", "-qm", message, "--allow-empty"], cwd=folder, check=True, env=ENVIRONMENT)
