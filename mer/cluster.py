@@ -122,7 +122,7 @@ def _also_finished(waiting: Sequence[tuple[Any, Any]], client: Any) -> list:
 
     try:
         return client.sync(fetched, callback_timeout=LOOK) if futures else []
-    except (TimeoutError, OSError):  # a worker that held some is lost: they are made again, and asked for one by one
+    except Exception:  # a worker that held some is lost: all are asked for one by one, which raises what each raises
         return []
 
 
