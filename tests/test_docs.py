@@ -183,3 +183,22 @@ def test_the_workflow_calls_the_script_of_ci():
     assert {"run": "bash .ci/run"} in steps
     assert set(workflow["on"]) == {"push", "pull_request"}
     assert (ROOT / ".ci/run").is_file()
+
+
+def test_the_table_of_the_four_systems_is_what_was_published():
+    rows = re.findall(r"^\| ([^|]+) \| (\d) \| (\d+) \| (.+) \|$", read("docs/weights.md"), re.MULTILINE)
+    presets, linear = {}, {"5": "linear", "3": "linear-three"}
+    for preset in ("synthetic_full", "synthetic_bundled"):
+        presets |= {path.stem: path for path in sorted((ROOT / "results" / preset).glob("synthetic-*.json"))}
+    assert len(rows) == 7
+    for name, classes, clips, numbers in rows:
+        key = re.sub(r"[ ,].*|-", "", name.lower()) if name != "linear, on flow" else linear[classes]
+        path = presets[f"synthetic-{key}"]
+        metric = json.loads(path.read_text())
+        low, high = json.loads((path.parent / "details" / path.name).read_text())["ci95"]["uf1"]
+        shuffled = presets.get(f"synthetic-{key}-shuffled")
+        assert int(clips) == metric["n_clips"]
+        assert numbers.split(" | ") == [
+            f"{metric['uf1']:.3f}", f"{low:.3f} to {high:.3f}", f"{metric['uar']:.3f}", f"{metric['acc']:.3f}",
+            "-" if shuffled is None else f"{json.loads(shuffled.read_text())['uf1']:.3f}",
+        ]  # fmt: skip
