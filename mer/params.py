@@ -288,6 +288,7 @@ class Pretrain(Section):
 class Spot(Section):
     missing: Literal["middle", "spotted"]
     stride: int = Field(ge=1, le=16)
+    head: Literal["removed", "kept"]
 
 
 class Flow(Section):
@@ -391,6 +392,12 @@ class Explain(Section):
     drawn: dict[ExperimentKey, str]
 
 
+class Fit(Section):
+    """experiments: whose models are trained once more, on all subjects, as recognisers."""
+
+    experiments: list[ExperimentKey] = []
+
+
 class Figures(Section):
     """macro: the set whose images stand beside micro-expressions; null: the pool of a synthetic corpus, else none."""
 
@@ -428,6 +435,7 @@ class Params(Section):
     heatmaps: dict[ExperimentKey, HeatMaps] = {}
     motion_maps: dict[ExperimentKey, MotionMaps] = {}
     explain: Explain
+    fit: Fit
     figures: Figures
     runtime: Runtime
     knobs: dict[Key, dict[str, Any]] = {}  # the sections of models, gathered by load()
@@ -450,6 +458,9 @@ class Params(Section):
         for name in self.explain.drawn:
             if name not in self.experiments:
                 raise ValueError(f"explain.drawn.{name} is no experiment; {suggestion(name, self.experiments)}")
+        for name in self.fit.experiments:
+            if name not in self.experiments:
+                raise ValueError(f"fit.experiments: {name!r} is no experiment; {suggestion(name, self.experiments)}")
         for name, entry in self.motion_maps.items():
             if entry.experiment not in self.experiments:
                 raise ValueError(

@@ -21,18 +21,19 @@ from typing import Any, Self
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
 from mer.params import Corpus, Curve, Experiment, FramePairsRun, HeatMaps, MotionMaps, Params
-from mer.products import CROPS, Product, Weights, flow, magnet
+from mer.products import CROPS, Product, Weights, flow, frames, landmarks, magnet
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
     "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames", "pretrain",
     "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate",
-    "curve", "explain", "heatmaps", "motion_maps", "figures", "report",
+    "curve", "explain", "fit", "recognise", "heatmaps", "motion_maps", "figures", "report",
 )  # fmt: skip
 SINGLE = ("leakage", "tables")  # stages of the graph that have one run, and so no entry
 # How many places dvc.yaml has for lists of dependencies.
-PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 7}
-CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "figures": 2}
+PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 7,
+          "fitted": 10}  # fmt: skip
+CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "fit": 8, "figures": 2}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -54,6 +55,8 @@ def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
         planner.index(corpus)
     for name, experiment in params.experiments.items():
         planner.experiment(name, experiment)
+    for name in params.fit.experiments:
+        planner.fit(name)
     for name, curve in params.curves.items():
         planner.curve(name, curve)
     for name, entry in params.heatmaps.items():
@@ -70,6 +73,17 @@ def derive(params: Params) -> tuple[Plan, dict[str, list[str]]]:
 def derive_training(params: Params, name: str) -> Entry:
     """The entry of stage train for one experiment, as `derive` makes it."""
     return _Planner(params).training(name, params.experiments[name])
+
+
+def derive_products(params: Params, corpus: str, products: Iterable[Product]) -> tuple[Plan, list[str]]:
+    """The stages that make products of a corpus, as `derive` plans them, and the products' paths.
+
+    Weights are taken as they are: what makes them is not planned.
+    """
+    planner = _Planner(params)
+    planner.weights = lambda weights, why: weights.path  # type: ignore[method-assign]
+    paths = [planner.make(product, corpus, corpus) for product in products]
+    return planner.plan(), paths
 
 
 class _Planner:
@@ -322,6 +336,48 @@ class _Planner:
         section = spec.name if spec.name in self.params.knobs else f"experiments.{name}"
         return {"args": args, "section": section, "reads": _places("reads", paths), "code": code}
 
+    def fit(self, name: str) -> None:
+        """The recogniser of an experiment: trained as its folds, with what is measured of its clips."""
+        experiment, training = self.params.experiments[name], self.stages["train"][name]
+        where, corpus = f"fit.experiments: {name}", self.params.corpora[experiment.corpus]
+        if self.params.train.of(experiment).shuffled:
+            raise MerError(f"{where}: its labels are exchanged at random, so it recognises nothing; leave it out")
+        from mer import models
+
+        spec = models.load(experiment.model)
+        reads = [p for p in spec.reads(spec.all_knobs(self.params.knobs_of(experiment))) if isinstance(p, Product)]
+        released = self.is_released(experiment.corpus)
+        args = training["args"] | {"out": f"data/recognisers/{name}", "data": self.data_of(experiment.corpus)}
+        networks = sorted({one.path for product in reads for one in _weights_of(product)})
+        paths = [*args["reads"], *([args["weights"]] if "weights" in args else []), *networks]
+        if networks:
+            args["networks"] = networks
+        if not released:
+            args["flow"] = self.make(flow(frames("box224")), experiment.corpus, where)
+            paths.append(args["flow"])
+            if corpus.parts is None:
+                args["landmarks"] = self.make(landmarks(), experiment.corpus, where)
+                paths.append(args["landmarks"])
+        paths += [f"data/predictions/{name}", f"metrics/{name}.json", f"metrics/details/{name}.json"]
+        self.add("fit", name, {"args": args, "section": training["section"], "fitted": _places("fitted", paths),
+                               "code": training["code"]})  # fmt: skip
+        if not released:
+            tried = {"index": args["index"], "recogniser": args["out"], "out": f"metrics/recognised/{name}"}
+            self.add("recognise", name, {"args": tried})
+
+    def is_released(self, name: str) -> bool:
+        """Whether a corpus, or a part of it, was released as flow and has no frames."""
+        corpus = self.params.corpora[name]
+        if corpus.parts is not None:
+            return any(self.is_released(part) for part in corpus.parts)
+        return hasattr(_reader_module(name, reader_of(name, corpus)), "RELEASED")
+
+    def data_of(self, name: str) -> str:
+        """What a corpus is made of: `rendered` faces, a `released` set of flow, or `recorded` people."""
+        if name in self.params.synthesize.runs:
+            return "rendered"
+        return "released" if self.is_released(name) else "recorded"
+
     def curve(self, name: str, curve: Curve) -> None:
         """Metrics against a knob: its values, ascending, with the experiments that have them."""
         from mer import models
@@ -483,6 +539,15 @@ class _Noting(dict):
 
     def items(self) -> Any:
         return super(_Noting, self._all()).items()
+
+
+def _weights_of(product: Product) -> Iterator[Weights]:
+    """The files of weights that a product is made with."""
+    for source in product.needs:
+        if isinstance(source, Weights):
+            yield source
+        else:
+            yield from _weights_of(source)
 
 
 def index_path(corpus: str) -> str:

@@ -51,6 +51,8 @@ def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
     for name, maps in params.motion_maps.items():
         parts[f"motion_maps.{name}"] = maps.model_dump()
     parts["explain.drawn"] = params.explain.drawn
+    if params.fit.experiments:
+        parts["fit.experiments"] = params.fit.experiments
     if params.figures.macro is not None:
         parts["figures.macro"] = params.figures.macro
     return {name: _digest(part)[:12] for name, part in parts.items()}

@@ -3,7 +3,7 @@
     python -m stages.spot synthetic-box224
 
 An annotated apex stays. One that the annotators left out is the middle of onset and offset (`middle`), or the frame
-whose flow from the onset is largest (`spotted`).
+whose flow from the onset is largest (`spotted`), with or without the motion of the head (`head`).
 """
 
 import functools
@@ -18,9 +18,9 @@ from mer.storage.cache import ClipCache
 from stages._run import run
 
 
-def compute(clip: Clip, *, frames: ClipCache, missing: str, stride: int) -> dict:
+def compute(clip: Clip, *, frames: ClipCache, missing: str, stride: int, head: str) -> dict:
     position = settled_apex(
-        clip.numbers, clip.apex, clip.apex_source, lambda: frames[clip.id], missing=missing, stride=stride
+        clip.numbers, clip.apex, clip.apex_source, lambda: frames[clip.id], missing=missing, stride=stride, head=head
     )
     return {"data": np.int64(position)}
 
@@ -36,7 +36,7 @@ def fingerprint(clip: Clip, *, frames: ClipCache, missing: str) -> str:
 def main(stage, *, index: str, frames: str, out: str):
     crop = ClipCache(frames, "frames")
     rows, excluded = available(clips(read_index(index)), index, crop)
-    params = {"missing": stage.section.missing, "stride": stage.section.stride}
+    params = {"missing": stage.section.missing, "stride": stage.section.stride, "head": stage.section.head}
     build_product(
         out, rows, functools.partial(compute, frames=crop, **params),
         functools.partial(fingerprint, frames=crop, missing=params["missing"]), kind="apex", ragged=False,

@@ -28,11 +28,9 @@ def main(
     validation.check_experiment(stage.params, stage.key, experiment)
     check_plan(stage)
     settings, knobs = stage.section.of(experiment), stage.params.knobs_of(experiment)
-    everything = read_index(Path(index))
-    table = corpora.select(everything, labels, classes)
-    names, caches = table.attrs["class_names"], [ClipCache(path) for path in reads]
-    _, excluded = available(list(table.itertuples()), index, *caches)
-    table = table[~table["id"].isin(excluded)]
+    caches = [ClipCache(path) for path in reads]
+    table, everything, excluded = rows_of(index, labels, classes, caches)
+    names = table.attrs["class_names"]
     if settings.shuffled:
         table = shuffled(table, seed=settings.seed)
     seeds, explanations = list(settings.seeds) or [settings.seed], {}
@@ -60,6 +58,14 @@ def main(
         )  # fmt: skip
         honest = predictions["selection"] == settings.selection
         write_predictions(Path(out), predictions[honest], predictions[~honest], run_info, explanations)
+
+
+def rows_of(index: str, labels: str, classes: int, caches: list[ClipCache]):
+    """The clips of an index that have a class and are in every product; the whole index; what products exclude."""
+    everything = read_index(Path(index))
+    table = corpora.select(everything, labels, classes)
+    _, excluded = available(list(table.itertuples()), index, *caches)
+    return table[~table["id"].isin(excluded)], everything, excluded
 
 
 def check_plan(stage) -> None:

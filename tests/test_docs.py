@@ -202,3 +202,16 @@ def test_the_table_of_the_four_systems_is_what_was_published():
             f"{metric['uf1']:.3f}", f"{low:.3f} to {high:.3f}", f"{metric['uar']:.3f}", f"{metric['acc']:.3f}",
             "-" if shuffled is None else f"{json.loads(shuffled.read_text())['uf1']:.3f}",
         ]  # fmt: skip
+
+
+def test_what_is_learned_on_one_side_and_tested_on_the_other_is_what_was_measured():
+    result = json.loads(read("benchmarks/results/cross_check.json"))
+    row = r"^\| \d+ (\w+) clips \| (\d+) (\w+) clips \| (\w+) \| (.+) \|$"
+    rows = re.findall(row, read("docs/recognise.md"), re.MULTILINE)
+    assert len(rows) == 4
+    for train, clips, test, model, numbers in rows:
+        entry = result[f"{train} to {test}"]
+        scores = [entry[model][what] for what in ("across", "within")]
+        said = [f"{one['uf1']:.3f} [{one['uf1_ci95'][0]:.3f}, {one['uf1_ci95'][1]:.3f}]" for one in scores]
+        assert int(clips) == entry["clips"]
+        assert numbers.split(" | ") == [*said, f"{entry['largest']:.3f}"]

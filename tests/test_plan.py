@@ -68,7 +68,7 @@ def derived(monkeypatch, reads, corpus: str = "synthetic", **declared):
     """The plan of one experiment with such a model."""
     raw = YAML(typ="safe").load(preset.compose("demo"))
     raw["experiments"] = {f"{corpus}-linear".replace("_", "-"): {"corpus": corpus, "model": "linear"}}
-    raw["explain"], raw["motion_maps"] = {"drawn": {}}, {}
+    raw["explain"], raw["motion_maps"], raw["fit"] = {"drawn": {}}, {}, {"experiments": []}
     released = {"classes": 3}
     composite = {"parts": ["casme2", "samm"], "labels": "megc2019", "classes": 3}
     others = {"megc2019_flow": released, "casme2": {"classes": 5}, "samm": {"classes": 5}, "both": composite}
@@ -395,6 +395,7 @@ def test_maps_of_motion_change_no_pictures_of_a_corpus():
         raw = YAML(typ="safe").load(preset.compose("demo"))
         raw["experiments"] = {n: e for n, e in raw["experiments"].items() if n in (name, "synthetic-linear")}
         raw["explain"], raw["heatmaps"], raw["motion_maps"] = {"drawn": {}}, {}, {}
+        raw["fit"] = {"experiments": []}
         figures = plan.derive(mer_params.parse(raw))[0]["figures"]
         raw["experiments"]["e0"] = {"corpus": "synthetic", "model": "micronbert", "knobs": {"start": "random"}}
         raw["motion_maps"] = {"mine": {"experiment": "e0", "clips": 4}}
@@ -454,7 +455,7 @@ def test_a_corpus_without_frames_and_one_without_weights_are_refused():
             plan.derive, with_motion_maps(corpus="megc2019_flow", corpora=released))  # fmt: skip
     pretrain = YAML(typ="safe").load(preset.compose("demo"))["pretrain"]
     runs = {name: run for name, run in pretrain["runs"].items() if name != "magnet"}
-    others = {"pretrain": pretrain | {"runs": runs}, "explain": {"drawn": {}}}
+    others = {"pretrain": pretrain | {"runs": runs}, "explain": {"drawn": {}}, "fit": {"experiments": []}}
     only = with_motion_maps(**others).model_copy(update={"experiments": {"e0": with_motion_maps().experiments["e0"]}})
     refused("^motion_maps.mine reads weights 'magnet', which are no entry of pretrain.runs", plan.derive, only)
 
@@ -512,7 +513,7 @@ def macro_of(corpora=None, macro=None, pool_subjects=6):
         raw["pretrain"]["runs"] = {n: run | {"pool": None} for n, run in raw["pretrain"]["runs"].items()
                                    if "pool" in run}  # fmt: skip
         raw["experiments"] = {"synthetic-linear": raw["experiments"]["synthetic-linear"]}
-        raw["explain"]["drawn"], raw["motion_maps"] = {}, {}
+        raw["explain"]["drawn"], raw["motion_maps"], raw["fit"] = {}, {}, {"experiments": []}
     params = mer_params.parse(raw)
     found = {}
     for name, entry in plan.derive(params)[0]["figures"].items():
@@ -554,7 +555,7 @@ def written(tmp_path):
     """The demo's parameters and their plan in a file."""
     params = composed("demo")
     path = tmp_path / "plan.yaml"
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 51 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is new: 55 stages"]
     return params, path
 
 
@@ -567,7 +568,7 @@ def changed(change) -> mer_params.Params:
 def test_a_plan_fits_the_parameters_that_it_was_made_from(written):
     params, path = written
     plan_file.check(params, path)
-    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 51 stages"]
+    assert tool.write(tool.derived(params), path) == ["plan.yaml is up to date: 55 stages"]
 
 
 @pytest.mark.parametrize(
@@ -594,7 +595,7 @@ def test_a_knob_that_decides_no_stage_needs_no_new_plan(written, change):
             lambda raw: raw["experiments"].update(x={"corpus": "synthetic", "model": "linear"}),
             "experiments.x is not in",
         ),
-        (lambda raw: raw["experiments"].pop("synthetic-linear"), "experiments.synthetic-linear is gone"),
+        (lambda raw: raw["experiments"].pop("synthetic-linear-three"), "experiments.synthetic-linear-three is gone"),
         (lambda raw: raw["experiments"]["synthetic-linear"].update(model="ststnet"), "synthetic-linear differs"),
         (lambda raw: raw["experiments"]["synthetic-linear"].update(classes=3), "synthetic-linear differs"),
         (lambda raw: raw["uamrn"].update(factors="arange_2_14_1"), "experiments.synthetic-uamrn differs"),
@@ -648,9 +649,9 @@ def test_what_a_new_plan_adds_and_removes_is_said(written):
     _, path = written
     more = changed(lambda raw: raw["experiments"].update(x={"corpus": "synthetic", "model": "linear"}))
     assert tool.write(tool.derived(more), path) == ["2 stages more: train@x, evaluate@x"]
-    less = changed(lambda raw: raw["experiments"].pop("synthetic-ststnet"))
+    less = changed(lambda raw: raw["experiments"].pop("synthetic-linear-three"))
     assert tool.write(tool.derived(less), path) == [
-        "2 stages less: train@synthetic-ststnet, train@x, evaluate@synthetic-ststnet, evaluate@x".replace("2", "4")
+        "4 stages less: train@synthetic-linear-three, train@x, evaluate@synthetic-linear-three, evaluate@x"
     ]
 
 

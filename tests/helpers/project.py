@@ -2,7 +2,9 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -12,8 +14,11 @@ from tools import plan
 TINY = {"subjects": 3, "clips": 15, "pool_subjects": 2, "pool_images": 1}
 
 
-def make_project(root: Path, folder: Path) -> Path:
-    """The repository's own files, as they are in the working tree, with the demo made tiny and git initialised."""
+def make_project(root: Path, folder: Path, change: Callable[[Any], None] | None = None) -> Path:
+    """The repository's own files, as they are in the working tree, with the demo made tiny and git initialised.
+
+    change: of params.yaml, instead of the usual tiny one.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=root,
@@ -28,7 +33,7 @@ def make_project(root: Path, folder: Path) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    edit(folder, _tiny)
+    edit(folder, change or _tiny)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(
             ["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True, capture_output=True

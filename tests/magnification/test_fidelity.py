@@ -86,7 +86,7 @@ def learned(world, **changes) -> np.ndarray:
 
 
 def spotted(world, missing="middle") -> np.ndarray:
-    return spot.compute(world.clip, frames=world.frames, missing=missing, stride=1)["data"]
+    return spot.compute(world.clip, frames=world.frames, missing=missing, stride=1, head="removed")["data"]
 
 
 RECIPE = "magnify_eulerian.recipes"

@@ -413,7 +413,7 @@ def make(tmp_path, monkeypatch, capsys):  # which then holds the output of the d
 
 
 def test_a_preset_writes_parameters_and_plan_and_says_what_changes(make, capsys):
-    assert "plan.yaml is new: 51 stages" in capsys.readouterr().out
+    assert "plan.yaml is new: 55 stages" in capsys.readouterr().out
     make("uamrn", "casme2")
     out = capsys.readouterr().out
     assert out.startswith("params.yaml is now preset uamrn\n")
