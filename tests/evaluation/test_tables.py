@@ -76,6 +76,7 @@ def test_without_a_result_a_row_says_what_is_missing_and_the_line_that_runs_it()
             assert (row["experiment"] is None) == (row["command"] is None) == (row["missing"] is None)
 
 
+@pytest.mark.slow
 def test_the_line_that_runs_a_row_is_of_a_preset_that_has_the_experiment(root, monkeypatch):
     from ruamel.yaml import YAML
 

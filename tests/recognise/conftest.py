@@ -1,5 +1,7 @@
 """Tiny projects that have been trained, whose clips are recognised again: as frames and as videos."""
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -49,8 +51,14 @@ def trained(root: Path, folder: Path, experiments: list[str], fitted: list[str])
 
 @pytest.fixture(scope="session")
 def flows(root, tmp_path_factory):
-    """A network and an estimator that read flow."""
-    names = ["synthetic-linear", "synthetic-ststnet"]
-    folder = trained(root, tmp_path_factory.mktemp("flows"), names, names)
-    yield folder
-    shutil.rmtree(folder)
+    """A network and an estimator that read flow; nobody changes the project, so the processes of pytest share one."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, names = base / "flows", ["synthetic-linear", "synthetic-ststnet"]
+    with open(base / "flows.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / "flows.done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            trained(root, folder, names, names)
+            (base / "flows.done").touch()
+    return folder

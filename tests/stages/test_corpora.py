@@ -71,7 +71,10 @@ def check(corpus: str) -> None:
         assert moved[row.id].shape == (3, 224, 224)
 
 
-@pytest.mark.parametrize("corpus", MAKE)
+# One in the fast tests: what differs between corpora is their reader, which has tests of its own.
+@pytest.mark.parametrize(
+    "corpus", [name if name == "casme2" else pytest.param(name, marks=pytest.mark.slow) for name in MAKE]
+)
 def test_a_corpus_goes_through(project, corpus):
     project(corpus)
     run("index", corpus)
