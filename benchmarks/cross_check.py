@@ -3,12 +3,12 @@
     python -m benchmarks.cross_check --flow data/raw/megc2019_flow --cache data/cache/synthetic/box224/flow.h5 \
         --index data/index/synthetic.csv --save
 
-Prints one JSON line. The real clips are the public release of the MEGC2019 composite, 442 of 68 subjects; the rendered
-ones are brought into the form of that release (`mer.recognise.recogniser.as_released`) and into its three classes. Each
-model is trained once on all subjects of one side by its own recipe, and tested on all of the other: no person is on
-both. `within` is leave-one-subject-out on the side that is tested, in the same form, with one seed; `largest` is UF1 of
-always saying the most frequent class. Intervals are over the subjects of the side that is tested, for the mean of three
-seeds where a model has any chance in it.
+Prints one JSON line. The real clips are the public release of the MEGC2019 composite, 442 of 68 subjects; the
+rendered ones are brought into the form of that release (`mer.corpora.megc2019_flow.as_released`) and into its three
+classes. Each model is trained once on all subjects of one side by its own recipe, and tested on all of the other: no
+person is on both. `within` is leave-one-subject-out on the side that is tested, in the same form, with one seed;
+`largest` is UF1 of always saying the most frequent class. Intervals are over the subjects of the side that is tested,
+for the mean of three seeds where a model has any chance in it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from mer.corpora import megc2019_flow, select
 from mer.evaluation.metrics import bootstrap_ci95, score
 from mer.loso import run as loso
 from mer.parallel import Engine
-from mer.recognise.recogniser import as_released, probabilities
+from mer.recognise.recogniser import probabilities
 from mer.storage.cache import ClipCache
 
 MODELS = ("linear", "ststnet")
@@ -40,7 +40,7 @@ def rendered(index: Path, flow: Path) -> tuple[pd.DataFrame, np.ndarray]:
     cache = ClipCache(flow)
     table = select(read_index(index), "casme2", 3)
     table = table[[name in cache for name in table["id"]]].reset_index(drop=True)
-    return table, as_released(np.asarray(cache.load(table["id"].tolist())))
+    return table, megc2019_flow.as_released(np.asarray(cache.load(table["id"].tolist())))
 
 
 def scored(table: pd.DataFrame, predicted: list[np.ndarray]) -> dict:

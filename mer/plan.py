@@ -347,7 +347,11 @@ class _Planner:
         spec = models.load(experiment.model)
         reads = [p for p in spec.reads(spec.all_knobs(self.params.knobs_of(experiment))) if isinstance(p, Product)]
         released = self.is_released(experiment.corpus)
-        args = training["args"] | {"out": f"data/recognisers/{name}", "data": self.data_of(experiment.corpus)}
+        args = training["args"] | {
+            "out": f"data/recognisers/{name}",
+            "data": self.data_of(experiment.corpus),
+            "form": self.form_of(experiment.corpus, where),
+        }
         networks = sorted({one.path for product in reads for one in _weights_of(product)})
         paths = [*args["reads"], *([args["weights"]] if "weights" in args else []), *networks]
         if networks:
@@ -371,6 +375,14 @@ class _Planner:
         if corpus.parts is not None:
             return any(self.is_released(part) for part in corpus.parts)
         return hasattr(_reader_module(name, reader_of(name, corpus)), "RELEASED")
+
+    def form_of(self, name: str, why: str) -> str:
+        """In which form a corpus has its flow: "px", or the reader of the release that it is, or is made of."""
+        corpus = self.params.corpora[name]
+        forms = {self.form_of(part, why) for part in corpus.parts or []}
+        if len(forms) > 1:
+            raise MerError(f"{why}: the parts of {name} have flow of different forms, {listed(sorted(forms))}; fit one")
+        return forms.pop() if forms else reader_of(name, corpus) if self.is_released(name) else "px"
 
     def data_of(self, name: str) -> str:
         """What a corpus is made of: `rendered` faces, a `released` set of flow, or `recorded` people."""

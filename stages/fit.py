@@ -29,7 +29,7 @@ SECTIONS = ("landmarks", "align", "spot", "magnify_eulerian", "magnify_learned",
 
 
 def main(
-    stage, *, index: str, labels: str, classes: int, model: str, reads: list[str], out: str, data: str,
+    stage, *, index: str, labels: str, classes: int, model: str, reads: list[str], out: str, data: str, form: str,
     weights: str | None = None, networks: list[str] | None = None, landmarks: str | None = None,
     flow: str | None = None,
 ):  # fmt: skip
@@ -59,7 +59,7 @@ def main(
         "class_counts": {name: int(n) for name, n in zip(names, counts, strict=True)},
         "loso": scored(metric, details), "temperature": temperature,
         "seen": {name: Range.of(values) for name, values in seen.items()},
-        "form": "released" if data == "released" else "px",
+        "form": form,
         "made_with": {"libraries": imports.versions()},
         "networks": {Path(path).stem: provenance(path) for path in [*(networks or []), *filter(None, [weights])]},
         "licence": bundle.LICENCES[data], "intended": bundle.INTENDED, "not_for": bundle.NOT_FOR,

@@ -215,3 +215,16 @@ def test_what_is_learned_on_one_side_and_tested_on_the_other_is_what_was_measure
         said = [f"{one['uf1']:.3f} [{one['uf1_ci95'][0]:.3f}, {one['uf1_ci95'][1]:.3f}]" for one in scores]
         assert int(clips) == entry["clips"]
         assert numbers.split(" | ") == [*said, f"{entry['largest']:.3f}"]
+
+
+def test_what_is_said_of_spotting_is_what_was_measured():
+    result = json.loads(read("benchmarks/results/spotting.json"))
+    recordings, apex, page = result["recordings"], result["apex"], read("docs/recognise.md")
+    ours, peer = recordings["ours"], recordings["smaller"]
+    assert f"| of {recordings['quick']} quick movements |" in page
+    overlaps = f"{ours['overlap_median']:.3f}, {ours['overlap_least']:.3f}"
+    assert f"| what is taken back | {ours['found']} | {ours['wrong']} | {overlaps} |" in page
+    assert f"by itself | {peer['found']} | {peer['wrong']} | - |" in page
+    motion = read("docs/motion.md")
+    for head in ("removed", "kept"):
+        assert f" {apex[head]['frames_off_mean']:.2f} " in motion

@@ -116,6 +116,24 @@ def read_image(path: str | Path) -> np.ndarray:
     return flow
 
 
+def as_released(flow: np.ndarray) -> np.ndarray:
+    """Flow images in px, (N, 3, H, W), as `read_image` has those of the release: (N, 3, 28, 28) float32.
+
+    Each channel of each image is stretched to 0..255 and rounded to whole levels; u and v are about the middle one. A
+    channel without any motion is the middle (u, v) or 0 (strain).
+    """
+    import cv2
+
+    out = np.empty((len(flow), 3, SIZE, SIZE), np.float32)
+    for image, place in zip(flow, out, strict=True):
+        small = cv2.resize(image.transpose(1, 2, 0), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        low, high = small.min((0, 1)), small.max((0, 1))
+        grey = np.round((small - low) * (255 / np.where(high > low, high - low, 1))).transpose(2, 0, 1)
+        grey[:2] = np.where((high > low)[:2, None, None], grey[:2] - 127.5, 0)
+        place[...] = grey
+    return out
+
+
 def _released_hashes() -> dict[str, str]:
     """File name -> SHA-256, of the label csv and of every image."""
     lines = resources.files("mer.corpora").joinpath("megc2019_flow.sha256").read_text(encoding="utf-8").splitlines()

@@ -13,7 +13,7 @@ import numpy as np
 
 from mer.errors import MerError
 from mer.motion.head import without_head_motion
-from mer.motion.tvl1 import tvl1
+from mer.motion.spotting import flows_between
 
 SHORTEST, LONGEST = 1 / 25, 0.5  # s, of a micro-expression
 REACH = 1 / 6  # s: from onset to apex of most; a slow expression has hardly begun to turn back by then
@@ -65,8 +65,8 @@ def comes_and_goes(grey: np.ndarray, rate: float, seen: np.ndarray | None = None
         )
     reach, found = reach_of(rate), np.full(len(grey), np.nan)
     flows: list[np.ndarray] = []  # of the last `reach` frames
-    for t in range(len(grey) - reach):
-        after = without_head_motion(tvl1(grey[t], grey[t + reach]), seen)
+    for t, flow in enumerate(flows_between(grey[:-reach], grey[reach:])):
+        after = without_head_motion(flow, seen)
         flows.append(after)
         if len(flows) > reach:
             back = -(flows.pop(0) * after).sum(0)
@@ -122,8 +122,8 @@ def interval(grey: np.ndarray, apex: int, rate: float, seen: np.ndarray | None =
 
     def end(way: Sequence[int]) -> int:
         apart = []
-        for t in way:
-            motion = np.hypot(*without_head_motion(tvl1(grey[apex], grey[t]), seen))
+        for flow in flows_between(np.broadcast_to(grey[apex], (len(way), *grey.shape[1:])), grey[list(way)]):
+            motion = np.hypot(*without_head_motion(flow, seen))
             apart.append(float((motion if seen is None else motion[seen]).mean()))
         return next((t for t, d in zip(way, apart, strict=True) if d >= SETTLED * max(apart)), apex)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +22,7 @@ from mer.params import Params
 from mer.storage.files import replace_file, unreadable
 
 SCHEMA = 1
+IN_PIXELS = "px"
 NETWORK, ESTIMATOR = "model.safetensors", "model.skops"
 # Types of skops' own default list, and what the estimators of this project are made of.
 TRUSTED = "mer.models."
@@ -66,9 +67,9 @@ class Card(_Part):
     classes: their names, in the order of the outputs; corpus: it was trained on; subjects: `<corpus>/<subject>` that it
     has seen; seen: of its clips, by name: fps, face_px (height of the face in the frame), motion_px (the 95 % quantile
     of the flow's magnitude, px of the crop), entropy (of the calibrated probabilities of leave-one-subject-out, nats);
-    temperature: see mer.evaluation.calibration; form: in which flow is given to it, `px`, or `released` for one that
-    learned from a release of stretched flow; params: the sections of params.yaml by which clips are processed; files:
-    SHA-256 by name.
+    temperature: see mer.evaluation.calibration; form: in which flow is given to it, IN_PIXELS, or the reader of the
+    release that it learned from, which has `as_released`; params: the sections of params.yaml by which clips are
+    processed; files: SHA-256 by name.
     """
 
     schema_: int = Field(SCHEMA, alias="schema")
@@ -85,7 +86,7 @@ class Card(_Part):
     loso: Scored | None
     temperature: float = Field(gt=0)
     seen: dict[str, Range | None]
-    form: Literal["px", "released"]
+    form: str
     made_with: dict[str, str]
     networks: dict[str, str]
     licence: str

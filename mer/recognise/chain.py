@@ -5,6 +5,7 @@ scratch folder.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mer.products import Product
 from mer.recognise.sources import CORPUS, Source
 from mer.storage.cache import ClipCache
 
+PARAMETER = re.compile(rf"\b({'|'.join(STAGES)})\.[a-z_]+")
 READER = "casme2"  # any with frames: which it is decides nothing, since its sheet is not read
 
 
@@ -50,9 +52,7 @@ class Chain:
                 try:
                     self._run(stage, key, entry["args"], scratch)
                 except MerError as error:
-                    place = str(Path(clip.frame).parent)
-                    said = str(error).replace(f"{place}/", "frame ").replace(".img", "").replace(clip.id, "the clip")
-                    raise MerError(f"{source.name}: {said}") from None
+                    raise MerError(f"{source.name}: {_as_users_know_it(str(error), clip)}") from None
                 if self.after_stage is not None:
                     self.after_stage(stage)
         return clip, [ClipCache(scratch / path) for path in paths]
@@ -101,3 +101,9 @@ class Chain:
         if name not in self.weights:
             raise MerError(f"this recogniser needs weights {name!r}, which it does not hold; copy its folder whole")
         return str(self.weights[name])
+
+
+def _as_users_know_it(said: str, clip: Clip) -> str:
+    """The line of a stage without scratch folders; a parameter that it names is no option of the user's command."""
+    said = said.replace(f"{Path(clip.frame).parent}/", "frame ").replace(".img", "").replace(clip.id, "the clip")
+    return f"{said} (parameters are the recogniser's: fit it anew with others)" if PARAMETER.search(said) else said

@@ -89,9 +89,9 @@ def own_map(answer: Answer) -> tuple[str, str] | None:
     return "where this model looks", uri(over(as_bytes(grey), heat))
 
 
-def between(answer: Answer, cards: Sequence[Card], name: str) -> str:
+def between(answer: Answer, name: str) -> str:
     """From where to where 90 % of the training clips lie, by a name of Card.seen; a dash where nobody measured."""
-    seen = next(card for card in cards if card.experiment == answer.recogniser).seen.get(name)
+    seen = answer.seen.get(name)
     return report.DASH if seen is None else f"{seen.low:.3g} to {seen.high:.3g}"
 
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mer import models
-from mer.corpora.megc2019_flow import SIZE as RELEASED_SIZE
+from mer import corpora, models
 from mer.evaluation.calibration import tempered
 from mer.faces.alignment import apply
 from mer.products import Product, apex, flow, frames, landmarks
 from mer.recognise import bundle
-from mer.recognise.bundle import Card
+from mer.recognise.bundle import IN_PIXELS, Card, Range
 from mer.recognise.chain import Chain
 from mer.recognise.measures import measures, unusual
 from mer.recognise.sources import Source
@@ -29,9 +28,9 @@ class Answer:
     """What a recogniser says of a clip.
 
     probability: (C,), calibrated, in the order of `classes`; raw: the model's own. apex: its position, 0 = onset.
-    measured: by the names of Card.seen. unusual: in words, what of it lies outside of what the training saw. products:
-    arrays for pictures, by the names of LOOKED_AT, and `points`, the landmarks in the crop. explained: by the names of
-    the arrays of the model's `explain`.
+    measured, seen: by the names of Card.seen, of the clip and of the training. unusual: in words, what of the clip lies
+    outside of what the training saw. products: arrays for pictures, by the names of LOOKED_AT, and `points`, the
+    landmarks in the crop. explained: by the names of the arrays of the model's `explain`.
     """
 
     name: str
@@ -42,6 +41,7 @@ class Answer:
     apex: int
     n_frames: int
     measured: dict[str, float | None]
+    seen: dict[str, Range | None]
     unusual: list[str]
     products: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     explained: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -97,8 +97,8 @@ class Recogniser:
             arrays = [cache.load([clip.id]) for cache in caches]
             transform = caches[len(self.reads) + list(LOOKED_AT).index("frames")].extra("transform", clip.id)
         read, looked = arrays[: len(self.reads)], dict(zip(LOOKED_AT, arrays[len(self.reads) :], strict=True))
-        if self.card.form == "released":
-            read = [as_released(np.asarray(array)) for array in read]
+        if self.card.form != IN_PIXELS:
+            read = [corpora.load(self.card.form).as_released(np.asarray(array)) for array in read]
         inputs = self.spec.prepared(read, self.card.knobs)
         raw = probabilities(self.model, inputs, len(self.card.classes), self.device)[0]
         probability = tempered(raw[None], self.card.temperature)[0]
@@ -106,7 +106,7 @@ class Recogniser:
         return Answer(
             name=source.name, recogniser=self.card.experiment, classes=self.card.classes, probability=probability,
             raw=raw, apex=int(looked["apex"][0]), n_frames=clip.n_frames, measured=measured,
-            unusual=unusual(measured, self.card.seen),
+            seen=self.card.seen, unusual=unusual(measured, self.card.seen),
             products={name: array[0] for name, array in looked.items()}
             | {"points": apply(transform, looked["landmarks"][0])},
             explained=self._explained(inputs) if explain else {},
@@ -136,18 +136,3 @@ def probabilities(model: Any, inputs: np.ndarray, classes: int, device: str = "c
 
     with torch.no_grad():
         return model(torch.from_numpy(inputs).to(device)).double().softmax(1).cpu().numpy()
-
-
-def as_released(flow: np.ndarray) -> np.ndarray:
-    """Flow images (N, 3, H, W) as the MEGC2019 release has them: 28 px a side, each channel of each stretched to 0..255
-    and rounded, u and v about the middle level. A channel without any motion is the middle (u, v) or 0."""
-    import cv2
-
-    out = np.empty((len(flow), 3, RELEASED_SIZE, RELEASED_SIZE), np.float32)
-    for image, place in zip(flow, out, strict=True):
-        small = cv2.resize(image.transpose(1, 2, 0), (RELEASED_SIZE,) * 2, interpolation=cv2.INTER_AREA)
-        low, high = small.min((0, 1)), small.max((0, 1))
-        grey = np.round((small - low) * (255 / np.where(high > low, high - low, 1))).transpose(2, 0, 1)
-        grey[:2] = np.where((high > low)[:2, None, None], grey[:2] - 127.5, 0)
-        place[...] = grey
-    return out

@@ -1,11 +1,13 @@
 """Candidates for micro-expressions in whole recordings, as csv.
 
-A recording is read in windows that overlap, so its length costs no memory; each window has its own crop, so a head may
-wander through the picture.
+A recording is read in windows that overlap, each with its own crop, so a head may wander through the picture. Its
+length costs 3 MB of disk a second until it is done, for the grey levels of the crops, and hardly any memory.
 """
 
 import csv
 import io
+import math
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,11 +59,12 @@ def spot(recording: Recording, chain: Chain, *, progress: Callable[[float], None
     Raises:
         MerError: it cannot be decoded, comes at uneven times, or has too few frames a second; no window has a face.
     """
-    every = max(1, int(recording.rate // MOST_RATE)) if recording.rate > MOST_RATE else 1
+    every = math.ceil(recording.rate / MOST_RATE)
     rate = recording.rate / every
     reach = motion.reach_of(rate)
     span = max(2 * motion.LONGEST, 2 * reach / rate)
-    windows, gaps = [], []
+    windows: list[_Window] = []
+    gaps: list[tuple[float, float, str]] = []
     with tempfile.TemporaryDirectory(prefix="mer-spot-") as folder:
         for number, (first, source) in enumerate(recording.windows(Path(folder), WINDOW, span, every)):
             last = first + len(source.frames) - 1
@@ -84,11 +87,15 @@ def spot(recording: Recording, chain: Chain, *, progress: Callable[[float], None
 
 def _look(first: int, source: Source, chain: Chain, rate: float, scratch: Path) -> _Window:
     scratch.mkdir()
-    clip, (points, crop) = chain.products(source, [landmarks(), CROP], scratch)
-    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in crop[clip.id]])
-    np.save(scratch / "grey.npy", grey)  # 3 MB a second: on disk, since the noise of the whole comes last
-    seen = beside_eyes(apply(crop.extra("transform", clip.id), points[clip.id]), grey.shape[1:])
-    return _Window(first, np.load(scratch / "grey.npy", mmap_mode="r"), seen, motion.comes_and_goes(grey, rate, seen))
+    try:
+        clip, (points, crop) = chain.products(source, [landmarks(), CROP], scratch)
+        grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in crop[clip.id]])
+        seen = beside_eyes(apply(crop.extra("transform", clip.id), points[clip.id]), grey.shape[1:])
+    finally:
+        shutil.rmtree(scratch)
+    kept = scratch.with_suffix(".npy")
+    np.save(kept, grey)  # on disk, since intervals are looked for once the noise of the whole is known
+    return _Window(first, np.load(kept, mmap_mode="r"), seen, motion.comes_and_goes(grey, rate, seen))
 
 
 def beside_eyes(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -18,18 +18,19 @@ from mer.clips import FASTEST, LONGEST, MAX_PIXELS, Clip, files_digest
 from mer.errors import MerError
 
 CORPUS = "clips"  # as which all of them are processed
-VIDEOS = (".avi", ".mp4", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 SLOWEST = 8.0  # frames a second: half a second then has its onset, its apex and two frames between them
+LONG = 10.0  # s: a movement lasts half a second, so more than this is a recording
+MISSED = 0.02  # share of the frames that a header may count too many
 UNEVEN = 0.2  # share of the mean by which the time from frame to frame may vary
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is recognised. name: for messages and results; fps: of its frames, 0 for two images without a time.
+    """What is recognised, from onset to offset.
 
-    first, last: the frames from onset to offset, counted from 0 in what is there; apex: in the same count, None where
-    it is looked for.
+    name: for messages and results; fps: of its frames, 0 for two images without a time; apex: a position in `frames`,
+    None where it is looked for.
     """
 
     name: str
@@ -71,12 +72,14 @@ def opened(
 
     Raises:
         MerError: no such file; a video that cannot be decoded or whose frames come at uneven times; a folder without
-            frames; fewer than two frames between start and end; a frame rate in which nothing of half a second shows.
+            frames; fewer than two frames between start and end, or more than LONG; a frame rate in which nothing of
+            half a second shows.
     """
     path = Path(path)
     if path.is_dir():
         frames, rate = frames_of(path), _rate_of_folder(path, fps)
         first, last = _between(str(path), len(frames), rate, start, end)
+        _check_length(str(path), first, last, rate)
         frames = frames[first : last + 1]
     elif path.suffix.lower() in IMAGES:
         raise MerError(
@@ -164,6 +167,9 @@ def decoded(
 
     with video(path, fps) as (rate, count, frames):
         first, last = _between(str(path), count, rate, start, end)
+        if count < LONGEST:  # it says how long it is
+            _check_length(str(path), first, last, rate)
+        last = min(last, first + math.ceil(LONG * rate))
         scratch.mkdir(parents=True, exist_ok=True)
         paths, times = [], []
         for number, (frame, time) in enumerate(itertools.islice(frames, last + 1)):
@@ -172,8 +178,8 @@ def decoded(
             times.append(time)
             paths.append(scratch / f"{number}.png")
             cv2.imwrite(str(paths[-1]), frame)
-    if not paths:
-        raise MerError(f"{path}: no frame could be decoded; convert it: ffmpeg -i {path.name} -c:v ffv1 clip.avi")
+    _check_whole(path, len(paths), last - first + 1 if count < LONGEST else len(paths))
+    _check_length(str(path), 0, len(paths) - 1, rate)
     _check_even(str(path), times)
     return paths, rate, first
 
@@ -182,7 +188,8 @@ def decoded(
 class Recording:
     """A video or a folder of frames that is looked at in windows.
 
-    rate: frames a second; first, last: the frames from --from to --to, counted from 0.
+    rate: frames a second; first, last: the frames from --from to --to, counted from 0; counted: whether the file says
+    how many it has.
     """
 
     name: str
@@ -190,6 +197,7 @@ class Recording:
     rate: float
     first: int
     last: int
+    counted: bool = True
 
     def windows(self, scratch: Path, seconds: float, overlap: float, every: int) -> Iterator[tuple[int, "Source"]]:
         """(position of its first frame, the window), position by position; frames are gone once the next is asked for.
@@ -199,7 +207,7 @@ class Recording:
             every: of how many frames one is kept; positions count those that are.
 
         Raises:
-            MerError: as `video`; frames at uneven times.
+            MerError: as `video`; frames at uneven times; once all are read, fewer frames than the video says to have.
         """
         rate = self.rate / every
         length, shared = round(seconds * rate), round(overlap * rate)
@@ -217,6 +225,9 @@ class Recording:
                     for old in held[:gone]:
                         old.unlink()
                 held, times, begin = held[gone:], times[gone:], begin + gone
+        kept = begin + len(held)
+        if not self.path.is_dir():
+            _check_whole(self.path, kept, len(range(self.first, self.last + 1, every)) if self.counted else kept)
         if len(held) > (shared if begin else 1):
             _check_even(self.name, times)
             yield begin, Source(self.name, tuple(held), rate, None)
@@ -249,7 +260,8 @@ def recording(
             pass
     else:
         raise MerError(f"{path}: there is no such video or folder of frames")
-    return Recording(str(path), path, rate, *_between(str(path), count, rate, start, end))
+    first, last = _between(str(path), count, rate, start, end)
+    return Recording(str(path), path, rate, first, last, counted=path.is_dir() or count < LONGEST)
 
 
 def _rate_of_folder(path: Path, fps: float | None) -> float:
@@ -271,6 +283,25 @@ def _between(name: str, count: int, fps: float, start: float | None, end: float 
             f"{'its end' if end is None else f'{end:g} s'} ({count} in all, {fps:g} a second); a clip needs two"
         )
     return first, last
+
+
+def _check_length(name: str, first: int, last: int, fps: float) -> None:
+    if last - first > LONG * fps:
+        raise MerError(
+            f"{name}: lasts more than {LONG:g} s, so it is a recording and no clip of one movement; cut it with --from "
+            "and --to, or look for movements in it with --spot"
+        )
+
+
+def _check_whole(path: Path, decoded: int, said: int) -> None:
+    """Raise MerError where a video ends before the frames that it says to have; headers may count a few too many."""
+    if not decoded:
+        raise MerError(f"{path}: no frame could be decoded; convert it: ffmpeg -i {path.name} -c:v ffv1 clip.avi")
+    if said - decoded > max(2, MISSED * said):
+        raise MerError(
+            f"{path}: ends after {decoded} of {said} frames, so it is cut or damaged; copy it anew, or take less of it "
+            "with --to"
+        )
 
 
 def _check_rate(name: str, fps: float) -> None:

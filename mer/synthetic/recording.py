@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mer.synthetic.clip import HEAD, NOISE, noisy, to_bytes
+from mer.synthetic.clip import HEAD, NOISE, RECIPES, noisy, to_bytes
 from mer.synthetic.face import CENTRE_FRAME, SIZE, Identity, crop_side
 from mer.synthetic.motion import Wander, backward_map, envelope, expression, read_units, render, rigid
 
@@ -22,6 +22,31 @@ class Movement:
     apex: float
     offset: float
     peak: float
+
+    @property
+    def quick(self) -> bool:
+        """Whether it lasts as long as a micro-expression does at most."""
+        return self.offset - self.onset <= 0.5
+
+
+LIDS = ("7",)  # action units that move the lids alone, as a blink does
+SLOW = ("12", "4", "1+2")
+
+
+def draw_movements(rng: np.random.Generator, seconds: float) -> list[Movement]:
+    """Quick movements of all classes, 0.24 to 0.48 s and 0.5 to 1.5 px, and slow ones between them, of 4 px."""
+    found, t = [], 0.8
+    every = [aus for recipe in RECIPES.values() for aus in recipe if aus not in LIDS]
+    while t < seconds - 2.6:
+        if rng.random() < 0.3:
+            length = rng.uniform(1.5, 2.0)
+            found.append(Movement(str(rng.choice(SLOW)), t, t + length / 2, t + length, 4.0))
+        else:
+            length = rng.uniform(0.24, 0.48)
+            apex = t + length * rng.uniform(0.35, 0.65)
+            found.append(Movement(str(rng.choice(every)), t, apex, t + length, float(rng.uniform(0.5, 1.5))))
+        t += length + rng.uniform(0.7, 1.5)
+    return found
 
 
 def render_recording(

@@ -17,6 +17,7 @@ from mer.recognise import bundle, page, sources
 from mer.recognise.recogniser import Recogniser
 from mer.storage.cache import ClipCache
 from stages.train import rows_of
+from tests.helpers.refusals import refused
 from tests.recognise.conftest import trained
 
 NAMES = ["synthetic-linear", "synthetic-ststnet"]
@@ -87,6 +88,21 @@ def networks(root, tmp_path_factory):
 @pytest.mark.parametrize("name", OTHERS)
 def test_so_it_is_with_magnified_frames_dynamic_images_faces_and_pairs(networks, name, tmp_path):
     check_equal(networks, name, tmp_path / "fold", 1)
+
+
+@pytest.mark.slow
+def test_two_images_are_no_clip_for_a_filter_and_that_is_said(networks):
+    row = next(
+        row for row in clips(read_index(networks / "data/index/synthetic.csv")) if row.apex_source == "annotated"
+    )
+    images = [networks / row.frame.format(number) for number in (row.onset, row.apex)]
+    for name in ("synthetic-msmmt", "synthetic-dcma"):
+        said = refused(
+            "needed are at least", Recogniser(networks / "data/recognisers" / name).recognise, sources.pair(*images)
+        )
+        assert str(images[0]) in said
+        assert "mer-recognise-" not in said
+        assert said.endswith("(parameters are the recogniser's: fit it anew with others)")
 
 
 @pytest.mark.slow

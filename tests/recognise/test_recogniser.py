@@ -2,18 +2,21 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
 from mer.clips import clips, read_index
+from mer.corpora.megc2019_flow import as_released
 from mer.recognise import recognise, sources
 from mer.recognise.__main__ import main
 from mer.recognise.bundle import Range
 from mer.recognise.measures import entropy, unusual
-from mer.recognise.recogniser import Recogniser, as_released
+from mer.recognise.recogniser import Recogniser
 from tests.helpers.refusals import refused
+from tests.recognise.test_bundle import rewrite
 from tests.recognise.test_sources import write_video
 
 NAMES = ("synthetic-linear", "synthetic-ststnet")
@@ -125,6 +128,20 @@ def test_the_page_shows_what_was_seen_side_by_side(folders, video, tmp_path):
         assert text in page
     assert "<script" not in page
     assert 'src="http' not in page
+
+
+def test_two_recognisers_of_one_experiment_keep_their_own_training(folders, video, tmp_path):
+    """As two versions of it, side by side."""
+    copy = shutil.copytree(folders[1], tmp_path / "older")
+
+    def older(card):
+        card["seen"]["fps"] = {"low": 11.0, "middle": 12.0, "high": 13.0}
+
+    rewrite(copy, older)
+    assert main([str(video), "--with", folders[1], str(copy), "--html", str(tmp_path / "p.html")]) == 0
+    page = (tmp_path / "p.html").read_text()
+    assert "<td>200 to 200</td>" in page
+    assert "<td>11 to 13</td>" in page
 
 
 def test_bad_clips_are_a_line_each_and_cost_the_others_nothing(folders, video, frames, tmp_path, capsys):

@@ -6,39 +6,23 @@ import cv2
 import numpy as np
 import pytest
 
+from mer.errors import MerError
 from mer.recognise import recordings, sources
 from mer.recognise.__main__ import main
 from mer.recognise.recogniser import Recogniser
 from mer.synthetic import clip as make
-from mer.synthetic.recording import Movement, render_recording
+from mer.synthetic.recording import draw_movements, render_recording
 from tests.helpers.refusals import refused
 from tests.recognise.test_sources import write_video
 
 RATE = 50.0
 
 
-def movements(rng, seconds, quick=True):
-    """Quick ones of all classes, and slow ones between them."""
-    found, t = [], 0.8
-    # A movement of the lids alone (7) hides with the blinks.
-    every = [aus for recipe in make.RECIPES.values() for aus in recipe if aus != "7"]
-    while t < seconds - 2.6:
-        if not quick or rng.random() < 0.3:
-            length = rng.uniform(1.5, 2.0)
-            found.append(Movement(str(rng.choice(["12", "4", "1+2"])), t, t + length / 2, t + length, 4.0))
-        else:
-            length = rng.uniform(0.24, 0.48)
-            apex = t + length * rng.uniform(0.35, 0.65)
-            found.append(Movement(str(rng.choice(every)), t, apex, t + length, float(rng.uniform(0.5, 1.5))))
-        t += length + rng.uniform(0.7, 1.5)
-    return found
-
-
-def write(path, seed, seconds, quick=True):
+def write(path, seed, seconds):
     rng = np.random.default_rng(seed)
-    known = movements(rng, seconds, quick)
+    known = draw_movements(rng, seconds)
     pictures = list(render_recording(make.identity(7, seed, 0), known, seconds, RATE, rng))
-    return write_video(path, fps=RATE, pictures=pictures), [one for one in known if one.offset - one.onset < 0.5]
+    return write_video(path, fps=RATE, pictures=pictures), [one for one in known if one.quick]
 
 
 def read(path) -> list[dict]:
@@ -86,6 +70,29 @@ def test_where_no_face_is_nothing_is_known_and_it_is_said(recogniser, tmp_path, 
     said = capsys.readouterr().err
     assert "nothing is known from" in said
     assert (tmp_path / "c.csv").read_text().startswith("recording,kind,")
+
+
+@pytest.mark.parametrize(("rate", "every"), [(18, 1), (60, 1), (61, 2), (100, 2), (200, 4)])
+def test_no_more_frames_than_needed_are_looked_at_and_none_of_them_stays(tmp_path, rate, every):
+    """Whatever the stages make of a window is gone before the next, and so are the frames that none shares."""
+    looked, left = [], []
+
+    class Chain:
+        def products(self, source, wanted, scratch):
+            looked.append(source.fps)
+            left.append(
+                (sum(path.is_dir() for path in scratch.parent.iterdir()), len(list(scratch.parent.glob("*.png"))))
+            )
+            (scratch / "large.h5").touch()
+            raise MerError(f"{source.name}: no face")
+
+    pictures = [np.zeros((48, 64, 3), np.uint8)] * (8 * rate)
+    video = write_video(tmp_path / "a.avi", fps=rate, pictures=pictures)
+    refused("a.avi: no face", recordings.spot, sources.recording(video), Chain())
+    assert set(looked) == {rate / every}
+    assert len(looked) == 3
+    assert all(folders == 1 for folders, _ in left)
+    assert max(frames for _, frames in left) <= recordings.WINDOW * rate / every + 1
 
 
 def test_too_few_frames_a_second(recogniser, tmp_path):

@@ -31,7 +31,7 @@ def write_video(path, count=12, fps=RATE, codec="FFV1", pictures=None):
 def write_folder(folder, numbers):
     folder.mkdir()
     for n in numbers:
-        cv2.imwrite(str(folder / f"img{n}.png"), frame(n)[..., ::-1])
+        cv2.imwrite(str(folder / f"img{n}.png"), frame(n % 50)[..., ::-1])
     return folder
 
 
@@ -102,6 +102,29 @@ def test_what_is_no_clip(tmp_path):
     refused("has 1 frames between 0.1 s and 0.1 s", opened, tmp_path / "a.avi", scratch, start=0.1, end=0.1)
     refused("--from is -1.0", opened, tmp_path / "a.avi", scratch, start=-1.0)
     refused("--to is nan", opened, tmp_path / "a.avi", scratch, end=float("nan"))
+
+
+def test_a_video_that_is_cut_off_is_refused_where_frames_are_missing(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(60)]
+    whole = write_video(tmp_path / "a.avi", pictures=pictures)
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    said = refused(r"cut.avi: ends after \d+ of \d+ frames", sources.opened, cut, tmp_path / "f")
+    assert "--to" in said
+    assert len(sources.opened(cut, tmp_path / "g", end=0.2).frames) == 11  # what is there
+    (tmp_path / "scratch").mkdir()
+    windows = sources.recording(cut).windows(tmp_path / "scratch", 0.2, 0.1, 1)
+    refused(r"cut.avi: ends after \d+ of", list, windows)
+
+
+def test_a_recording_is_no_clip(tmp_path):
+    long = write_video(tmp_path / "long.avi", 101, fps=10, pictures=[frame(n % 12) for n in range(102)])
+    refused("long.avi: lasts more than 10 s, so it is a recording", sources.opened, long, tmp_path / "f")
+    assert not (tmp_path / "f").exists()  # said before anything is decoded
+    assert len(sources.opened(long, tmp_path / "f", end=10.0).frames) == 101
+    folder = write_folder(tmp_path / "a", range(102))
+    refused("lasts more than 10 s", sources.opened, folder, tmp_path / "g", fps=10)
 
 
 def test_a_frame_rate_at_which_half_a_second_shows_nothing_is_said(tmp_path):
