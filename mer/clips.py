@@ -308,11 +308,11 @@ def read_frame(path: str | Path) -> np.ndarray:
     return image
 
 
-def _unsound(path: str | Path, what: str) -> MerError:
+def _unsound(path: str | Path, what: str, remedy: str = "replace the file") -> MerError:
     """For a frame that cannot be what was written. A rendered one is an output, damaged in DVC's cache as well."""
     if any((folder / TRUTH).is_file() for folder in Path(path).parents):
         return damaged(path, f"it {what}")
-    return MerError(f"{path}: {what}; replace the file")
+    return MerError(f"{path}: {what}; {remedy}")
 
 
 # Other kinds that OpenCV reads; a damaged file of these is read as far as it goes.
@@ -494,8 +494,26 @@ def _check_depth(path: str | Path, data: bytes, bits: int) -> None:
 
 
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:
-    """The frames onset..offset one by one, (H, W, 3) uint8 RGB. Raises MerError when their sizes differ."""
+    """The frames onset..offset one by one, (H, W, 3) uint8 RGB.
+
+    Raises MerError when their sizes differ, and as `check_frames`.
+    """
+    check_frames(clip)
     return read_paths(clip.paths())
+
+
+def check_frames(clip: Clip) -> None:
+    """Raise MerError unless the frames have the bytes that the index was made of; without a digest nothing is known.
+
+    DVC takes a file of the same size and date for the same, so it does not see a bit that has changed on the disk.
+    """
+    if clip.digest and files_digest(clip.paths()) != clip.digest:
+        first = clip.path(clip.onset)
+        raise _unsound(
+            first,
+            f"is one of the frames of {clip.id}, which are not those that were indexed",
+            f"bring the frames anew, or, if they were meant to change, run dvc repro -f index@{clip.corpus}",
+        )
 
 
 def read_paths(paths: Iterable[str | Path]) -> Iterator[np.ndarray]:

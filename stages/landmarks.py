@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mer.clips import Clip, clips, files_digest, read_excluded, read_frame, read_index
+from mer.clips import Clip, check_frames, clips, files_digest, read_excluded, read_frame, read_index
 from mer.errors import FileError, MerError
 from mer.faces.landmarks import ATTEMPTS, find_onset_face
 from mer.storage.build import build_product
@@ -23,6 +23,7 @@ LOOK_AHEAD = 5  # frames after the onset: at 200 fps 25 ms, in which a face stay
 def compute(clip: Clip, *, backend: str, **options) -> dict:
     if backend == "truth":
         return truth(clip)
+    check_frames(clip)
     paths = clip.paths()[: LOOK_AHEAD + 1]
     try:
         face = find_onset_face((read_frame(path) for path in paths), backend, **options)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mer.clips import Clip, clips, files_digest, read_index, read_paths
+from mer.clips import Clip, check_frames, clips, files_digest, read_index, read_paths
 from mer.errors import FileError, MerError
 from mer.faces.alignment import clip_transform, crop_options, crop_size, warp
 from mer.magnification.eulerian import CAUSAL, SHORTEST, band_of_clip, magnify_frames
@@ -45,6 +45,8 @@ def compute(
 ) -> dict:
     numbers, keep = frames_needed(clip, product, apex, recipe)
     size = crop_size(crop["crop"])
+    if full or recipe["around"]:
+        check_frames(clip)
     settings = {name: recipe[name] for name in FILTER} | {"fps": recipe["fps"] or clip.fps}
     try:
         if recipe["band"] == "clip":

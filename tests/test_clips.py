@@ -1,6 +1,7 @@
 """Clips whose corpus lacks single frames; the index, which is read as it was written or not at all."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,8 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mer.clips import COLUMNS, Clip, clips, read_excluded, read_frames, read_index, write_excluded, write_index
-from mer.errors import MerError
+from mer.clips import (
+    COLUMNS,
+    Clip,
+    clips,
+    files_digest,
+    read_excluded,
+    read_frames,
+    read_index,
+    write_excluded,
+    write_index,
+)
+from mer.errors import FileError, MerError
 from mer.storage.tables import write_table
 from tests.helpers.refusals import refused
 
@@ -40,6 +51,27 @@ def test_frames_of_two_sizes_are_refused(tmp_path):
         cv2.imwrite(str(tmp_path / f"img{n}.png"), np.zeros((6, 5 + (n == 13), 3), np.uint8))
     with pytest.raises(MerError, match=r"img13.png: is 6x6, the clip's first frame 5x6"):
         list(read_frames(clip(tmp_path)))
+
+
+def test_frames_that_are_not_those_that_were_indexed(tmp_path):
+    """A bit that the disk has lost: the date stays, so DVC sees nothing, and the decoder may say nothing either."""
+    for n in range(10, 15):
+        cv2.imwrite(str(tmp_path / f"img{n}.bmp"), np.full((6, 5, 3), n, np.uint8))
+    one = replace(clip(tmp_path), frame=f"{tmp_path}/img{{}}.bmp")
+    indexed = replace(one, digest=files_digest(one.paths()))
+    assert len(list(read_frames(indexed))) == 5
+    last = bytearray((tmp_path / "img14.bmp").read_bytes())
+    last[-1] ^= 1
+    (tmp_path / "img14.bmp").write_bytes(last)
+    assert len(list(read_frames(one))) == 5
+    remedy = r"bring the frames anew, or, if they were meant to change, run dvc repro -f index@c$"
+    with pytest.raises(MerError, match=rf"img10\.bmp: is one of the frames of c/s/1, which .* indexed; {remedy}"):
+        read_frames(indexed)
+    (tmp_path / "truth.h5").touch()  # rendered: an output, for which there is a remedy
+    with pytest.raises(
+        FileError, match=r"is damaged: it is one of .*; run python -m tools\.repair \S+, then dvc repro$"
+    ):
+        read_frames(indexed)
 
 
 def test_grey_frames_become_rgb(tmp_path):

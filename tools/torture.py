@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import _report
+from mer.clips import clips, read_index
 from mer.errors import MerError, listed
 from mer.params import parse
 from mer.plan import SINGLE
@@ -219,12 +220,7 @@ def _seconds(project: Project, stage: str) -> float:
 
 def flipped(project: Project, chance: random.Random) -> Iterator[Trial]:
     """A bit of an output is another, or its end is missing; what reads it is run."""
-    readers: dict[str, str] = {}
-    for name, stage in project.stages().items():
-        for dep in stage.get("deps", ()):
-            readers.setdefault(dep["path"], name)
-    for path in [p for p in readers if p.endswith((".h5", ".safetensors")) and p.startswith("data/")]:
-        reader = readers[path]
+    for path, reader in _damageable(project, chance):
         for what in ("bit flipped", "cut"):
             project.forget(reader)
             file = project.folder / path
@@ -233,13 +229,27 @@ def flipped(project: Project, chance: random.Random) -> Iterator[Trial]:
                 content = content[: chance.randrange(1, len(content))]
             else:
                 content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-            # In place: the copy in DVC's cache is the same file.
+            # In place: the copy in DVC's cache is the same file. Its date stays, so that DVC sees nothing.
             mode, times = file.stat().st_mode, file.stat()
             file.chmod(0o644)
             file.write_bytes(content)
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
             file.chmod(mode)
             yield project.judged(f"{what}: {Path(path).suffix}", reader, None)
+
+
+def _damageable(project: Project, chance: random.Random) -> list[tuple[str, str]]:
+    """(file, stage that reads it): a product or weights of every stage that makes some, and four frames of clips."""
+    stages, found = project.stages(), {}
+    readers = {dep["path"]: name for name, stage in reversed(stages.items()) for dep in stage.get("deps", ())}
+    for name in chance.sample(sorted(stages), len(stages)):
+        for path in project.outputs(name):
+            if path in readers and path.endswith((".h5", ".safetensors")):
+                found.setdefault((name.split("@")[0], Path(path).suffix), (path, readers[path]))
+    index = project.folder / "data/index/synthetic.csv"
+    frames = [str(path) for clip in clips(read_index(index)) for path in clip.paths()]
+    looking = [next(name for name in stages if name.startswith(f"{what}@synthetic")) for what in ("landmarks", "align")]
+    return [*found.values(), *zip(chance.sample(frames, 4), looking * 2, strict=True)]
 
 
 def spools(project: Project, chance: random.Random) -> Iterator[Trial]:
