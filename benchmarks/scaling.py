@@ -72,7 +72,9 @@ def lay_out(folder: Path, clips: int) -> None:
     rehearse.copy_code(folder)
     text = preset.compose("demo").replace("subjects: 8, clips: 100", f"subjects: 26, clips: {clips}")
     replace_file(folder / "params.yaml", text.encode())
-    plan.write(plan.derived(parse(read_yaml(folder / "params.yaml"))), folder / "plan.yaml")
+    made = plan.derived(parse(read_yaml(folder / "params.yaml")))
+    plan.write(made, folder / "plan.yaml")
+    rehearse.make_user_folders(folder, made[0])
 
 
 def run(folder: Path, name: str, key: str, *, workers: int) -> float:

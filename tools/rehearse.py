@@ -102,6 +102,18 @@ def copy_code(folder: Path) -> None:
     (folder / "data/predictions").mkdir(parents=True, exist_ok=True)
 
 
+def make_user_folders(folder: Path, stages: dict[str, dict]) -> None:
+    """The folders, empty, in which a user may put weights and sets: pretrain names them, and DVC asks for them.
+
+    stages: of mer.plan.
+    """
+    made = tuple(f"data/raw/{name}/" for name in stages["synthesize"])
+    for entry in stages["pretrain"].values():
+        for path in entry["reads"]:
+            if path.startswith("data/raw/") and not path.startswith(made):
+                (folder / path).mkdir(parents=True, exist_ok=True)
+
+
 def _files(top: Path, root: Path = Path()) -> Iterator[str]:
     paths = [top] if top.is_file() else sorted(top.rglob("*"))
     for path in paths:

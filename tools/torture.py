@@ -75,11 +75,7 @@ class Project:
         replace_file(self.folder / "params.yaml", preset.compose("torture").encode())
         made = plan.derived(parse(read_yaml(self.folder / "params.yaml")))
         plan.write(made, self.folder / "plan.yaml")
-        made_by_stages = {"data/raw/synthetic", "data/raw/people"}
-        for entry in made[0]["pretrain"].values():  # empty folders for what a user may bring
-            for path in entry["reads"]:
-                if path.startswith("data/raw/") and not any(path.startswith(f"{m}/") for m in made_by_stages):
-                    (self.folder / path).mkdir(parents=True, exist_ok=True)
+        rehearse.make_user_folders(self.folder, made[0])
 
     def variables(self, **more: str) -> dict[str, str]:
         """The environment of a user who has activated the project's own."""
