@@ -4,7 +4,7 @@
         --index data/index/synthetic.csv --save
 
 Prints one JSON line. The real clips are the public release of the MEGC2019 composite, 442 of 68 subjects; the
-rendered ones are brought into the form of that release (`mer.corpora.megc2019_flow.as_released`) and into its three
+rendered ones are brought into the form of that release (`mer.stretch.stretched`) and into its three
 classes. Each model is trained once on all subjects of one side by its own recipe, and tested on all of the other: no
 person is on both. `within` is leave-one-subject-out on the side that is tested, in the same form, with one seed;
 `largest` is UF1 of always saying the most frequent class. Intervals are over the subjects of the side that is tested,
@@ -26,6 +26,7 @@ from mer.loso import run as loso
 from mer.parallel import Engine
 from mer.recognise.recogniser import probabilities
 from mer.storage.cache import ClipCache
+from mer.stretch import stretched
 
 MODELS = ("linear", "ststnet")
 SEEDS = (0, 1, 2)
@@ -33,14 +34,14 @@ SEEDS = (0, 1, 2)
 
 def real(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
     table = select(megc2019_flow.read_labels(folder), "megc2019_flow", 3)
-    return table, np.stack([megc2019_flow.read_image(path) for path in table["image"]])
+    return table, np.stack([megc2019_flow.read_image(path) for path in table["flow"]])
 
 
 def rendered(index: Path, flow: Path) -> tuple[pd.DataFrame, np.ndarray]:
     cache = ClipCache(flow)
     table = select(read_index(index), "casme2", 3)
     table = table[[name in cache for name in table["id"]]].reset_index(drop=True)
-    return table, megc2019_flow.as_released(np.asarray(cache.load(table["id"].tolist())))
+    return table, stretched(np.asarray(cache.load(table["id"].tolist())))
 
 
 def scored(table: pd.DataFrame, predicted: list[np.ndarray]) -> dict:

@@ -1,11 +1,13 @@
 """How the pipeline fills cores, and which part of it becomes the limit with many.
 
-    python -m benchmarks.scaling [--clips 100] [--repeats 3] [--save]     real stages, with one worker and with two
-    python -m benchmarks.scaling --limits [--save]                        writer, joblib, dask and DVC by simulation
+    python -m benchmarks.scaling [--repeats 3] [--save]     real stages, with one worker and with two
+    python -m benchmarks.scaling --limits [--save]          writer, joblib, dask and DVC by simulation
 
-Stages are those of preset synthetic_full on a rendered corpus, as DVC starts them; an efficiency is the time with one
-worker over that with n workers and n. A machine's own shared limits (memory, boost) are measured beside: as many plain
-processes as workers that compute the same for themselves, without anything of mer between them.
+Stages are those of preset demo on a rendered corpus of CASME II's size, as DVC starts them. Where its clips are done in
+seconds, its index names each several times, under other ids. An efficiency is the time with one worker over twice that
+with two: of the whole stage, and of what comes after its start, which is the time that it takes for FEW clips. A
+machine's own shared limits (memory, boost) are measured beside: as many plain processes as workers that compute the
+same for themselves, without anything of mer between them.
 
 The simulated items take a known time and hold arrays of a real size, so what is beyond that time is the engine's.
 """
@@ -26,14 +28,17 @@ import numpy as np
 
 from benchmarks import _report
 from mer import cluster
+from mer.clips import read_index, write_index
 from mer.parallel import Engine, map_clips
 from mer.storage.build import build_product
 
+# Stage, key, and how many clips it is given.
 STAGES = (
-    ("landmarks", "synthetic"), ("align", "synthetic-box224"), ("spot", "synthetic-box224"),
-    ("flow", "synthetic-box224"), ("magnify_eulerian", "synthetic-box224-msmmt"),
-    ("magnify_learned", "synthetic-box224-magnet-linspace_2_13_8"), ("train", "synthetic-ststnet"),
+    ("landmarks", "synthetic", 984), ("align", "synthetic-box224", 984), ("spot", "synthetic-box224", 984),
+    ("flow", "synthetic-box224", 984), ("magnify_eulerian", "synthetic-box224-msmmt", 492),
+    ("magnify_learned", "synthetic-box224-magnet-linspace_2_13_8", 123), ("train", "synthetic-ststnet", 246),
 )  # fmt: skip
+SUBJECTS, CLIPS, FEW = 26, 246, 6
 PREPARED = (("synthesize", "synthetic"), ("synthesize", "people"), ("index", "synthetic"), ("pretrain", "magnet"))
 ONE_THREAD = os.environ | cluster.ONE_THREAD
 
@@ -41,36 +46,58 @@ ONE_THREAD = os.environ | cluster.ONE_THREAD
 # ---- real stages ----------------------------------------------------------------------------------------------------
 
 
-def stages(clips: int, repeats: int, folder: Path) -> dict:
+def stages(repeats: int, folder: Path) -> dict:
     """Seconds of each stage with one worker and with two, in turn, and the efficiency of two."""
-    lay_out(folder, clips)
+    lay_out(folder)
     for name, key in PREPARED:
         run(folder, name, key, workers=2)
+    index = folder / "data/index/synthetic.csv"
+    table = repeated(read_index(index), max(count for *_, count in STAGES))
     found = {}
-    for name, key in STAGES:
-        run(folder, name, key, workers=2)  # compiled, in the page cache
-        seconds: dict[int, list[float]] = {1: [], 2: []}
+    for name, key, count in STAGES:
+        seconds: dict[str, dict[int, list[float]]] = {"few": {1: [], 2: []}, "all": {1: [], 2: []}}
         for _ in range(repeats):
-            for workers in seconds:
-                seconds[workers].append(run(folder, name, key, workers=workers))
-        one, two = (statistics.median(seconds[n]) for n in (1, 2))
-        work = 26 if name == "train" else clips  # folds, of one seed
-        found[f"{name}@{key}"] = {
-            "seconds": {str(n): [round(s, 2) for s in seconds[n]] for n in seconds},
+            # Last with all of them, as the next stage reads what is left.
+            for what, number in (("few", FEW), ("all", count)) if name != "train" else (("all", count),):
+                write_index(index, table.iloc[:number])
+                for workers in (1, 2):
+                    seconds[what][workers].append(run(folder, name, key, workers=workers))
+        (one, two), work = (
+            (statistics.median(seconds["all"][n]) for n in (1, 2)),
+            SUBJECTS if name == "train" else count,
+        )
+        row = {
+            "clips": count,
+            "seconds": {
+                w: {str(n): [round(s, 2) for s in times] for n, times in of.items()} for w, of in seconds.items()
+            },
             "per_second_and_core": round(work / one, 3), "efficiency_of_two": round(one / two / 2, 3),
         }  # fmt: skip
-        print(f"{name}@{key}: {one:.1f} s, {two:.1f} s, efficiency {one / two / 2:.2f}", file=sys.stderr, flush=True)
+        if name != "train":
+            start = [statistics.median(seconds["few"][n]) for n in (1, 2)]
+            row["per_second_and_core"] = round((count - FEW) / (one - start[0]), 3)
+            row["efficiency_after_the_start"] = round((one - start[0]) / (two - start[1]) / 2, 3)
+        found[f"{name}@{key}"] = row
+        print(f"{name}@{key}: {row}", file=sys.stderr, flush=True)
     return found
 
 
-def lay_out(folder: Path, clips: int) -> None:
+def repeated(table, count: int):
+    """So many clips: those of an index, again and again under other ids, the copies of a clip far apart."""
+    import pandas as pd
+
+    copies = [table.assign(id=table["id"] + (f"_{n}" if n else "")) for n in range(-(-count // len(table)))]
+    return pd.concat(copies, ignore_index=True).iloc[:count]
+
+
+def lay_out(folder: Path) -> None:
     from mer.params import parse
     from mer.storage.files import replace_file
     from mer.storage.yaml_files import read_yaml
     from tools import plan, preset, rehearse
 
     rehearse.copy_code(folder)
-    text = preset.compose("demo").replace("subjects: 8, clips: 100", f"subjects: 26, clips: {clips}")
+    text = preset.compose("demo").replace("subjects: 8, clips: 100", f"subjects: {SUBJECTS}, clips: {CLIPS}")
     replace_file(folder / "params.yaml", text.encode())
     made = plan.derived(parse(read_yaml(folder / "params.yaml")))
     plan.write(made, folder / "plan.yaml")
@@ -181,10 +208,10 @@ def dask(repeats: int) -> dict:
     for workers in (2, 16, 64, 256):
         with tempfile.TemporaryDirectory() as folder:
             started = LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None,
-                                   local_directory=folder)  # fmt: skip
+                                   memory_limit=0, local_directory=folder)  # fmt: skip
             with started:
                 for seconds in (0.1, 1.0):
-                    number = max(64, int(workers * 8 / max(seconds, 0.4)))
+                    number = min(1024, max(64, workers * 8))
                     rates = []
                     for _ in range(repeats):
                         start = time.perf_counter()
@@ -237,7 +264,6 @@ def dvc(folder: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limits", action="store_true")
     _report.add_options(parser)
@@ -248,7 +274,7 @@ def main() -> None:
             result = {"writer": writer(folder, args.repeats), "joblib": joblib(args.repeats),
                       "dask": dask(args.repeats), "dvc": dvc(folder)}  # fmt: skip
         else:
-            result = {"clips": args.clips, "machine": machine(), "stages": stages(args.clips, args.repeats, folder)}
+            result = {"machine": machine(), "stages": stages(args.repeats, folder)}
     label = "scaling_limits" if args.limits else "scaling"
     _report.report(label, result, ("dask", "distributed", "dvc", "h5py", "joblib", "numpy", "torch"), args.save)
 

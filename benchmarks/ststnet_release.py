@@ -21,7 +21,7 @@ from mer.loso import run as loso
 def load(flow: Path):
     """(table with labels, flow images (442, 3, 28, 28))."""
     table = select(megc2019_flow.read_labels(flow), "megc2019_flow", 3)
-    return table, np.stack([megc2019_flow.read_image(p) for p in table["image"]])
+    return table, np.stack([megc2019_flow.read_image(p) for p in table["flow"]])
 
 
 def official(table, images: np.ndarray, weights: Path) -> np.ndarray:

@@ -496,10 +496,10 @@ def _check_depth(path: str | Path, data: bytes, bits: int) -> None:
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:
     """The frames onset..offset one by one, (H, W, 3) uint8 RGB.
 
-    Raises MerError when their sizes differ, and as `check_frames`.
+    Raises MerError when their sizes differ, and after the last one as `check_frames`.
     """
+    yield from read_paths(clip.paths())
     check_frames(clip)
-    return read_paths(clip.paths())
 
 
 def check_frames(clip: Clip) -> None:

@@ -26,7 +26,9 @@ Experiments = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*][a-z0-9*-]{0,
 Folder = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
 Classes = Literal[3, 4, 5, 7, 8]
 Seed = Annotated[int, Field(ge=0)]
-Selection = Literal["last_epoch", "inner_val", "test_best"]
+Selection = Literal["last_epoch", "inner_val", "nested", "test_best"]
+LeaveOut = Literal["subject", "corpus"]
+Inner = Annotated[int, Field(ge=0, le=100)]
 Validation = Literal["held_out", "test_subject"]
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
 OnError = Literal["stop", "exclude"]
@@ -277,10 +279,29 @@ class FramePairsRun(Section):
         return {f"{self.pool}-pool-{self.size}": f"data/raw/{self.pool}/pool/clips"}
 
 
+class SimulatedFlowRun(Section):
+    """A network that learns action units from simulated flow maps; nuisance: changes of mer.synthetic.flow_maps."""
+
+    task: Literal["simulated_flow"]
+    network: Name
+    knobs: dict[str, Any] = {}
+    user_weights: Folder | None
+    bundled: Folder | None = None  # a file
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    emotion: float = Field(ge=0)
+    nuisance: dict[str, Any] = {}
+
+
 class Pretrain(Section):
     runs: dict[
         Name,
-        Annotated[MovingLayersRun | MacroRun | MacroSetsRun | FramePairsRun | FetchRun, Discriminator("task")],
+        Annotated[
+            MovingLayersRun | MacroRun | MacroSetsRun | FramePairsRun | SimulatedFlowRun | FetchRun,
+            Discriminator("task"),
+        ],
     ]
     seed: Seed
 
@@ -310,6 +331,13 @@ class DynamicImage(Section):
     c: float = Field(gt=0)
 
 
+class Candidate(Section):
+    """What an experiment with `selection: nested` chooses between: changes of its knobs and of its recipe."""
+
+    knobs: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+
+
 class Experiment(Section):
     """A cell of a table: a model on a corpus. What is not said is the corpus's, the model's and `train`'s."""
 
@@ -319,7 +347,10 @@ class Experiment(Section):
     classes: Classes | None = None
     knobs: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
+    candidates: dict[Key, Candidate] = Field(default={}, max_length=16)
     selection: Selection | None = None
+    inner: Inner | None = None
+    leave_out: LeaveOut | None = None
     held_out: HeldOut | None = None
     validation: Validation | None = None
     seeds: list[Seed] | None = None
@@ -327,13 +358,16 @@ class Experiment(Section):
     shuffled: bool | None = None
 
 
-OVERRIDDEN = ("selection", "held_out", "validation", "seeds", "audit", "shuffled")  # fields of Train in an Experiment
+# Fields of Train that an experiment may have for itself.
+OVERRIDDEN = ("selection", "inner", "leave_out", "held_out", "validation", "seeds", "audit", "shuffled")
 
 
 class Train(Section):
     seed: Seed
     seeds: list[Seed]
     selection: Selection
+    inner: Inner
+    leave_out: LeaveOut
     audit: bool
     held_out: HeldOut
     validation: Validation
@@ -526,6 +560,17 @@ class Params(Section):
     def knobs_of(self, experiment: Experiment) -> dict[str, Any]:
         """The knobs of a model that params.yaml says: the model's section, and those of the experiment before it."""
         return {**self.knobs.get(experiment.model, {}), **experiment.knobs}
+
+    def candidates_of(self, experiment: Experiment) -> dict[str, Experiment]:
+        """By name: the experiment with the changes of each candidate; without candidates itself, by the name ""."""
+        if not experiment.candidates:
+            return {"": experiment}
+        return {
+            name: experiment.model_copy(
+                update={"knobs": {**experiment.knobs, **one.knobs}, "recipe": {**experiment.recipe, **one.recipe},
+                        "candidates": {}}
+            ) for name, one in experiment.candidates.items()
+        }  # fmt: skip
 
 
 def load(path: str | Path = "params.yaml") -> Params:

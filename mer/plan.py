@@ -14,14 +14,18 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mer import imports, pretraining
 from mer.errors import MerError, listed, suggestion
 from mer.params import Corpus, Curve, Experiment, FramePairsRun, HeatMaps, MotionMaps, Params
 from mer.products import CROPS, Product, Weights, flow, frames, landmarks, magnet
+
+if TYPE_CHECKING:  # it brings torch
+    from mer.models import ModelSpec
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
@@ -33,7 +37,17 @@ SINGLE = ("leakage", "tables")  # stages of the graph that have one run, and so 
 # How many places dvc.yaml has for lists of dependencies.
 PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 7,
           "fitted": 10}  # fmt: skip
-CODE_PLACES = {"index": 2, "compose": 1, "pretrain": 13, "restore": 13, "embed": 2, "train": 8, "fit": 8, "figures": 2}
+CODE_PLACES = {
+    "index": 2,
+    "compose": 1,
+    "pretrain": 13,
+    "restore": 13,
+    "embed": 2,
+    "train": 11,
+    "fit": 11,
+    "figures": 3,
+    "import_flow": 3,
+}
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -129,8 +143,8 @@ class _Planner:
         if hasattr(module, "RELEASED"):
             if corpus.watch is not None:
                 raise MerError(f"corpora.{name}.watch: a release is watched itself; remove it")
-            args = {"raw": raw, "index": index_path(name), "out": self.released(name).path(name)}
-            self.add("import_flow", name, {"args": args})
+            args = {"reader": reader, "raw": raw, "index": index_path(name), "out": f"data/cache/{name}/{RELEASED}"}
+            self.add("import_flow", name, {"args": args, "code": _code("import_flow", [module.__name__])})
             return
         watch = corpus.watch or (raw if made else f"data/raw/{name}.manifest.csv")
         corrections = f"mer/corpora/corrections/{reader}.csv"
@@ -165,15 +179,14 @@ class _Planner:
                 "leave one out. Other people's recordings in that layout need a reader of their own (CONTRIBUTING.md)"
             )
 
-    def released(self, name: str) -> Product:
-        return Product("flow", RELEASED, "import_flow")
-
     # ---- products
 
     def make(self, product: Product | Weights, corpus: str, why: str) -> str:
         """Add what makes a product of a corpus; returns its path. `why` begins messages."""
         if isinstance(product, Weights):
             return self.weights(product, why)
+        if product.corpus:
+            corpus = self.other(product.corpus, corpus, why)
         entry = self.params.corpora[corpus]
         if not product.stage:
             raise MerError(f"{why} reads {product}, which is no file; crop it: frames(crop, of=…)")
@@ -186,7 +199,7 @@ class _Planner:
                     f"{why} reads {product}, and corpus {corpus} was released as {listed(module.RELEASED)} without its "
                     "frames; choose a corpus with frames"
                 )
-            return self.released(corpus).path(corpus)
+            return replace(product, chain=RELEASED).path(corpus)
         args: Entry = {"index": index_path(corpus)}
         for name, source in product.reads:
             args[name] = self.make(source, corpus, why)
@@ -207,6 +220,14 @@ class _Planner:
             self.sequences.setdefault(corpus, product)
         self.add(product.stage, stage_key(product, corpus), item)
         return args["out"]
+
+    def other(self, name: str, corpus: str, why: str) -> str:
+        """The corpus that has the same clips as the experiment's, as another view of them."""
+        if name not in self.params.corpora:
+            raise MerError(f"{why} reads flow of corpus {name!r}; {suggestion(name, self.params.corpora)}")
+        if name == corpus:
+            raise MerError(f"{why} reads flow of {name} twice; name another corpus with the same clips, or none")
+        return name
 
     def joined(self, product: Product, corpus: str, parts: list[str], why: str) -> str:
         paths = [self.make(product, part, why) for part in parts]
@@ -304,8 +325,45 @@ class _Planner:
         from mer import models  # brings torch: not where a plan is only compared
 
         spec = models.load(experiment.model)
+        why, paths = f"experiments.{name}: model {spec.name}", []
+        reads: dict[str, list[str]] = {}  # candidate -> products
+        weights: dict[str, str] = {}  # candidate -> a file
+        for candidate, one in self.params.candidates_of(experiment).items():
+            products, network = self.read_by(spec, one, why)
+            reads[candidate] = [self.make(product, experiment.corpus, why) for product in products]
+            if network is not None:
+                weights[candidate] = self.make(network, experiment.corpus, why)
+        if len(set(weights.values())) > 1:
+            raise MerError(f"{why}: its candidates begin with {listed(sorted(set(weights.values())))}; take one file")
+        paths = list(dict.fromkeys(path for some in reads.values() for path in some))
+        corpus = self.params.corpora[experiment.corpus]
+        labels = experiment.labels or labels_of(experiment.corpus, corpus)
+        args: Entry = {
+            "index": index_path(experiment.corpus), "labels": labels,
+            "classes": experiment.classes or corpus.classes, "model": spec.name,
+            "reads": paths,
+        }  # fmt: skip
+        if weights:
+            args["weights"] = next(iter(weights.values()))
+        if experiment.candidates:
+            # Which of the files each candidate reads, by their places; w: and the weights.
+            args["candidates"] = [
+                f"{one}={','.join([*(str(paths.index(p)) for p in some), *(['w'] if one in weights else [])])}"
+                for one, some in reads.items()
+            ]
+        args["out"] = f"data/predictions/{name}"
+        engine = ["mer.loso.run", "mer.loso.nested", *([LOOP] if spec.recipe is not None else [])]
+        estimator = frozenset() if spec.recipe is not None else frozenset({LOOP})
+        code = _code("train", [f"mer.models.{spec.name}", *engine, _labels_module(labels)], without=estimator)
+        paths = [*paths, *([args["weights"]] if weights else [])]
+        section = spec.name if spec.name in self.params.knobs else f"experiments.{name}"
+        return {"args": args, "section": section, "reads": _places("reads", paths), "code": code}
+
+    def read_by(
+        self, spec: "ModelSpec", experiment: Experiment, why: str
+    ) -> tuple[list[Product], Weights | None]:  # fmt: skip
+        """What a model with an experiment's knobs reads: products, and the file of weights that it begins with."""
         knobs = _Noting(spec.all_knobs(self.params.knobs_of(experiment)))
-        why = f"experiments.{name}: model {spec.name}"
         try:
             reads = spec.reads(knobs)
         except MerError as error:
@@ -317,24 +375,9 @@ class _Planner:
             raise MerError(f"{spec.path}: READS must hold products of mer.products, at least one; see its docstring")
         if len(weights) > 1:
             raise MerError(f"{spec.path}: READS names {len(weights)} files of weights; a model takes one")
-        if weights and spec.load_weights is None:
+        if weights and not spec.takes_weights:
             raise MerError(f"{spec.path}: READS names weights, but there is no load_weights; declare it")
-        corpus = self.params.corpora[experiment.corpus]
-        labels = experiment.labels or labels_of(experiment.corpus, corpus)
-        args: Entry = {
-            "index": index_path(experiment.corpus), "labels": labels,
-            "classes": experiment.classes or corpus.classes, "model": spec.name,
-            "reads": [self.make(product, experiment.corpus, why) for product in products],
-        }  # fmt: skip
-        if weights:
-            args["weights"] = self.make(weights[0], experiment.corpus, why)
-        args["out"] = f"data/predictions/{name}"
-        engine = ["mer.loso.run", *([LOOP] if spec.recipe is not None else [])]
-        estimator = frozenset() if spec.recipe is not None else frozenset({LOOP})
-        code = _code("train", [f"mer.models.{spec.name}", *engine, _labels_module(labels)], without=estimator)
-        paths = [*args["reads"], *([args["weights"]] if weights else [])]
-        section = spec.name if spec.name in self.params.knobs else f"experiments.{name}"
-        return {"args": args, "section": section, "reads": _places("reads", paths), "code": code}
+        return products, weights[0] if weights else None
 
     def fit(self, name: str) -> None:
         """The recogniser of an experiment: trained as its folds, with what is measured of its clips."""
@@ -342,10 +385,16 @@ class _Planner:
         where, corpus = f"fit.experiments: {name}", self.params.corpora[experiment.corpus]
         if self.params.train.of(experiment).shuffled:
             raise MerError(f"{where}: its labels are exchanged at random, so it recognises nothing; leave it out")
+        if experiment.candidates:
+            raise MerError(f"{where}: its model is another in every fold; fit an experiment with one candidate's knobs")
         from mer import models
 
         spec = models.load(experiment.model)
         reads = [p for p in spec.reads(spec.all_knobs(self.params.knobs_of(experiment))) if isinstance(p, Product)]
+        if spec.load_weights is None and "weights" in training["args"]:
+            raise MerError(f"{where}: a network makes its inputs, which a recogniser does not carry; leave it out")
+        if others := sorted({product.corpus for product in reads} - {""}):
+            raise MerError(f"{where}: it reads flow of {listed(others)}, which no new clip has; leave it out")
         released = self.is_released(experiment.corpus)
         args = training["args"] | {
             "out": f"data/recognisers/{name}",
@@ -568,7 +617,7 @@ def index_path(corpus: str) -> str:
 
 def stage_key(product: Product, corpus: str) -> str:
     """A product's key; where one stage makes several kinds of a chain, all but the first have a suffix."""
-    suffix = {"apex_frame": "apex", "flows": "flows"}.get(product.kind, "")
+    suffix = {"apex_frame": "apex", "flows": "flows", "flow_offset": "offset"}.get(product.kind, "")
     return "-".join(part for part in (corpus, product.chain, suffix) if part)
 
 

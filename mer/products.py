@@ -8,7 +8,8 @@ the stages of a graph from these expressions.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Product:
 
     kind: of the array, and the file's name. chain: the folder. stage: what makes it; "" for the recording itself, which
     is no file. reads: the products it is made of, by the name of the stage's argument. settings: the stage's other
-    arguments. crop: the crop that its pixels are those of; "" before any.
+    arguments. crop: the crop that its pixels are those of; "" before any. corpus: another one that has the same clips,
+    by their ids, and of which the product is; "" the experiment's.
     """
 
     kind: str
@@ -48,6 +50,7 @@ class Product:
     reads: tuple[tuple[str, "Product | Weights"], ...] = ()
     settings: tuple[tuple[str, str | tuple[str, ...]], ...] = ()
     crop: str = ""
+    corpus: str = ""
 
     def path(self, corpus: str) -> str:
         return "/".join(part for part in ("data/cache", corpus, self.chain, f"{self.kind}.h5") if part)
@@ -119,9 +122,27 @@ def pair(clip: Product) -> Product:
     return _of_clip("pair", clip)
 
 
-def flow(clip: Product) -> Product:
-    """The flow image from onset to apex, (3, H, W) float32: u and v in px, strain."""
-    return _of_clip("flow", clip)
+def flow(clip: Product, to: Literal["apex", "offset"] = "apex") -> Product:
+    """A flow image, (3, H, W) float32: u and v in px, strain; from onset to apex, or from apex to offset."""
+    return _of_clip("flow" if to == "apex" else "flow_offset", clip, stage="flow")
+
+
+def of_corpus(corpus: str, product: Product) -> Product:
+    """The product of another corpus that has the same clips, such as a second release: another view of them."""
+    return replace(product, corpus=corpus)
+
+
+def flow_views(crop: str, second: str = "none", *, offset: bool = False) -> tuple[Product, ...]:
+    """Flow maps of a clip: from onset to apex; that of another corpus, `second`, unless it is none; apex to offset.
+
+    offset: whether there is the last one; it is that of the second corpus where there is one.
+    """
+    clip = frames(crop)
+    views, last = [flow(clip)], flow(clip, to="offset")
+    if second != "none":
+        views.append(of_corpus(second, flow(clip)))
+        last = of_corpus(second, last)
+    return (*views, last) if offset else tuple(views)
 
 
 def flows(clip: Product) -> Product:

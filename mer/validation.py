@@ -8,17 +8,19 @@ import importlib
 import inspect
 import shlex
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mer import corpora, models
-from mer.corpora import megc2019_flow
 from mer.errors import MerError, suggestion
 from mer.loso import augmentation, task
+from mer.loso.nested import NESTED
 from mer.loso.recipe import Recipe
 from mer.params import Experiment, Params
 from mer.plan import Plan, labels_of
 from mer.pretraining import back_again
+from mer.storage.files import digest
 
 
 def check(params: Params) -> None:
@@ -62,6 +64,24 @@ def check_experiment(params: Params, name: str, experiment: Experiment) -> None:
 
 
 def _check_experiment(params: Params, where: str, experiment: Experiment) -> None:
+    nested = params.train.of(experiment).selection == NESTED
+    if nested and len(experiment.candidates) < 2:
+        raise MerError(f"{where}.candidates: selection nested chooses between two or more; add some, or set another")
+    if experiment.candidates and not nested:
+        raise MerError(f"{where}.candidates: only selection nested chooses between them; set it, or remove them")
+    if params.train.of(experiment).inner == 1:
+        raise MerError(f"{where}.inner is 1: one group leaves nothing to train on; take 0 or 2 and more")
+    known: dict[str, str] = {}
+    for name, one in params.candidates_of(experiment).items():
+        place = f"{where}.candidates.{name}" if name else where
+        what = _check_one(params, place, one)
+        other = known.setdefault(what, name)
+        if other != name:
+            raise MerError(f"{where}.candidates: {other} and {name} differ in nothing; change one, or leave it out")
+
+
+def _check_one(params: Params, where: str, experiment: Experiment) -> str:
+    """A digest of what the experiment, or a candidate of one, is trained with."""
     spec = models.load(experiment.model)
     models.check_knobs(spec.name, params.knobs.get(spec.name, {}), f"params.yaml: {spec.name}")
     models.check_knobs(spec.name, experiment.knobs, f"{where}.knobs")
@@ -83,6 +103,8 @@ def _check_experiment(params: Params, where: str, experiment: Experiment) -> Non
             task.controlled(network)
         except MerError as error:
             raise MerError(f"{where}: {spec.path}: {error}") from None
+    recipe = asdict(Recipe.of(spec.recipe, experiment.recipe)) if spec.recipe is not None else {}
+    return digest(spec.all_knobs(knobs), recipe)
 
 
 def check_classes(where: str, labels: str, classes: int) -> None:
@@ -138,7 +160,7 @@ def check_raw(params: Params, plan: Plan) -> None:
     for entry in plan["import_flow"].values():
         raw = entry["args"]["raw"]
         if not Path(raw).is_dir():
-            how = " && ".join(megc2019_flow.how(raw))
+            how = " && ".join(corpora.load(entry["args"]["reader"]).RELEASE.how(raw))
             raise MerError(f"{raw}: is missing; bring the release with: mkdir -p {shlex.quote(raw)} && {how}")
     chosen = params.figures.macro
     if any(entry["args"].get("macro_reader") == chosen for entry in plan["figures"].values()) and chosen is not None:

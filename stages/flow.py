@@ -1,10 +1,10 @@
-"""TV-L1 flow with optical strain; writes data/cache/<corpus>/<chain>/{flow,flows}.h5.
+"""TV-L1 flow with optical strain; writes data/cache/<corpus>/<chain>/{flow,flow_offset,flows}.h5.
 
     python -m stages.flow synthetic-box224
 
 Product `flow`: from onset to apex, one flow image a clip, (3, H, W) float32: u and v in pixels of the crop, strain
-without unit. Product `flows`: from each frame to the next, (T - 1, 3, H, W). The chain's frames may be aligned or
-magnified ones.
+without unit. Product `flow_offset`: the same from apex to offset. Product `flows`: from each frame to the next, (T - 1,
+3, H, W). The chain's frames may be aligned or magnified ones.
 """
 
 import functools
@@ -34,6 +34,8 @@ def grey_frames(clip: Clip, product: str, frames: ClipCache, apex: ClipCache) ->
         )
     if product == "flow":
         images = [frames.frame(clip.id, t) for t in (0, int(apex[clip.id]))]
+    elif product == "flow_offset":
+        images = [frames.frame(clip.id, t) for t in (int(apex[clip.id]), clip.n_frames - 1)]
     else:
         images = frames[clip.id]
     return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])
@@ -42,7 +44,7 @@ def grey_frames(clip: Clip, product: str, frames: ClipCache, apex: ClipCache) ->
 def compute(clip: Clip, *, product: str, frames: ClipCache, apex: ClipCache, **parameters) -> dict:
     grey = grey_frames(clip, product, frames, apex)
     flow = flow_image(tvl1(grey[:-1], grey[1:], **parameters))
-    return {"data": flow[0] if product == "flow" else flow}
+    return {"data": flow if product == "flows" else flow[0]}
 
 
 def fingerprint(clip: Clip, *, product: str, frames: ClipCache, apex: ClipCache) -> str:

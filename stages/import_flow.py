@@ -1,23 +1,27 @@
-"""Takes a corpus that was released as flow maps: index and data/cache/<corpus>/released/flow.h5, (3, 28, 28) a clip.
+"""Takes a corpus that was released as flow maps: index, and a product a kind in data/cache/<corpus>/released/.
 
     python -m stages.import_flow megc2019_flow
 
-Every file is checked against the release. Grey levels: u and v about the middle level, strain as it is.
+Every file is checked against the release. Arrays are (3, 28, 28) float32 a clip (mer.corpora.flow_release).
 """
 
 from pathlib import Path
 
+from mer import corpora
 from mer.clips import write_index
-from mer.corpora import megc2019_flow
 from mer.storage.cache import CacheWriter
+from mer.storage.files import replaced_folder
 from stages._run import run
 
 
-def main(stage, *, raw: str, index: str, out: str):
-    table = megc2019_flow.read_labels(raw).sort_values("id")
-    with CacheWriter(out, kind="flow", ragged=False, params={"source": "megc2019_flow"}) as writer:
-        for clip_id, image in zip(table["id"], table["image"], strict=True):
-            writer.append(clip_id, megc2019_flow.read_image(image))
+def main(stage, *, reader: str, raw: str, index: str, out: str):
+    release = corpora.load(reader).RELEASE
+    table = release.read_labels(raw).sort_values("id")
+    with replaced_folder(Path(out)) as fresh:
+        for kind in release.kinds:
+            with CacheWriter(fresh / f"{kind}.h5", kind=kind, ragged=False, params={"source": reader}) as writer:
+                for clip_id, image in zip(table["id"], table[kind], strict=True):
+                    writer.append(clip_id, release.read_map(image, kind))
     write_index(Path(index), table)
 
 

@@ -23,7 +23,6 @@ LOOK_AHEAD = 5  # frames after the onset: at 200 fps 25 ms, in which a face stay
 def compute(clip: Clip, *, backend: str, **options) -> dict:
     if backend == "truth":
         return truth(clip)
-    check_frames(clip)
     paths = clip.paths()[: LOOK_AHEAD + 1]
     try:
         face = find_onset_face((read_frame(path) for path in paths), backend, **options)
@@ -31,6 +30,7 @@ def compute(clip: Clip, *, backend: str, **options) -> dict:
         raise
     except MerError as error:
         raise MerError(str(error) if str(paths[0].parent) in str(error) else f"{paths[0]}: {error}") from None
+    check_frames(clip)
     attempt = np.int64(ATTEMPTS.index(face.attempt))
     return {"data": face.landmarks, "box": face.box, "score": np.float64(face.score), "attempt": attempt}
 

@@ -45,8 +45,6 @@ def compute(
 ) -> dict:
     numbers, keep = frames_needed(clip, product, apex, recipe)
     size = crop_size(crop["crop"])
-    if full or recipe["around"]:
-        check_frames(clip)
     settings = {name: recipe[name] for name in FILTER} | {"fps": recipe["fps"] or clip.fps}
     try:
         if recipe["band"] == "clip":
@@ -65,6 +63,8 @@ def compute(
         data = np.empty((keep.stop - keep.start, size, size, 3), np.uint8)
         for image, place in zip(images, data, strict=True):
             place[...] = warp(image[None], transform, size)[0] if full else image
+        if frames.whole:
+            check_frames(clip)
     except FileError:
         raise
     except MerError as error:

@@ -12,6 +12,7 @@ from mer import corpora, models, validation
 from mer.clips import read_index
 from mer.errors import MerError
 from mer.evaluation.predictions import describe_run, write_predictions
+from mer.loso import nested
 from mer.loso import run as loso
 from mer.plan import derive_training
 from mer.storage.build import available
@@ -22,8 +23,9 @@ from stages._run import chosen, run
 
 
 def main(
-    stage, *, index: str, labels: str, classes: int, model: str, reads: list[str], out: str, weights: str | None = None
-):
+    stage, *, index: str, labels: str, classes: int, model: str, reads: list[str], out: str, weights: str | None = None,
+    candidates: list[str] | None = None,
+):  # fmt: skip
     experiment, spec = chosen(stage.params.experiments, stage.key, "experiments"), models.load(model)
     validation.check_experiment(stage.params, stage.key, experiment)
     check_plan(stage)
@@ -33,15 +35,28 @@ def main(
     names = table.attrs["class_names"]
     if settings.shuffled:
         table = shuffled(table, seed=settings.seed)
-    seeds, explanations = list(settings.seeds) or [settings.seed], {}
+    seeds, explanations, choices = list(settings.seeds) or [settings.seed], {}, None
     with Spool(stage.spool) as spool:
-        predictions = loso.run(
-            caches, table, model=model, classes=classes, knobs=knobs, recipe=experiment.recipe, seeds=seeds,
-            selection=settings.selection, audit=settings.audit, held_out=settings.held_out,
-            validation=settings.validation, folds_in_parallel=settings.folds_in_parallel, weights=weights,
-            explained=explanations.__setitem__, device=stage.device, engine=stage.engine, spool=spool,
-            code=stage.code(),
-        )  # fmt: skip
+        common = {
+            "model": model, "classes": classes, "seeds": seeds, "audit": settings.audit, "held_out": settings.held_out,
+            "leave_out": settings.leave_out, "folds_in_parallel": settings.folds_in_parallel, "device": stage.device,
+            "engine": stage.engine, "spool": spool, "code": stage.code(),
+        }  # fmt: skip
+        if candidates:
+            chosen_from = {
+                name: _candidate(stage, one, caches, weights, places.split(","))
+                for (name, one), places in zip(
+                    stage.params.candidates_of(experiment).items(),
+                    (text.partition("=")[2] for text in candidates),
+                    strict=True,
+                )
+            }
+            predictions, choices = nested.run(chosen_from, table, inner=settings.inner, **common)
+        else:
+            predictions = loso.run(
+                caches, table, knobs=knobs, recipe=experiment.recipe, selection=settings.selection,
+                validation=settings.validation, weights=weights, explained=explanations.__setitem__, **common,
+            )  # fmt: skip
         # The folds stay in the spool: DVC has not recorded the folder yet, and a kill before it has must not cost them.
         run_info = describe_run(
             experiment=stage.key, model=model, knobs=spec.all_knobs(knobs), recipe=recipe(spec, experiment),
@@ -54,10 +69,28 @@ def main(
                 "transductive": bool(seen(caches, weights) & set(table["corpus"] + "/" + table["subject"])),
                 **({"shuffled": True} if settings.shuffled else {}),
                 **({"validation": settings.validation} if settings.validation != "held_out" else {}),
+                **({"leave_out": "corpus"} if settings.leave_out == "corpus" else {}),
+                **({"inner": settings.inner, "candidates": _described(stage, spec, experiment)} if candidates else {}),
             },
         )  # fmt: skip
         honest = predictions["selection"] == settings.selection
-        write_predictions(Path(out), predictions[honest], predictions[~honest], run_info, explanations)
+        write_predictions(Path(out), predictions[honest], predictions[~honest], run_info, explanations, choices)
+
+
+def _candidate(stage, experiment, caches: list[ClipCache], weights: str | None, places: list[str]) -> nested.Candidate:
+    """places: those of its products among the caches, and w where it begins with the weights."""
+    return nested.Candidate(
+        arrays=[caches[int(place)] for place in places if place != "w"], knobs=stage.params.knobs_of(experiment),
+        recipe=experiment.recipe, weights=weights if "w" in places else None,
+    )  # fmt: skip
+
+
+def _described(stage, spec, experiment) -> dict[str, dict]:
+    """The candidates with all their knobs and recipes."""
+    return {
+        name: {"knobs": spec.all_knobs(stage.params.knobs_of(one)), "recipe": recipe(spec, one)}
+        for name, one in stage.params.candidates_of(experiment).items()
+    }
 
 
 def rows_of(index: str, labels: str, classes: int, caches: list[ClipCache]):

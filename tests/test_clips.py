@@ -66,12 +66,12 @@ def test_frames_that_are_not_those_that_were_indexed(tmp_path):
     assert len(list(read_frames(one))) == 5
     remedy = r"bring the frames anew, or, if they were meant to change, run dvc repro -f index@c$"
     with pytest.raises(MerError, match=rf"img10\.bmp: is one of the frames of c/s/1, which .* indexed; {remedy}"):
-        read_frames(indexed)
+        list(read_frames(indexed))
     (tmp_path / "truth.h5").touch()  # rendered: an output, for which there is a remedy
     with pytest.raises(
         FileError, match=r"is damaged: it is one of .*; run python -m tools\.repair \S+, then dvc repro$"
     ):
-        read_frames(indexed)
+        list(read_frames(indexed))
 
 
 def test_grey_frames_become_rgb(tmp_path):

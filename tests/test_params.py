@@ -71,7 +71,8 @@ def test_a_misspelt_name_is_refused_with_the_nearest(raw, path, value, message):
         (
             "pretrain/runs/resnet18/task",
             "macros",
-            "resnet18.task is 'macros'; valid: 'moving_layers', 'macro', 'macro_sets', 'frame_pairs', 'fetch'",
+            "resnet18.task is 'macros'; valid: 'moving_layers', 'macro', 'macro_sets', 'frame_pairs', "
+            "'simulated_flow', 'fetch'",
         ),
         ("pretrain/runs/resnet18/first", "linear", "pretrain.runs.resnet18.first is 'linear'"),
         ("corpora/synthetic/classes", 6, "corpora.synthetic.classes is 6: input should be 3, 4, 5, 7 or 8"),

@@ -13,6 +13,7 @@ from mer import corpora
 from mer.clips import read_index
 from mer.corpora.facts import is_whole_corpus
 from mer.errors import MerError
+from mer.loso.nested import cost
 from mer.params import Params
 from mer.plan import SINGLE, Plan, index_path, labels_of, reader_of
 
@@ -50,6 +51,8 @@ def lines(stages: Plan, params: Params, root: Path = Path()) -> list[str]:
         if times:
             row += f"{max(t.peak for t in times):>8,}{max(t.peak_of_a_worker for t in times):>10,}"
         found.append(row.rstrip())
+        if stage == "train":
+            found += [clips.models(key) for key in entries if params.experiments[key].candidates]
     count = sum(map(len, kinds.values()))
     found.append(f"{'all':<{width}}{count:>6}{'':>9}  {minutes(every, count)}")
     return found
@@ -99,6 +102,23 @@ class _Clips:
         if stage == "join":
             return self.whole(Path(args["out"]).parts[2])
         return self.whole(Path(args["index"]).stem) if "index" in args else None
+
+    def models(self, key: str) -> str:
+        """How many models an experiment with candidates trains, as a line."""
+        experiment = self.params.experiments[key]
+        settings, corpus = self.params.train.of(experiment), self.params.corpora[experiment.corpus]
+        table, folds, number = self.index(experiment.corpus), None, len(experiment.candidates)
+        subjects = corpus.expect.subjects or self.published(experiment.corpus).get("subjects")
+        if table is not None:
+            labels = experiment.labels or labels_of(experiment.corpus, corpus)
+            table = corpora.select(table, labels, experiment.classes or corpus.classes)
+            subjects = len(table[["corpus", "subject"]].drop_duplicates())
+            folds = table["corpus"].nunique() if settings.leave_out == "corpus" else None
+        what = f"  {key}: {number} candidates, inside each fold {settings.inner or 'every subject'}"
+        what += " groups of subjects" if settings.inner else ""
+        if subjects is None or (table is None and settings.leave_out == "corpus"):
+            return f"{what}: trainings are counted when the corpus is indexed"
+        return f"{what}: {(len(settings.seeds) or 1) * cost(subjects, number, settings.inner, folds):,} trainings"
 
     def index(self, name: str) -> Any:
         """The index of a corpus as a table; None where there is none yet."""

@@ -21,6 +21,7 @@ def table(names, folder: Path = Path("metrics")) -> str:
         details = read_json(folder / "details" / f"{name}.json", Details)
         cells = [_cell(metric[k], details["ci95"][k]) for k in ("uf1", "uar")]
         stamp = "  LEAKY" if details["protocol"]["leaky"] else ""
+        stamp += "  corpora left out" if details["protocol"].get("leave_out") == "corpus" else ""
         lines.append(
             f"{name:<{width}}  {cells[0]:<22}{cells[1]:<22}{metric['acc']:<8.4f}{metric['n_clips']:>6}"
             f"{metric['n_subjects']:>10}{stamp}"

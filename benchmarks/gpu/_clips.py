@@ -65,6 +65,6 @@ def _release(session: Session):
     from mer.corpora import megc2019_flow, select
 
     table = select(megc2019_flow.read_labels(session.flow), "megc2019_flow", 3)
-    images = np.stack([megc2019_flow.read_image(path) for path in table["image"]])
+    images = np.stack([megc2019_flow.read_image(path) for path in table["flow"]])
     columns = [table[name].tolist() for name in ("id", "corpus", "subject")]
     return ststnet.prepare(images), table["label"].to_numpy(), *columns

@@ -77,7 +77,7 @@ def release(session: Session, seed: int) -> dict:
     from mer.storage.spool import Spool
 
     table = select(megc2019_flow.read_labels(session.flow), "megc2019_flow", 3)
-    images = np.stack([megc2019_flow.read_image(path) for path in table["image"]])
+    images = np.stack([megc2019_flow.read_image(path) for path in table["flow"]])
     recipe = RELEASE_RECIPE | session.pick({}, {"epochs": 4})
     with Spool(session.out / "line_5_folds" / str(seed)) as spool:
         found = loso.run(

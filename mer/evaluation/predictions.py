@@ -1,7 +1,9 @@
 """The folder of an experiment's predictions: data/predictions/<experiment>.
 
 predictions.csv   a row a seed and clip, as mer.loso.run returns it
-audit.csv         with an audit: the same for the epoch that is best on the test subject
+audit.csv         with an audit: the same for the epoch, or the candidate, that is best on the test subject
+choices.csv       with selection nested: a row a seed, fold and candidate: its scores inside the fold, and whether it
+                  was chosen
 explain.h5        a product: what the model's explanations are, of the first seed; where it has any
 run.json          how the predictions came about, see `describe_run`; which of these files there are, with the number of
                   rows and the SHA-256 of each list; and its own SHA-256
@@ -115,6 +117,7 @@ def write_predictions(
     audit: "pd.DataFrame",
     run_info: dict[str, Any],
     explanations: Mapping[str, dict[str, np.ndarray]],
+    choices: "pd.DataFrame | None" = None,
 ) -> None:
     """Write all files, then put the folder into place: it is there whole or not at all.
 
@@ -125,14 +128,15 @@ def write_predictions(
         predictions, audit: rows of mer.loso.run; without rows of `audit` there is no audit.csv.
         run_info: as `describe_run` returns it.
         explanations: clip id -> arrays by name, one of them `data`; without any there is no explain.h5.
+        choices: as mer.loso.nested.run returns them.
 
     Raises:
         MerError: an explanation that a product cannot hold, such as one that is not finite.
     """
     with replaced_folder(folder) as fresh:
         files: dict[str, dict[str, Any]] = {}
-        for name, rows in (("predictions.csv", predictions), ("audit.csv", audit)):
-            if len(rows):
+        for name, rows in (("predictions.csv", predictions), ("audit.csv", audit), ("choices.csv", choices)):
+            if rows is not None and len(rows):
                 rows.to_csv(fresh / name, index=False, lineterminator="\n", float_format="%.9g", encoding="utf-8")
                 files[name] = {"rows": len(rows), "sha256": _sha256(fresh / name)}
         if explanations:
@@ -187,7 +191,7 @@ def describe_run(
         "class_names": list(class_names),
         "inputs": list(inputs),
         "protocol": {
-            "evaluation": "leave-one-subject-out",
+            "evaluation": f"leave-one-{'database' if protocol.get('leave_out') == 'corpus' else 'subject'}-out",
             **protocol,
             "n_excluded": len(excluded),
             "excluded": dict(excluded),

@@ -69,6 +69,7 @@ class Result:
     leaky: bool = False
     shuffled: bool = False
     transductive: bool = False
+    by_corpus: bool = False  # whole corpora were left out, so its numbers are no cell of a table
 
 
 def results(root: Path, params: Params) -> list[Result]:
@@ -122,6 +123,7 @@ def _result(name: str, folder: Path, source: str | None, preset: str, what: dict
         seeds=len(details["runs"]), n_subjects=n_subjects,
         whole=Scored(scores, details["ci95"], n_clips, details["undefined"]), parts=parts, leaky=protocol["leaky"],
         shuffled=bool(protocol.get("shuffled")), transductive=bool(protocol.get("transductive")),
+        by_corpus=protocol.get("leave_out") == "corpus",
     )  # fmt: skip
 
 
@@ -211,7 +213,7 @@ def verdicts(found: Iterable[Result], preset: str) -> dict[str, Any]:
     found = list(found)
     best: dict[str, Result] = {}
     for result in found:
-        if result.leaky or result.shuffled:
+        if result.leaky or result.shuffled or result.by_corpus:
             continue
         other = best.get(result.experiment)
         if other is None or (other.source is not None and result.seeds > other.seeds):

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from mer.clips import check_subjects
-from mer.errors import MerError
+from mer.errors import MerError, listed
 from mer.storage.files import digest
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The test subject and the rows it is tested on."""
+    """Who is tested, and on which rows: a subject of a corpus; without a subject's name the whole corpus."""
 
     corpus: str
     subject: str
@@ -22,18 +22,18 @@ class Fold:
 
     @property
     def name(self) -> str:
-        return f"{self.corpus}/{self.subject}"
+        return f"{self.corpus}/{self.subject}" if self.subject else self.corpus
 
     def stream(self, seed: int) -> int:
         """0..2**60-1, from which everything random in this fold is derived; nothing of the other folds is in it."""
         return int(digest(seed, self.name)[:15], 16)
 
 
-def folds(table: pd.DataFrame) -> list[Fold]:
-    """One fold a (corpus, subject), in the order of their names.
+def folds(table: pd.DataFrame, leave_out: str = "subject") -> list[Fold]:
+    """One fold a (corpus, subject), or one a corpus with `leave_out` corpus, in the order of their names.
 
     Subjects are text, or whole numbers in all rows. Raises MerError for any other, for subjects that are one person
-    (mer.clips.check_subjects), and with fewer than two.
+    (mer.clips.check_subjects), and with fewer than two of what is left out.
     """
     keys = list(zip(table["corpus"], table["subject"], strict=True))
     for row, key in enumerate(keys):
@@ -45,6 +45,14 @@ def folds(table: pd.DataFrame) -> list[Fold]:
     check_subjects(((corpus, str(subject)) for corpus, subject in keys), "leave-one-subject-out")
     if len(set(keys)) < 2:
         raise MerError(f"leave-one-subject-out needs two subjects, the index has {len(set(keys))}")
+    if leave_out == "corpus":
+        names = sorted({corpus for corpus, _ in keys})
+        if len(names) < 2:
+            raise MerError(
+                f"leave-one-database-out needs two corpora, the index has {listed(names)} alone; take a composite, or "
+                "set leave_out to subject"
+            )
+        return [Fold(name, "", tuple(i for i, (corpus, _) in enumerate(keys) if corpus == name)) for name in names]
     return [Fold(c, s, tuple(i for i, k in enumerate(keys) if k == (c, s))) for c, s in sorted(set(keys))]
 
 

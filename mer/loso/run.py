@@ -50,6 +50,7 @@ def run(
     validation: Literal["held_out", "test_subject"] = "held_out",
     folds_in_parallel: int | Literal["auto"] = "auto",
     weights: str | None = None,
+    leave_out: Literal["subject", "corpus"] = "subject",
     explained: Callable[[str, dict[str, np.ndarray]], None] | None = None,
     device: str = "cpu",
     engine: Engine = SERIAL,
@@ -71,6 +72,7 @@ def run(
         validation: whose loss these look at: held-out training subjects, or the test subject itself, which is a leak.
         folds_in_parallel: how many folds are trained in parallel; auto: one on a CPU, as many as fit on a GPU.
         weights: a file that the model's `load_weights` reads before a fold begins.
+        leave_out: what a fold tests: a subject, or all subjects of a corpus.
         explained: called once a clip, in the order of the ids, with the id and arrays by name: what the model's
             `explain` returns for the clip from the network that has not seen its subject; then, of the model's
             `explain_training`, float32 scalars, the mean over the folds that trained on the clip (NaN where every fold
@@ -87,28 +89,29 @@ def run(
         MerError: fewer than two subjects, or others that `folds` refuses; a label that is no class; values or a loss
             that are not finite (naming fold, epoch and clips); more than fits into memory even fold by fold.
     """
-    table, todo, training, inputs = _training(
+    table, todo, training, inputs = prepared_training(
         arrays, table, model=model, classes=classes, knobs=knobs, recipe=recipe, selection=selection, audit=audit,
         held_out=held_out, validation=validation, weights=weights, explaining=explained is not None, device=device,
+        leave_out=leave_out,
     )  # fmt: skip
     rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
     common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
     seeds = list(dict.fromkeys(seeds))
-    jobs, kept = _jobs(todo, seeds, training, folds_in_parallel, common, spool, engine)
+    jobs, kept = job_keys(todo, seeds, training, folds_in_parallel, common, spool, engine)
     if spool is None:
-        results = _train_jobs(jobs, training, training, engine)
+        results = train_jobs(jobs, training, training, engine)
     else:
         missing = [job for job in jobs if job.key not in spool]
         total, left = (sum(len(job.folds) for job in some) for some in (jobs, missing))
         report_reused(total - left, total, "folds", engine)
-        _train_jobs(missing, functools.partial(_store, training=training, spool=spool), training, engine)
+        train_jobs(missing, functools.partial(store, training=training, spool=spool), training, engine)
         results = [spool.get(job.key) for job in jobs]
         spool.clear(but=kept)
     done = list(zip(jobs, results, strict=True))
     predictions = []
     for seed in seeds:
         for name in dict.fromkeys((selection, LEAKY) if audit else (selection,)):
-            predictions.append(_predictions(table, classes, seed, name, [(j, r) for j, r in done if j.seed == seed]))
+            predictions.append(predictions_of(table, classes, seed, name, [(j, r) for j, r in done if j.seed == seed]))
     if explained is not None:
         _emit_explanations([(j, r) for j, r in done if j.seed == seeds[0]], table["id"].tolist(), explained)
     return pd.concat(predictions, ignore_index=True)
@@ -141,7 +144,7 @@ def fitted(
     Raises:
         MerError: as `run`; no such subject.
     """
-    table, todo, training, _ = _training(
+    table, todo, training, _ = prepared_training(
         arrays, table, model=model, classes=classes, knobs=knobs, recipe=recipe, selection=selection, audit=False,
         held_out=held_out, validation="held_out", weights=weights, explaining=False, device=device,
     )  # fmt: skip
@@ -154,10 +157,10 @@ def fitted(
         return training.fitted(fold, seed)
 
 
-def _training(
+def prepared_training(
     arrays: Sequence[np.ndarray | ClipCache], table: pd.DataFrame, *, model: str, classes: int,
     knobs: dict[str, Any] | None, recipe: dict[str, Any] | None, selection: str, audit: bool, held_out: float,
-    validation: str, weights: str | None, explaining: bool, device: str,
+    validation: str, weights: str | None, explaining: bool, device: str, leave_out: str = "subject",
 ) -> tuple[pd.DataFrame, list[Fold], Training, np.ndarray]:  # fmt: skip
     """The table in the order of its ids, its folds, what trains them, and the model's inputs."""
     if selection not in SELECTIONS:
@@ -166,13 +169,13 @@ def _training(
         raise MerError(f"train.validation is {validation!r}; valid: {', '.join(VALIDATIONS)}")
     order = np.argsort(table["id"].to_numpy(), kind="stable")  # row order of the caller cannot matter
     table = table.iloc[order].reset_index(drop=True)
-    todo, labels = folds(table), _labels(table, classes)
+    todo, labels = folds(table, leave_out), _labels(table, classes)
     spec = models.load(model)
     knobs = dict(knobs or {})
     models.check_knobs(model, knobs)
-    if weights is not None and spec.load_weights is None:
+    if weights is not None and not spec.takes_weights:
         raise MerError(f"weights are {weights}, but {spec.path} declares no load_weights; leave them out")
-    inputs = _prepare(spec, arrays, knobs, order, table["id"].tolist())
+    inputs = _prepare(spec, arrays, knobs, weights, order, table["id"].tolist())
     _check_finite(inputs, table)
     arguments: dict[str, Any] = {
         "inputs": inputs,
@@ -191,7 +194,8 @@ def _training(
 
         training = NetworkTraining(
             **arguments, recipe_changes=dict(recipe or {}), selection=selection,
-            audit=audit or selection == LEAKY, held_out=held_out, validation=validation, device=device, weights=weights,
+            audit=audit or selection == LEAKY, held_out=held_out, validation=validation, device=device,
+            weights=weights if spec.load_weights is not None else None,
             explaining=explaining and selection != LEAKY,
         )  # fmt: skip
     return table, todo, training, inputs
@@ -209,7 +213,7 @@ def _labels(table: pd.DataFrame, classes: int) -> np.ndarray:
     return np.array(labels, dtype=np.int64)
 
 
-def _jobs(
+def job_keys(
     todo: list[Fold], seeds: list[int], training: Training, folds_in_parallel: int | Literal["auto"], common: str,
     spool: Spool | None, engine: Engine,
 ) -> tuple[list[Job], list[str]]:  # fmt: skip
@@ -228,7 +232,7 @@ def _jobs(
     return jobs, [grouping, *(job.key for job in jobs)]
 
 
-def _train_jobs(jobs: list[Job], work: Callable, training: Training, engine: Engine) -> list:
+def train_jobs(jobs: list[Job], work: Callable, training: Training, engine: Engine) -> list:
     """[work(job) …]; on a CPU processes share the jobs, on a GPU this process does them all."""
     if training.device == "cpu":
         label = "folds" if all(len(job.folds) == 1 for job in jobs) else "groups"
@@ -246,13 +250,13 @@ def _progress_text(result: dict) -> str:
     return f"loss {result['loss'].mean():.3f} after {int(result['epochs'].max())} epochs" if "loss" in result else ""
 
 
-def _store(job: Job, *, training: Training, spool: Spool, bar: Any = None) -> dict:
+def store(job: Job, *, training: Training, spool: Spool, bar: Any = None) -> dict:
     result = training(job, bar=bar)
     spool.put(job.key, result)
     return {name: result[name] for name in ("loss", "epochs") if name in result}
 
 
-def _predictions(table: pd.DataFrame, classes: int, seed: int, selection: str, done: list) -> pd.DataFrame:
+def predictions_of(table: pd.DataFrame, classes: int, seed: int, selection: str, done: list) -> pd.DataFrame:
     """Of one seed and selection, one row a clip."""
     probability, epoch = np.zeros((len(table), classes)), np.zeros(len(table), dtype=np.int64)
     fold_name = np.empty(len(table), dtype=object)
@@ -295,7 +299,13 @@ def _emit_explanations(done: list, ids: list[str], explained: Callable[[str, dic
 
 
 def _prepare(
-    spec: models.ModelSpec, arrays: Sequence, knobs: dict, order: np.ndarray, ids: list[str], at_once: int = 16
+    spec: models.ModelSpec,
+    arrays: Sequence,
+    knobs: dict,
+    weights: str | None,
+    order: np.ndarray,
+    ids: list[str],
+    at_once: int = 16,
 ) -> np.ndarray:
     """The model's inputs, rows in the order of `ids`. Raises MerError where `prepare` of a clip depends on others."""
     for array in arrays:
@@ -305,9 +315,9 @@ def _prepare(
     for start in range(0, len(ids), at_once):
         rows = slice(start, start + at_once)
         block = [a.load(ids[rows]) if isinstance(a, ClipCache) else a[order[rows]] for a in arrays]
-        parts.append(spec.prepared(block, knobs))
+        parts.append(spec.prepared(block, knobs, weights))
         if start == 0:
-            alone, beside = spec.prepared([a[:1] for a in block], knobs), parts[0][:1]
+            alone, beside = spec.prepared([a[:1] for a in block], knobs, weights), parts[0][:1]
             if not np.allclose(alone, beside, rtol=1e-4, atol=1e-4 * np.abs(beside).max(initial=0), equal_nan=True):
                 raise MerError(
                     f"{spec.path}: what its prepare returns for {ids[0]} depends on the clips beside it, so test "

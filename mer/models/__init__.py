@@ -7,7 +7,8 @@ What the file declares:
     RECIPE                how it is trained: fields of mer.loso.recipe.Recipe; None for a scikit-learn estimator
     build(classes, *, knob=default, …)        the network, paper size by default, or the estimator; downloads nothing
     prepare(*arrays)      what goes into it: an array with one row a clip. Learns nothing; sees one clip at a time. An
-                          argument after a * is the knob of that name: prepare(flow, *, size)
+                          argument after a * is the knob of that name: prepare(flow, *, size); `weights` is the path of
+                          the file of weights in READS, or None: a frozen network's outputs are inputs
     mirror(inputs)        optional: the same inputs for the mirrored face (flow changes the sign of u)
     VECTORS               optional: which channels of the inputs (B, C, H, W) are u and v in px, as a pair, or None for
                           none; a recipe may then turn and scale the faces
@@ -59,6 +60,7 @@ DECLARATIONS = {
     "probes": False,
 }  # fmt: skip
 READS_BY_KNOB = "reads"
+WEIGHTS = "weights"  # an argument of `prepare`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +92,15 @@ class ModelSpec:
         """The keyword arguments of `build` by name."""
         return _keywords(self.build)
 
-    def prepared(self, arrays: Sequence[Any], knobs: dict[str, Any]) -> Any:
+    def prepared(self, arrays: Sequence[Any], knobs: dict[str, Any], weights: str | None = None) -> Any:
         """What `prepare` makes of the arrays, with the knobs that it asks for; `knobs` as for `all_knobs`."""
-        return self.prepare(*arrays, **{name: self.all_knobs(knobs)[name] for name in _keywords(self.prepare)})
+        known = self.all_knobs(knobs) | {WEIGHTS: weights}
+        return self.prepare(*arrays, **{name: known[name] for name in _keywords(self.prepare)})
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether a file of weights may stand in READS."""
+        return self.load_weights is not None or WEIGHTS in _keywords(self.prepare)
 
     def all_knobs(self, changes: dict[str, Any]) -> dict[str, Any]:
         """The defaults of `build`, with changes."""
@@ -123,7 +131,7 @@ def load(name: str) -> ModelSpec:
         missing.remove("READS")
     if missing:
         raise MerError(f"{path} declares no {listed(missing)}; see mer/models/__init__.py for what a model needs")
-    if unknown := [knob for knob in _keywords(found["prepare"]) if knob not in _keywords(found["build"])]:
+    if unknown := [knob for knob in _keywords(found["prepare"]) if knob not in {WEIGHTS, *_keywords(found["build"])}]:
         raise MerError(f"{path}: prepare asks for the knob {listed(unknown)}, which build does not have; add it there")
     if "explain_training" in found and "explain" not in found:
         raise MerError(f"{path} declares explain_training without explain, beside which it is kept; declare both")

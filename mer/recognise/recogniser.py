@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mer import corpora, models
+from mer import models
 from mer.evaluation.calibration import tempered
 from mer.faces.alignment import apply
 from mer.products import Product, apex, flow, frames, landmarks
@@ -17,6 +17,7 @@ from mer.recognise.bundle import IN_PIXELS, Card, Range
 from mer.recognise.chain import Chain
 from mer.recognise.measures import measures, unusual
 from mer.recognise.sources import Source
+from mer.stretch import stretched
 
 CLIP = frames("box224")
 # Whatever the model reads.
@@ -98,7 +99,7 @@ class Recogniser:
             transform = caches[len(self.reads) + list(LOOKED_AT).index("frames")].extra("transform", clip.id)
         read, looked = arrays[: len(self.reads)], dict(zip(LOOKED_AT, arrays[len(self.reads) :], strict=True))
         if self.card.form != IN_PIXELS:
-            read = [corpora.load(self.card.form).as_released(np.asarray(array)) for array in read]
+            read = [stretched(np.asarray(array)) for array in read]
         inputs = self.spec.prepared(read, self.card.knobs)
         raw = probabilities(self.model, inputs, len(self.card.classes), self.device)[0]
         probability = tempered(raw[None], self.card.temperature)[0]

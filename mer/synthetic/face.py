@@ -113,7 +113,7 @@ def draw_identity(rng: np.random.Generator, oversample: int = OVERSAMPLE) -> Ide
         source, rest = np.abs(flip - source)[MIRROR], np.abs(flip - rest)[MIRROR]
         centre, dlib = np.abs(flip - centre), (dlib * (-1, 1))[MIRROR]
 
-    landmarks = _new_geometry(rest - centre, rng) * SCALE + CENTRE_FRAME
+    landmarks = new_geometry(rest - centre, rng) * SCALE + CENTRE_FRAME
     canvas = _warp_portrait(portrait, source, centre, landmarks, oversample)
     skin = _skin_mask(landmarks, oversample)[..., None]
     everywhere, gain = _tone(rng)
@@ -124,7 +124,7 @@ def draw_identity(rng: np.random.Generator, oversample: int = OVERSAMPLE) -> Ide
     return Identity(np.clip(canvas, 2, 252, out=canvas), landmarks + SCALE * dlib, landmarks, gain, oversample)
 
 
-def _new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def new_geometry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Move the 68 points (source px about the face centre) into another person's; changes stay below about 8 %."""
     new = points.copy()
     spread = rng.standard_normal(12)

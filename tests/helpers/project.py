@@ -45,7 +45,9 @@ def _tiny(params) -> None:
     params["synthesize"]["runs"].update(synthetic=TINY)
     for run in params["pretrain"]["runs"].values():
         if run["task"] != "fetch":
-            run.update(bundled=None, pool="synthetic")  # the stages shall train, and no other people be rendered
+            run.update(bundled=None)  # the stages shall train
+        if "pool" in run:
+            run.update(pool="synthetic")  # and no other people be rendered
         if run["task"] in ("macro", "moving_layers"):
             run.update(steps=2, batch_size=2, size=32)
     pairs = {"knobs": {"width": 8, "layers": 1, "heads": 1, "widen": 1}, "pool": "synthetic", "size": 24, "epochs": 1}

@@ -43,7 +43,7 @@ class World:
             assert cv2.imwrite(str(folder / f"{number}.png"), np.rint(image).astype(np.uint8)[..., ::-1])
         self.clip = Clip(
             CLIP_ID, "c", "s", "1", "", "", ONSET, (ONSET + OFFSET) // 2, OFFSET, "middle", 200.0,
-            str(folder / "{}.png"), "", "digest",
+            str(folder / "{}.png"), "", "",
         )  # fmt: skip
         frames = np.stack([cv2.imread(str(self.clip.path(n)))[..., ::-1] for n in self.clip.numbers])
         angle = np.linspace(0, 2 * np.pi, 68)

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = {
     "micronbert": ({"size": 32, "width": 16, "layers": 2, "heads": 2}, 32),
     "msmmt": ({"size": 128, "width": 16, "layers": 2, "heads": 2, "fc1": 8, "start": "random"}, 128),
+    "au_linear": ({"units": False}, 28),  # without weights; tests/models/test_au_linear.py has some
     "uamrn": ({"factors": "linspace_2_13_3", "tap": "layer1", "grid": 1, "d_model": 16, "blocks": 1, "samples": 2}, 32),
 }
 # Why a network cannot be trained with other folds in parallel, as vmap_obstacle says it.
@@ -73,7 +74,7 @@ def array(product: Product, side: int, rng: np.random.Generator) -> np.ndarray:
         grey["magnet"] = (len(named_factors(settings["factors"])), side, side, 3)
     if product.kind in grey:
         return rng.integers(0, 256, (N, *grey[product.kind]), dtype=np.uint8)
-    real = {"flow": (3, side, side), "flows": (FRAMES - 1, 3, side, side)}
+    real = {"flow": (3, side, side), "flow_offset": (3, side, side), "flows": (FRAMES - 1, 3, side, side)}
     if product.kind == "embedding" and settings["by"] == "networks.resnet":
         how = dict(setting.split("=") for setting in settings["settings"])
         factors = dict(dict(product.reads)["sequence"].settings)["factors"]
@@ -148,7 +149,7 @@ def test_it_reads_products(name):
         assert len(set(found)) == len(found)
         weights = [one for one in found if isinstance(one, Weights)]
         assert len(weights) <= 1
-        assert not weights or spec.load_weights is not None
+        assert not weights or spec.takes_weights
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mer.clips import clips, read_index
-from mer.corpora.megc2019_flow import as_released
 from mer.recognise import recognise, sources
 from mer.recognise.__main__ import main
 from mer.recognise.bundle import Range
 from mer.recognise.measures import entropy, unusual
 from mer.recognise.recogniser import Recogniser
+from mer.stretch import stretched
 from tests.helpers.refusals import refused
 from tests.recognise.test_bundle import rewrite
 from tests.recognise.test_sources import write_video
@@ -218,7 +218,7 @@ def test_entropy_in_nats():
 def test_flow_becomes_that_of_a_release_as_its_reader_has_it():
     flow = np.random.default_rng(0).normal(size=(2, 3, 56, 56)).astype(np.float32)
     flow[1, 0] = 0.5  # nothing moves sideways
-    found = as_released(flow)
+    found = stretched(flow)
     assert found.shape == (2, 3, 28, 28)
     for k in range(2):
         for c in range(3):
@@ -226,8 +226,8 @@ def test_flow_becomes_that_of_a_release_as_its_reader_has_it():
             if np.ptp(small) == 0:
                 np.testing.assert_array_equal(found[k, c], 0)
                 continue
-            stretched = (small - small.min()) / np.ptp(small) * 255 - (127.5 if c < 2 else 0)
-            assert np.abs(found[k, c] - stretched).max() <= 0.5 + 1e-3  # rounded to whole levels
+            expected = (small - small.min()) / np.ptp(small) * 255 - (127.5 if c < 2 else 0)
+            assert np.abs(found[k, c] - expected).max() <= 0.5 + 1e-3  # rounded to whole levels
 
 
 def test_frames_of_another_form_are_refused_by_the_function(folders):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mer.clips import Clip, clips, read_index, write_index
+from mer.clips import Clip, clips, files_digest, read_index, write_index
 from mer.errors import FileError, MerError
 from mer.storage.files import damaged
 from stages import dynamic_image, flow, landmarks, magnify_eulerian
@@ -209,7 +209,8 @@ def test_a_clip_too_short_for_a_filter(project):
     index = project / "data/index/synthetic.csv"
     table = read_index(index)
     short, first = table.loc[0, "id"], table.loc[0, "onset"] + 1
-    table.loc[0, ["apex", "offset", "digest"]] = [first, first, "another"]
+    table.loc[0, ["apex", "offset"]] = [first, first]
+    table.loc[0, "digest"] = files_digest(project / table.loc[0, "frame"].format(n) for n in (first - 1, first))
     write_index(index, table)
     for name in ("landmarks", "align", "spot"):
         assert stage(project, name, "synthetic" if name == "landmarks" else "synthetic-box224")[0] == 0

@@ -43,6 +43,24 @@ def test_a_kind_of_stage_has_a_line_with_its_runs(table, root, monkeypatch):
     assert int(found["all"][0]) == sum(int(row[0]) for stage, row in found.items() if stage not in ("all", "stage"))
 
 
+def test_an_experiment_with_candidates_says_how_many_models_it_trains(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(preset, "CONF", root / "conf")
+    content = YAML(typ="safe").load(preset.compose("baselines", "casme2"))
+    content["experiments"] = {
+        "casme2-linear": {"corpus": "casme2", "model": "linear", "selection": "nested", "seeds": [0, 1],
+                          "candidates": {"coarse": {"knobs": {"grid": 4}}, "fine": {"knobs": {"grid": 7}}}},
+        "casme2-linear-groups": {"corpus": "casme2", "model": "linear", "selection": "nested", "inner": 5,
+                                 "candidates": {"a": {}, "b": {"knobs": {"c": 0.1}}}},
+    }  # fmt: skip
+    content["corpora"]["casme2"]["expect"] = {"subjects": 26}
+    params = parse(content)
+    found = [line for line in _costs.lines(derive(params)[0], params, tmp_path) if line.startswith("  ")]
+    assert found == [
+        f"  casme2-linear: 2 candidates, inside each fold every subject: {2 * 2 * (26 + 26 * 25 // 2):,} trainings",
+        "  casme2-linear-groups: 2 candidates, inside each fold 5 groups of subjects: 270 trainings",
+    ]
+
+
 def test_clips_are_those_of_the_published_corpora_until_there_is_an_index(table, tmp_path):
     """Five experiments on each: 246 of CASME II's 255 clips and 136 of SAMM's 159 are in five classes."""
     assert table("uamrn", "casme2,samm")["index"][:2] == ["2", "414"]

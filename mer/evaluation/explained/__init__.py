@@ -53,8 +53,10 @@ def read_explained(source: Path, where: str) -> tuple[ClipCache, "pd.DataFrame",
     """
     predictions, run_info = read_predictions(source)
     if not (source / "explain.h5").exists():
-        if run_info["protocol"]["leaky"]:
-            raise MerError(f"{source}: nothing is explained with selection test_best; set another, or remove {where}")
+        nested = run_info["protocol"].get("selection") == "nested"
+        if run_info["protocol"]["leaky"] or nested:
+            which = "nested" if nested else "test_best"
+            raise MerError(f"{source}: nothing is explained with selection {which}; set another, or remove {where}")
         raise MerError(f"{source}: model {run_info['model']} has explained nothing; remove {where}")
     return ClipCache(source / "explain.h5", "explain"), predictions, run_info
 
