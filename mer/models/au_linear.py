@@ -32,7 +32,7 @@ def build(
     crop: str = "box224",
     second: str = "none",
     offset: bool = False,
-    means: Literal["raw", "centred", "none"] = "raw",
+    means: Literal["raw", "centred", "both", "none"] = "raw",
     grid: Literal[4, 7, 14, 28] = 7,
     units: bool = True,
     c: float = 0.01,
@@ -43,7 +43,8 @@ def build(
         crop: whose flow is read.
         second: another corpus with the same clips, such as the second release, whose flow is a second view; or none.
         offset: its flow from apex to offset (the corpus's own, without a second) is a further view.
-        means: of regions: raw; centred: u and v less their own median in each map, which a stretch and the head move.
+        means: of regions: raw; centred: u and v less their own median in each map, which a stretch and the head move;
+            both: a regression with the ones and a regression with the others.
         grid: regions a side.
         units: the logits of the pretrained network are read.
         c: inverse strength of the ridge penalty, above 0.
@@ -62,10 +63,15 @@ def reads(knobs: dict) -> tuple[Product | Weights, ...]:
 
 
 def prepare(*views: np.ndarray, means: str, grid: int, units: bool, weights: str | None) -> np.ndarray:
-    """Flow images (N, 3, H, W) of every view -> (N, V, 2, F): features of each view as it is and mirrored."""
+    """Flow images (N, 3, H, W) of every view -> (N, V, 2, F): features of each view as it is and mirrored.
+
+    With means both every view is there twice.
+    """
     for view in views:
         check_flow("au_linear", view)
-    return np.stack([_features(stretched(view), means, grid, units, weights) for view in views], axis=1)
+    kinds = ("raw", "centred") if means == "both" else (means,)
+    maps = [stretched(view) for view in views]
+    return np.stack([_features(one, kind, grid, units, weights) for one in maps for kind in kinds], axis=1)
 
 
 def _features(maps: np.ndarray, means: str, grid: int, units: bool, path: str | None) -> np.ndarray:

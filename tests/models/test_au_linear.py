@@ -86,6 +86,15 @@ def test_centred_means_do_not_see_a_shift(maps):
     assert prepared(maps, means="centred")[:, 0, 0] == pytest.approx(means, abs=1e-4)
 
 
+def test_both_means_are_two_regressions(maps):
+    both = prepared(maps, maps[::-1], means="both")
+    assert both.shape == (24, 4, 2, 147)
+    for place, (view, kind) in enumerate(
+        [(maps, "raw"), (maps, "centred"), (maps[::-1], "raw"), (maps[::-1], "centred")]
+    ):
+        assert np.array_equal(both[:, place], prepared(view, means=kind)[:, 0])
+
+
 def test_units_are_the_networks_logits_of_both_forms(maps, weights):
     network = action_units.load_user_weights(weights).eval()
     with torch.inference_mode():
