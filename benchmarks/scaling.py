@@ -67,7 +67,7 @@ def stages(repeats: int, folder: Path) -> dict:
             SUBJECTS if name == "train" else count,
         )
         row = {
-            "clips": count,
+            "clips": count, "frames_a_clip": round(float((table["offset"] - table["onset"] + 1)[:count].mean()), 2),
             "seconds": {
                 w: {str(n): [round(s, 2) for s in times] for n, times in of.items()} for w, of in seconds.items()
             },
