@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from mer.errors import MerError, listed
+from mer.evaluation.simulated import draw_simulated
 from mer.params import load
 from tools._errors import one_line
 
@@ -36,6 +37,10 @@ def copy(root: Path = Path()) -> list[str]:
     for name, shown in SHOWN.items():
         _convert(root / FIGURES / f"{name}.png", target / f"{shown}.webp")
         written.append(f"{shown}.webp")
+    with tempfile.TemporaryDirectory() as folder:
+        draw_simulated(Path(folder) / "simulated.png")
+        _convert(Path(folder) / "simulated.png", target / "simulated_flow.webp")
+    written.append("simulated_flow.webp")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         return [*written, f"report.webp stays as it is: none of {listed(BROWSERS)} is installed"]
