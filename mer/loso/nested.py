@@ -31,7 +31,7 @@ from mer.storage.files import digest
 from mer.storage.spool import Spool
 
 NESTED = "nested"
-AT_ONCE = 16  # inner folds of a job, one after another: an estimator's take milliseconds
+AT_ONCE = 16  # inner folds of a job of estimators, which take milliseconds; networks have as many as in a fold's job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,8 @@ def run(
         rows = ordered[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
         common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
         outer, keys = job_keys(todo, seeds, training, folds_in_parallel, common, spool, engine)
-        within = _inner_jobs(inner_folds(ordered, todo, inner), seeds, training, common)
+        size = AT_ONCE if training.epochs is None else len(outer[0].folds)
+        within = _inner_jobs(inner_folds(ordered, todo, inner), seeds, size, common)
         trainings[name], jobs[name] = training, (outer, within)
         kept += [*keys, *(job.key for job in within)]
     results = _results(jobs, trainings, engine, spool)
@@ -178,9 +179,7 @@ def _groups(who: np.ndarray, inner: int) -> dict[str, set[str]]:
     return {f"group {number}": members for number, members in enumerate(found, start=1) if members}
 
 
-def _inner_jobs(within: list[Fold], seeds: list[int], training: Training, common: str) -> list[Job]:
-    """Networks one fold a job; estimators several, which have nothing to share."""
-    size = 1 if training.epochs is not None else AT_ONCE
+def _inner_jobs(within: list[Fold], seeds: list[int], size: int, common: str) -> list[Job]:
     groups = [tuple(within[k : k + size]) for k in range(0, len(within), size)]
     return [
         Job(seed, g, digest(common, seed, "inner", [fold.name for fold in g])) for seed in seeds for g in groups

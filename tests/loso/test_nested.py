@@ -196,6 +196,25 @@ def test_neither_processes_nor_a_restart_change_it(tmp_path):
         pd.testing.assert_frame_equal(one, other)
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_networks_with_other_recipes(together, one_thread):
+    """The chosen one's predictions are those of its own leave-one-subject-out."""
+    rows = table(subjects=4, clips=6)
+    maps = np.random.default_rng(0).standard_normal((len(rows), 3, 28, 28)).astype(np.float32)
+    maps[:, 0, :9] += 3 * rows["label"].to_numpy()[:, None, None]
+    recipes = {"none": {"epochs": 1, "lr": 1e-9}, "some": {"epochs": 8, "batch_size": 8}}
+    candidates = {name: Candidate(arrays=[maps], recipe=recipe) for name, recipe in recipes.items()}
+    how = {"model": "ststnet", "classes": CLASSES, "folds_in_parallel": together}
+    found, choices = nested.run(candidates, rows, inner=2, **how)
+    assert len(choices) == 8
+    assert "some" in set(choices.query("chosen == 1")["candidate"])
+    alone = {name: loso.run([maps], rows, recipe=recipe, **how) for name, recipe in recipes.items()}
+    for row in choices.query("chosen == 1").itertuples():
+        mine = found["fold"] == row.fold
+        expected = alone[row.candidate].loc[mine, ["p0", "p1", "p2", "epoch"]]
+        pd.testing.assert_frame_equal(found.loc[mine, ["p0", "p1", "p2", "epoch"]], expected)
+
+
 def test_the_audit_takes_the_candidate_that_is_best_on_the_test_subject():
     rows = table()
     x = inputs(rows, share=0.5)
