@@ -204,6 +204,20 @@ def test_the_table_of_the_four_systems_is_what_was_published():
         ]  # fmt: skip
 
 
+def test_the_table_of_real_flow_is_what_was_published():
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| .+? \| ([^|]+ \| [^|]+ \| [^|]+ \| [^|]+) \|$", read("docs/real_flow.md"), re.MULTILINE
+    )
+    folder = ROOT / "results/megc2019_views"
+    assert {name for name, _ in rows} == {path.stem for path in folder.glob("*-*.json")}
+    for name, numbers in rows:
+        metric = json.loads((folder / f"{name}.json").read_text())
+        low, high = json.loads((folder / f"details/{name}.json").read_text())["ci95"]["uf1"]
+        assert numbers.split(" | ") == [
+            f"{metric['uf1']:.3f}", f"{low:.3f} to {high:.3f}", f"{metric['uar']:.3f}", f"{metric['acc']:.3f}"
+        ], name  # fmt: skip
+
+
 def test_what_is_learned_on_one_side_and_tested_on_the_other_is_what_was_measured():
     result = json.loads(read("benchmarks/results/cross_check.json"))
     row = r"^\| \d+ (\w+) clips \| (\d+) (\w+) clips \| (\w+) \| (.+) \|$"
