@@ -8,8 +8,12 @@ Nothing in it runs code when it is loaded. The card has the SHA-256 of every oth
 """
 
 import hashlib
+import io
 import json
 import math
+import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +135,7 @@ def write(folder: Path, card: dict[str, Any], model: Any, weights: dict[str, Pat
     else:
         import skops.io
 
-        replace_file(folder / name, skops.io.dumps(model))
+        replace_file(folder / name, _same_for_same(skops.io.dumps(model)))
     for title, source in sorted(weights.items()):
         replace_file(folder / f"weights/{title}.safetensors", source.read_bytes())
     files = {path.relative_to(folder).as_posix(): _sum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -139,6 +143,46 @@ def write(folder: Path, card: dict[str, Any], model: Any, weights: dict[str, Pat
     full = Card.model_validate(card | {"files": files}).model_dump(by_alias=True, mode="json")
     text = json.dumps(full | {"sha256": _digest(full)}, indent=1)
     replace_file(folder / "card.json", (text + "\n").encode())
+
+
+def _same_for_same(content: bytes) -> bytes:
+    """A skops file whose bytes depend on the model alone.
+
+    skops names objects and their files by where they lay in memory, and its archive has the time of writing; here they
+    are numbered in the order of the schema, and have no date.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(files.pop("schema.json"))
+    numbers: dict[int, int] = {}
+    renamed: dict[str, bytes] = {}
+    for count, node in enumerate(_nodes(schema), 1):
+        # Whether two equal numbers or texts are one object depends on where they came from; it means nothing.
+        old = node["__id__"]
+        node["__id__"] = count if node.get("is_json") else numbers.setdefault(old, count)
+        file = node.get("file")
+        if file in files:
+            node["file"] = re.sub(rf"^{old}(?=\.)", str(node["__id__"]), file)
+            renamed[node["file"]] = files[file]
+    if len(renamed) != len(files):
+        raise MerError(f"{ESTIMATOR}: a file of skops' archive stands in no node; this version of skops is unknown")
+    found = io.BytesIO()
+    with zipfile.ZipFile(found, "w") as archive:
+        for name, data in {"schema.json": json.dumps(schema, indent=1).encode(), **renamed}.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return found.getvalue()
+
+
+def _nodes(part: Any) -> Iterator[dict[str, Any]]:
+    """The nodes of skops' schema, in its order."""
+    if isinstance(part, dict):
+        if "__id__" in part:
+            yield part
+        for value in part.values():
+            yield from _nodes(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _nodes(value)
 
 
 def read_card(folder: str | Path) -> Card:

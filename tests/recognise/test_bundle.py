@@ -1,7 +1,10 @@
 """A recogniser on disk: what its card says, and that a damaged, edited, incomplete or alien one is refused."""
 
+import copy as copying
+import io
 import json
 import shutil
+import zipfile
 
 import pytest
 import sklearn.svm
@@ -123,6 +126,21 @@ def test_an_estimator_of_alien_types_is_not_loaded(flows, tmp_path):
     rewrite(copy, lambda card: card["files"].update({"model.skops": bundle._sum(path)}))
     said = refused("which no model here is made of; refused", Recogniser, copy)
     assert "Alien" in said
+
+
+def test_an_estimators_file_depends_on_the_model_alone(flows):
+    """skops' own has addresses and times, so that the same model trained again would be another product."""
+    folder = flows / "data/recognisers/synthetic-linear"
+    model = bundle.read_model(folder, bundle.read_card(folder))
+    elsewhere = copying.deepcopy(model)
+    assert skops.io.dumps(model) != skops.io.dumps(elsewhere)
+    content = (folder / "model.skops").read_bytes()
+    assert bundle._same_for_same(skops.io.dumps(model)) == content
+    assert bundle._same_for_same(skops.io.dumps(elsewhere)) == content
+    assert {entry.date_time[0] for entry in zipfile.ZipFile(io.BytesIO(content)).infolist()} == {1980}
+
+    elsewhere.model_[-1].coef_[0, 0] += 1
+    assert bundle._same_for_same(skops.io.dumps(elsewhere)) != content
 
 
 class Alien(sklearn.svm.SVC):
