@@ -508,10 +508,10 @@ def check_frames(clip: Clip) -> None:
     DVC takes a file of the same size and date for the same, so it does not see a bit that has changed on the disk.
     """
     if clip.digest and files_digest(clip.paths()) != clip.digest:
-        first = clip.path(clip.onset)
+        # Which of them is another is not known, so the remedy is for their folder.
         raise _unsound(
-            first,
-            f"is one of the frames of {clip.id}, which are not those that were indexed",
+            Path(clip.path(clip.onset)).parent,
+            f"holds the frames of {clip.id}, which are not those that were indexed",
             f"bring the frames anew, or, if they were meant to change, run dvc repro -f index@{clip.corpus}",
         )
 

@@ -223,6 +223,8 @@ def flipped(project: Project, chance: random.Random) -> Iterator[Trial]:
         for what in ("bit flipped", "cut"):
             project.forget(reader)
             file = project.folder / path
+            if not file.is_file():  # where the trial before this one has failed
+                project.repro()
             content = bytearray(file.read_bytes())
             if what == "cut":
                 content = content[: chance.randrange(1, len(content))]

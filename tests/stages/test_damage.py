@@ -115,6 +115,24 @@ def test_the_remedy_of_the_message_ends_the_damage(project, name):
     assert ran(dvc(project, "repro", *LAST)) == []
 
 
+def test_a_bit_of_a_frame_that_is_not_the_first_of_its_clip(project):
+    """The sum is that of all frames of a clip: which of them is another is not known, and one remedy ends it."""
+    before = content(project)
+    corpus = project / "data/raw/synthetic/corpus"
+    frame = sorted(next(path for path in sorted(corpus.rglob("EP*")) if path.is_dir()).iterdir())[7]
+    copy = copy_of(project, frame.relative_to(project).as_posix())
+    for path in {copy.stat().st_ino: copy, frame.stat().st_ino: frame}.values():
+        damage(path)
+    shutil.rmtree(project / "data/.partial/landmarks@synthetic")
+    code, lines = stage(project, "landmarks", "synthetic")
+    assert (code, len(lines)) == (2, 1), lines
+    remedy = re.search(r"run (python -m tools\.repair \S+), then dvc repro", lines[0])
+    assert remedy, lines
+    assert run(project, *shlex.split(remedy[1])).returncode == 0
+    dvc(project, "repro", *LAST)
+    assert content(project) == before
+
+
 @pytest.mark.parametrize("name", [LANDMARKS, FRAMES])
 def test_a_product_that_is_cut_in_both_places(project, name):
     """`dvc checkout`, which older messages named, would bring it back as it is."""
