@@ -26,7 +26,7 @@ Experiments = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*][a-z0-9*-]{0,
 Folder = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
 Classes = Literal[3, 4, 5, 7, 8]
 Seed = Annotated[int, Field(ge=0)]
-Selection = Literal["last_epoch", "inner_val", "nested", "test_best"]
+Selection = Literal["last_epoch", "inner_val", "nested", "mean", "test_best"]
 LeaveOut = Literal["subject", "corpus"]
 Inner = Annotated[int, Field(ge=0, le=100)]
 Validation = Literal["held_out", "test_subject"]
@@ -332,7 +332,7 @@ class DynamicImage(Section):
 
 
 class Candidate(Section):
-    """What an experiment with `selection: nested` chooses between: changes of its knobs and of its recipe."""
+    """One of those that an experiment chooses between or averages: changes of its knobs and of its recipe."""
 
     knobs: dict[str, Any] = {}
     recipe: dict[str, Any] = {}

@@ -386,7 +386,10 @@ class _Planner:
         if self.params.train.of(experiment).shuffled:
             raise MerError(f"{where}: its labels are exchanged at random, so it recognises nothing; leave it out")
         if experiment.candidates:
-            raise MerError(f"{where}: its model is another in every fold; fit an experiment with one candidate's knobs")
+            raise MerError(
+                f"{where}: it has several candidates, and a recogniser is one model; fit an experiment with the "
+                "knobs of one"
+            )
         from mer import models
 
         spec = models.load(experiment.model)

@@ -15,7 +15,7 @@ from typing import Any
 from mer import corpora, models
 from mer.errors import MerError, suggestion
 from mer.loso import augmentation, task
-from mer.loso.nested import NESTED
+from mer.loso.nested import MEAN, NESTED
 from mer.loso.recipe import Recipe
 from mer.params import Experiment, Params
 from mer.plan import Plan, labels_of
@@ -64,11 +64,14 @@ def check_experiment(params: Params, name: str, experiment: Experiment) -> None:
 
 
 def _check_experiment(params: Params, where: str, experiment: Experiment) -> None:
-    nested = params.train.of(experiment).selection == NESTED
-    if nested and len(experiment.candidates) < 2:
-        raise MerError(f"{where}.candidates: selection nested chooses between two or more; add some, or set another")
-    if experiment.candidates and not nested:
-        raise MerError(f"{where}.candidates: only selection nested chooses between them; set it, or remove them")
+    selection = params.train.of(experiment).selection
+    several = selection in (NESTED, MEAN)
+    if several and len(experiment.candidates) < 2:
+        raise MerError(f"{where}.candidates: selection {selection} is one of two or more; add some, or set another")
+    if experiment.candidates and not several:
+        raise MerError(f"{where}.candidates: selection {selection} has none; set nested or mean, or remove them")
+    if selection == MEAN and params.train.of(experiment).audit:
+        raise MerError(f"{where}.audit: with selection mean nothing is chosen that an audit could measure; remove it")
     if params.train.of(experiment).inner == 1:
         raise MerError(f"{where}.inner is 1: one group leaves nothing to train on; take 0 or 2 and more")
     known: dict[str, str] = {}

@@ -51,7 +51,9 @@ def main(
                     strict=True,
                 )
             }
-            predictions, choices = nested.run(chosen_from, table, inner=settings.inner, **common)
+            predictions, choices = nested.run(
+                chosen_from, table, selection=settings.selection, inner=settings.inner, **common
+            )
         else:
             predictions = loso.run(
                 caches, table, knobs=knobs, recipe=experiment.recipe, selection=settings.selection,
@@ -70,7 +72,8 @@ def main(
                 **({"shuffled": True} if settings.shuffled else {}),
                 **({"validation": settings.validation} if settings.validation != "held_out" else {}),
                 **({"leave_out": "corpus"} if settings.leave_out == "corpus" else {}),
-                **({"inner": settings.inner, "candidates": _described(stage, spec, experiment)} if candidates else {}),
+                **({"inner": settings.inner} if settings.selection == nested.NESTED else {}),
+                **({"candidates": _described(stage, spec, experiment)} if candidates else {}),
             },
         )  # fmt: skip
         honest = predictions["selection"] == settings.selection

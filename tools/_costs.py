@@ -13,7 +13,7 @@ from mer import corpora
 from mer.clips import read_index
 from mer.corpora.facts import is_whole_corpus
 from mer.errors import MerError
-from mer.loso.nested import cost
+from mer.loso.nested import MEAN, cost
 from mer.params import Params
 from mer.plan import SINGLE, Plan, index_path, labels_of, reader_of
 
@@ -114,6 +114,8 @@ class _Clips:
             table = corpora.select(table, labels, experiment.classes or corpus.classes)
             subjects = len(table[["corpus", "subject"]].drop_duplicates())
             folds = table["corpus"].nunique() if settings.leave_out == "corpus" else None
+        if settings.selection == MEAN:
+            return f"  {key}: {number} candidates, each as an experiment by itself"
         what = f"  {key}: {number} candidates, inside each fold {settings.inner or 'every subject'}"
         what += " groups of subjects" if settings.inner else ""
         if subjects is None or (table is None and settings.leave_out == "corpus"):

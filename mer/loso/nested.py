@@ -1,8 +1,9 @@
-"""Nested leave-one-subject-out: in every fold, one of several candidates is chosen on training subjects alone.
+"""Leave-one-subject-out with several candidates: one is chosen in every fold, or all are averaged.
 
 A candidate is a change of knobs and recipe. In the fold of subject s, every candidate is scored by its predictions of
 the other subjects, each by a model that has seen neither that subject nor s; the best one is trained as by
-`mer.loso.run` and tested on s. So s takes no part in the choice.
+`mer.loso.run` and tested on s. So s takes no part in the choice. `mean` chooses nothing: the probability of a clip is
+the mean over all candidates.
 
     inner 0       leave one subject out: a model without s and t predicts t in the fold of s, and s in the fold of t, so
                   S subjects cost S (S - 1) / 2 trainings a candidate beside the S of the folds
@@ -30,7 +31,7 @@ from mer.storage.cache import ClipCache
 from mer.storage.files import digest
 from mer.storage.spool import Spool
 
-NESTED = "nested"
+NESTED, MEAN = "nested", "mean"
 AT_ONCE = 16  # inner folds of a job of estimators, which take milliseconds; networks have as many as in a fold's job
 
 
@@ -50,6 +51,7 @@ def run(
     *,
     model: str,
     classes: int,
+    selection: Literal["nested", "mean"] = "nested",
     seeds: Sequence[int] = (0,),
     inner: int = 0,
     audit: bool = False,
@@ -60,25 +62,27 @@ def run(
     engine: Engine = SERIAL,
     spool: Spool | None = None,
     code: str = "",
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Choose and test a candidate in every fold, once a seed.
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Choose and test a candidate in every fold, or test the mean of all, once a seed.
 
     Args:
         candidates: by name, two at least; equal scores fall to the first.
+        selection: nested: one is chosen in every fold; mean: their probabilities are averaged.
         inner: groups of training subjects; 0: every subject by itself.
-        audit: also keep what choosing the candidate on the test subject would have given, as rows of `test_best`.
+        audit: of nested: also keep what choosing the candidate on the test subject would have given, as rows of
+            `test_best`.
         The others as for mer.loso.run.run.
 
     Returns:
-        Predictions as those of mer.loso.run.run, of selection `nested`; and the choices, a row a seed, fold and
-        candidate: seed, fold, candidate, uf1 and uar (of the inner predictions), chosen (0 or 1).
+        Predictions as those of mer.loso.run.run, of that selection; and the choices, a row a seed, fold and candidate:
+        seed, fold, candidate, uf1 and uar (of the inner predictions), chosen (0 or 1); None where nothing is chosen.
 
     Raises:
         MerError: as mer.loso.run.run; one candidate; too few subjects for the inner folds, naming the fold.
     """
     if len(candidates) < 2:
         raise MerError(
-            f"selection {NESTED} chooses between candidates, there is {listed(candidates) or 'none'}; add one"
+            f"selection {selection} is one of several candidates, there is {listed(candidates) or 'none'}; add one"
         )
     seeds, kept = list(dict.fromkeys(seeds)), []
     trainings: dict[str, Training] = {}
@@ -93,13 +97,15 @@ def run(
         common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
         outer, keys = job_keys(todo, seeds, training, folds_in_parallel, common, spool, engine)
         size = AT_ONCE if training.epochs is None else len(outer[0].folds)
-        within = _inner_jobs(inner_folds(ordered, todo, inner), seeds, size, common)
+        within = _inner_jobs(inner_folds(ordered, todo, inner), seeds, size, common) if selection == NESTED else []
         trainings[name], jobs[name] = training, (outer, within)
         kept += [*keys, *(job.key for job in within)]
     results = _results(jobs, trainings, engine, spool)
     if spool is not None:
         spool.clear(but=kept)
     trained = {name: tuple([(job, results[job.key]) for job in some] for some in pair) for name, pair in jobs.items()}
+    if selection == MEAN:
+        return _mean(trained, ordered, classes, seeds), None
     return _chosen(trained, ordered, todo, classes, seeds, inner, audit=audit)
 
 
@@ -197,10 +203,7 @@ def _chosen(
     groups = _groups(who, inner)
     predictions, audited, choices = [], [], []
     for seed in seeds:
-        tables = {
-            name: predictions_of(table, classes, seed, "last_epoch", [(j, r) for j, r in outer if j.seed == seed])
-            for name, (outer, _) in trained.items()
-        }
+        tables = _tables(trained, table, classes, seed)
         probability = {name: _inner_predictions(within, seed) for name, (_, within) in trained.items()}
         final, best = (next(iter(tables.values())).copy() for _ in range(2))
         for fold in todo:
@@ -221,6 +224,24 @@ def _chosen(
         audited.append(best.assign(selection=LEAKY))
     parts = [part for pair in zip(predictions, audited, strict=True) for part in (pair if audit else pair[:1])]
     return pd.concat(parts, ignore_index=True), pd.DataFrame(choices)
+
+
+def _tables(trained: dict[str, tuple[list, ...]], table: pd.DataFrame, classes: int, seed: int) -> dict:
+    """The predictions of every candidate by itself, of one seed."""
+    return {
+        name: predictions_of(table, classes, seed, "last_epoch", [(j, r) for j, r in outer if j.seed == seed])
+        for name, (outer, _) in trained.items()
+    }
+
+
+def _mean(trained: dict[str, tuple[list, ...]], table: pd.DataFrame, classes: int, seeds: list[int]) -> pd.DataFrame:
+    """Every candidate counts the same; the epoch is the first one's."""
+    found, columns = [], [f"p{c}" for c in range(classes)]
+    for seed in seeds:
+        tables = list(_tables(trained, table, classes, seed).values())
+        mean = np.mean([one[columns].to_numpy() for one in tables], axis=0)
+        found.append(tables[0].assign(selection=MEAN, **dict(zip(columns, mean.T, strict=True))))
+    return pd.concat(found, ignore_index=True)
 
 
 def choose(scores: dict[str, tuple[float, float]]) -> str:

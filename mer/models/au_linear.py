@@ -32,7 +32,7 @@ def build(
     crop: str = "box224",
     second: str = "none",
     offset: bool = False,
-    means: Literal["raw", "centred", "both", "none"] = "raw",
+    means: Literal["raw", "centred", "both", "squashed", "none"] = "raw",
     grid: Literal[4, 7, 14, 28] = 7,
     units: bool = True,
     c: float = 0.01,
@@ -44,7 +44,8 @@ def build(
         second: another corpus with the same clips, such as the second release, whose flow is a second view; or none.
         offset: its flow from apex to offset (the corpus's own, without a second) is a further view.
         means: of regions: raw; centred: u and v less their own median in each map, which a stretch and the head move;
-            both: a regression with the ones and a regression with the others.
+            both: a regression with the ones and a regression with the others; squashed: centred, and one blink or
+            outlier no longer sets the scale of a map, see `squashed`.
         grid: regions a side.
         units: the logits of the pretrained network are read.
         c: inverse strength of the ridge penalty, above 0.
@@ -81,7 +82,7 @@ def _features(maps: np.ndarray, means: str, grid: int, units: bool, path: str | 
         parts = []
         if means != "none":
             step = SIZE // grid
-            own = form.copy()
+            own = squashed(form) if means == "squashed" else form.copy()
             if means == "centred":
                 own[:, :2] -= np.median(own[:, :2], axis=(2, 3), keepdims=True)
             own = own.reshape(len(own), 3, grid, step, grid, step).mean((3, 5), dtype=np.float64)
@@ -94,6 +95,23 @@ def _features(maps: np.ndarray, means: str, grid: int, units: bool, path: str | 
             parts.append(logits(form, path))
         forms.append(np.concatenate(parts, axis=1))
     return np.stack(forms, axis=1)
+
+
+def squashed(maps: np.ndarray) -> np.ndarray:
+    """Maps (N, 3, H, W) whose scale is set by most of the face, in -1 to 1.
+
+    A stretch gives the largest motion, often a blink, the whole range. Here u and v are less their own median, strain
+    less its least; both are divided by 90 % quantiles, u and v by that of the length of (u, v), which keeps its
+    direction as far as the stretch has; tanh bounds what is larger. One grey level is added to the quantiles, so that
+    an empty map stays empty.
+    """
+    found = maps.astype(np.float64)
+    motion, strain = found[:, :2], found[:, 2]
+    motion -= np.median(motion, axis=(2, 3), keepdims=True)
+    strain -= strain.min((1, 2), keepdims=True)
+    motion /= np.quantile(np.hypot(motion[:, 0], motion[:, 1]), 0.9, axis=(1, 2))[:, None, None, None] + 1
+    strain /= np.quantile(strain, 0.9, axis=(1, 2))[:, None, None] + 1
+    return np.tanh(found)
 
 
 class ViewRegression(ClassifierMixin, BaseEstimator):

@@ -175,6 +175,28 @@ def test_as_many_models_are_trained_as_the_cost_says(monkeypatch):
     assert len(count) == nested.cost(6, 2, 0, folds=2)
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 3)])
+def test_the_mean_is_that_of_the_candidates_by_themselves(seeds):
+    rows = table()
+    x = inputs(rows, share=0.7)
+    found, choices = run(rows, {"noise": 0, "label": 1}, x, selection="mean", seeds=seeds)
+    assert choices is None
+    assert set(found["selection"]) == {"mean"}
+    alone = [loso.run([x], rows, model="clever", classes=CLASSES, knobs={"column": c}, seeds=seeds) for c in (0, 1)]
+    columns = [f"p{c}" for c in range(CLASSES)]
+    assert found[columns].to_numpy() == pytest.approx((alone[0][columns] + alone[1][columns]).to_numpy() / 2, abs=1e-15)
+    rest = [c for c in found.columns if c not in columns and c != "selection"]
+    pd.testing.assert_frame_equal(found[rest], alone[0][rest])
+
+
+def test_a_mean_trains_each_candidate_once_a_fold(monkeypatch):
+    rows, count = table(subjects=6, clips=4), []
+    fit = Clever.fit
+    monkeypatch.setattr(Clever, "fit", lambda self, x, y: (count.append(len(y)), fit(self, x, y))[1])
+    run(rows, {"noise": 0, "label": 1}, inputs(rows), selection="mean")
+    assert count == [20] * 12
+
+
 def test_neither_processes_nor_a_restart_change_it(tmp_path):
     rows = table(subjects=6, clips=4)
     maps = np.random.default_rng(0).standard_normal((len(rows), 3, 28, 28))
@@ -246,7 +268,7 @@ def test_whole_corpora_are_left_out():
 def test_what_cannot_be_chosen_from():
     rows = table(subjects=8)
     x = inputs(rows)
-    with pytest.raises(MerError, match=r"selection nested chooses between candidates, there is one; add one"):
+    with pytest.raises(MerError, match=r"selection nested is one of several candidates, there is one; add one"):
         run(rows, {"one": 0}, x)
     few = rows[rows["subject"].isin(["s0", "s1"])].reset_index(drop=True)
     with pytest.raises(MerError, match=r"fold x/s0: 1 subjects or groups are left for the inner folds, needed are two"):

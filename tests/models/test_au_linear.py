@@ -10,6 +10,7 @@ from mer import models
 from mer.errors import MerError
 from mer.facs import CLASSES, TARGETS
 from mer.loso import run as loso
+from mer.models import au_linear
 from mer.models.linear import MirroredLogisticRegression, mirror
 from mer.networks import action_units
 from mer.products import Product, Weights
@@ -84,6 +85,35 @@ def test_centred_means_do_not_see_a_shift(maps):
     ).astype(np.float32)
     means = by_hand.reshape(24, 3, 7, 4, 7, 4).mean((3, 5)).reshape(24, -1)
     assert prepared(maps, means="centred")[:, 0, 0] == pytest.approx(means, abs=1e-4)
+
+
+def test_squashed_means_do_not_see_what_a_stretch_makes_of_a_blink(maps):
+    """Two maps of one motion, one with a blink that takes the stretch: raw means differ, squashed ones do not."""
+    rng = np.random.default_rng(1)
+    motion = rng.normal(size=(1, 3, 28, 28)).cumsum(2).cumsum(3)
+    motion[:, 2] = abs(motion[:, 2])
+    blink = motion.copy()
+    blink[:, :, 9:11, 8:10] = np.array([9, 9, 9])[:, None, None] * abs(motion).max((2, 3))[..., None, None]
+    alike = {}
+    for kind in ("raw", "centred", "squashed"):
+        one, other = prepared(motion, means=kind)[0, 0, 0], prepared(blink, means=kind)[0, 0, 0]
+        alike[kind] = np.corrcoef(one, other)[0, 1]
+    assert alike["squashed"] > 0.99 > 0.9 > alike["raw"]
+    assert alike["squashed"] > alike["centred"]
+
+
+def test_squashed_by_hand(maps):
+    found = au_linear.squashed(maps[:2])
+    for clip in range(2):
+        u, v = (maps[clip, c].astype(float) - np.median(maps[clip, c]) for c in (0, 1))
+        length = np.quantile(np.sqrt(u**2 + v**2), 0.9) + 1
+        strain = maps[clip, 2].astype(float) - maps[clip, 2].min()
+        assert found[clip, 0] == pytest.approx(np.tanh(u / length), abs=1e-6)
+        assert found[clip, 1] == pytest.approx(np.tanh(v / length), abs=1e-6)
+        assert found[clip, 2] == pytest.approx(np.tanh(strain / (np.quantile(strain, 0.9) + 1)), abs=1e-6)
+    assert not au_linear.squashed(np.zeros((1, 3, 28, 28), np.float32)).any()
+    # The mirrored face has the mirrored features.
+    assert au_linear.squashed(mirror(maps)) == pytest.approx(mirror(au_linear.squashed(maps)), abs=1e-6)
 
 
 def test_both_means_are_two_regressions(maps):

@@ -115,6 +115,19 @@ def test_the_candidates_read_their_own_views_and_the_choice_is_kept(project):
         read_explained(folder / "data/predictions/nested", "here")
 
 
+def test_the_mean_of_the_candidates(project):
+    folder = project(mean={**NESTED, "selection": "mean"})
+    code, lines = train(folder, "mean")
+    assert code == 0, lines
+    found, info = read_predictions(folder / "data/predictions/mean")
+    assert set(found["selection"]) == {"mean"}
+    assert set(info["protocol"]["candidates"]) == {"one", "both", "all"}
+    assert "inner" not in info["protocol"]
+    assert not (folder / "data/predictions/mean/choices.csv").exists()
+    with pytest.raises(MerError, match=r"nothing is explained with selection mean; set another, or remove here"):
+        read_explained(folder / "data/predictions/mean", "here")
+
+
 def test_a_clip_that_a_view_does_not_have_is_left_out_and_listed(project):
     folder = project(nested=NESTED)
     view = folder, "causalnet_flow", ["flow", "flow_offset"], clips().iloc[1:], 1
@@ -163,12 +176,14 @@ def checked(root, **change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidates": {}}, r"nested.candidates: selection nested chooses between two or more; add some"),
-        ({"candidates": {"one": {}}}, r"nested.candidates: selection nested chooses between two or more"),
-        ({"selection": "last_epoch"}, r"nested.candidates: only selection nested chooses between them; set it"),
+        ({"candidates": {}}, r"nested.candidates: selection nested is one of two or more; add some"),
+        ({"candidates": {"one": {}}}, r"nested.candidates: selection nested is one of two or more"),
+        ({"selection": "last_epoch"}, r"nested.candidates: selection last_epoch has none; set nested or mean"),
         ({"candidates": {"a": {}, "b": {"knobs": {"grid": 7}}}}, r"candidates: a and b differ in nothing; change one"),
         ({"candidates": {"a": {}, "b": {"knobs": {"gird": 4}}}}, r"candidates.b.knobs.gird is unknown; did you mean"),
         ({"candidates": {"a": {}, "b": {"recipe": {"epochs": 4}}}}, r"candidates.b.recipe: model au_linear is no net"),
+        ({"selection": "mean", "candidates": {"a": {}}}, r"nested.candidates: selection mean is one of two or more"),
+        ({"selection": "mean", "audit": True}, r"nested.audit: with selection mean nothing is chosen that an audit"),
         ({"inner": 1}, r"nested.inner is 1: one group leaves nothing to train on; take 0 or 2 and more"),
         ({"knobs": {"second": "causalnet"}}, r"reads flow of corpus 'causalnet'; did you mean 'causalnet_flow'"),
         ({"knobs": {"second": "megc2019_flow"}}, r"reads flow of megc2019_flow twice; name another corpus"),
@@ -182,7 +197,7 @@ def test_what_cannot_be_chosen_from_or_read(root, change, message):
 
 def test_no_recogniser_of_views_that_no_new_clip_has(root):
     for name, experiment, message in (
-        ("nested", NESTED, r"fit.experiments: nested: its model is another in every fold"),
+        ("nested", NESTED, r"fit.experiments: nested: it has several candidates, and a recogniser is one model"),
         ("two", {**NESTED, "selection": "last_epoch", "candidates": {}}, r"reads flow of causalnet_flow, which no new"),
         ("units", {"corpus": "megc2019_flow", "model": "au_linear"}, r"a network makes its inputs, which a recogniser"),
     ):

@@ -51,6 +51,8 @@ def test_an_experiment_with_candidates_says_how_many_models_it_trains(root, tmp_
                           "candidates": {"coarse": {"knobs": {"grid": 4}}, "fine": {"knobs": {"grid": 7}}}},
         "casme2-linear-groups": {"corpus": "casme2", "model": "linear", "selection": "nested", "inner": 5,
                                  "candidates": {"a": {}, "b": {"knobs": {"c": 0.1}}}},
+        "casme2-linear-mean": {"corpus": "casme2", "model": "linear", "selection": "mean",
+                               "candidates": {"a": {}, "b": {"knobs": {"c": 0.1}}}},
     }  # fmt: skip
     content["corpora"]["casme2"]["expect"] = {"subjects": 26}
     params = parse(content)
@@ -58,6 +60,7 @@ def test_an_experiment_with_candidates_says_how_many_models_it_trains(root, tmp_
     assert found == [
         f"  casme2-linear: 2 candidates, inside each fold every subject: {2 * 2 * (26 + 26 * 25 // 2):,} trainings",
         "  casme2-linear-groups: 2 candidates, inside each fold 5 groups of subjects: 270 trainings",
+        "  casme2-linear-mean: 2 candidates, each as an experiment by itself",
     ]
 
 

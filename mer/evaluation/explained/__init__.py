@@ -53,9 +53,9 @@ def read_explained(source: Path, where: str) -> tuple[ClipCache, "pd.DataFrame",
     """
     predictions, run_info = read_predictions(source)
     if not (source / "explain.h5").exists():
-        nested = run_info["protocol"].get("selection") == "nested"
-        if run_info["protocol"]["leaky"] or nested:
-            which = "nested" if nested else "test_best"
+        several = "candidates" in run_info["protocol"]
+        if run_info["protocol"]["leaky"] or several:
+            which = run_info["protocol"].get("selection") if several else "test_best"
             raise MerError(f"{source}: nothing is explained with selection {which}; set another, or remove {where}")
         raise MerError(f"{source}: model {run_info['model']} has explained nothing; remove {where}")
     return ClipCache(source / "explain.h5", "explain"), predictions, run_info
