@@ -126,8 +126,9 @@ class Spool:
             with open(self.path(key), "rb") as file:
                 head = content_of(file.readline(LONGEST_LINE))
                 place = file.tell()
-                # Mapped, not read: the data go straight from there into the part.
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                # Mapped, not read: the data go straight from there into the part. All pages at once, where the system
+                # can: one by one, they cost the one process that writes more than the writing.
+                content = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | ALL_PAGES, prot=mmap.PROT_READ)
             if head["key"] != key:
                 raise ValueError(f"{self.path(key)} holds another item")
             for name, (kind, shape, expected) in head["arrays"].items():
@@ -221,6 +222,7 @@ def checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
 
 
+ALL_PAGES = getattr(mmap, "MAP_POPULATE", 0)  # Linux alone has it
 LONGEST_LINE = 1 << 20  # bytes; a head or a row has some hundred
 
 
