@@ -262,6 +262,48 @@ def dvc(folder: Path) -> dict:
     return found
 
 
+# ---- as docs/scaling.md has them ------------------------------------------------------------------------------------
+
+CASME3 = 8_000_000  # frames, in 80 hours of recordings
+FRAME = 224 * 224 * 3  # bytes of an aligned one
+
+
+def table(result: dict) -> str:
+    """Rates and efficiencies, and the hours of one core for as many frames as CAS(ME)3 has, in clips of that length."""
+    lines = ["| stage | clips | clips/s of a core | efficiency of two | after the start | core hours for 8 M frames |",
+             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name, row in result["stages"].items():
+        if name.startswith("train@"):
+            continue
+        hours = CASME3 / row["frames_a_clip"] / row["per_second_and_core"] / 3600
+        lines.append(
+            f"| `{name.split('@')[0]}` | {row['clips']} | {row['per_second_and_core']:.1f} | "
+            f"{row['efficiency_of_two']:.2f} | {row['efficiency_after_the_start']:.2f} | {hours:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def limits_table(result: dict) -> str:
+    """What one process, one scheduler and DVC take at most."""
+    lines = ["| what | at most |", "|---|---:|"]
+    for what, row in result["writer"].items():
+        lines.append(f"| writer, {what} | {row['items_per_second']:.0f} clips/s, {row['mb_per_second']:.0f} MB/s |")
+    lines.append(f"| joblib, two processes | {result['joblib']['empty_items_per_second']:.0f} clips/s |")
+    for what, row in result["dask"].items():
+        rate, share = row["items_per_second"], row["efficiency"]
+        lines.append(f"| dask, {what} | {rate:.0f} clips/s, {share:.0%} of the workers' time |")
+    for count, taken in result["dvc"]["seconds_a_stage"].items():
+        said = ", ".join(f"{what.replace('_', ' ')} {1000 * t:.0f} ms" for what, t in taken.items())
+        lines.append(f"| DVC, a stage of {count} | {said} |")
+    for what in ("one_file", "files_of_20_kB"):
+        row = result["dvc"][what]
+        lines.append(
+            f"| DVC, hashes of {what.replace('_', ' ')} | {row['mb_per_second']:.0f} MB/s, "
+            f"{row['files_per_second']:.0f} files/s |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from benchmarks import scaling
 from mer import models
+from tools import torture
 from tools.preset import compose
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,3 +244,15 @@ def test_what_is_said_of_spotting_is_what_was_measured():
     motion = read("docs/motion.md")
     for head in ("removed", "kept"):
         assert f" {apex[head]['frames_off_mean']:.2f} " in motion
+
+
+def test_what_is_said_of_scaling_is_what_was_measured():
+    page = read("docs/scaling.md")
+    assert scaling.table(json.loads(read("benchmarks/results/scaling.json"))) in page
+    assert scaling.limits_table(json.loads(read("benchmarks/results/scaling_limits.json"))) in page
+
+
+def test_the_table_of_disturbances_is_what_was_run():
+    result = json.loads(read("benchmarks/results/torture.json"))
+    assert torture.table(result["trials"]) in read("docs/reliability.md")
+    assert sum(trial["what"].startswith("SIG") for trial in result["trials"]) >= 50
