@@ -67,7 +67,7 @@ def _check_experiment(params: Params, where: str, experiment: Experiment) -> Non
     selection = params.train.of(experiment).selection
     several = selection in (NESTED, MEAN)
     if several and len(experiment.candidates) < 2:
-        raise MerError(f"{where}.candidates: selection {selection} is one of two or more; add some, or set another")
+        raise MerError(f"{where}.candidates: selection {selection} needs two or more; add some, or set another")
     if experiment.candidates and not several:
         raise MerError(f"{where}.candidates: selection {selection} has none; set nested or mean, or remove them")
     if selection == MEAN and params.train.of(experiment).audit:

@@ -176,13 +176,13 @@ def checked(root, **change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidates": {}}, r"nested.candidates: selection nested is one of two or more; add some"),
-        ({"candidates": {"one": {}}}, r"nested.candidates: selection nested is one of two or more"),
+        ({"candidates": {}}, r"nested.candidates: selection nested needs two or more; add some"),
+        ({"candidates": {"one": {}}}, r"nested.candidates: selection nested needs two or more"),
         ({"selection": "last_epoch"}, r"nested.candidates: selection last_epoch has none; set nested or mean"),
         ({"candidates": {"a": {}, "b": {"knobs": {"grid": 7}}}}, r"candidates: a and b differ in nothing; change one"),
         ({"candidates": {"a": {}, "b": {"knobs": {"gird": 4}}}}, r"candidates.b.knobs.gird is unknown; did you mean"),
         ({"candidates": {"a": {}, "b": {"recipe": {"epochs": 4}}}}, r"candidates.b.recipe: model au_linear is no net"),
-        ({"selection": "mean", "candidates": {"a": {}}}, r"nested.candidates: selection mean is one of two or more"),
+        ({"selection": "mean", "candidates": {"a": {}}}, r"nested.candidates: selection mean needs two or more"),
         ({"selection": "mean", "audit": True}, r"nested.audit: with selection mean nothing is chosen that an audit"),
         ({"inner": 1}, r"nested.inner is 1: one group leaves nothing to train on; take 0 or 2 and more"),
         ({"knobs": {"second": "causalnet"}}, r"reads flow of corpus 'causalnet'; did you mean 'causalnet_flow'"),
