@@ -27,7 +27,7 @@ Folder = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern
 Classes = Literal[3, 4, 5, 7, 8]
 Seed = Annotated[int, Field(ge=0)]
 Selection = Literal["last_epoch", "inner_val", "nested", "mean", "test_best"]
-LeaveOut = Literal["subject", "corpus"]
+LeaveOut = Literal["subject", "corpus", "origin"]
 Inner = Annotated[int, Field(ge=0, le=100)]
 Validation = Literal["held_out", "test_subject"]
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
@@ -60,6 +60,19 @@ class Synthesize(Section):
     seed: Seed
 
 
+class SimulateRun(Section):
+    """Size of a corpus of simulated flow: how many faces, and maps of each; nuisance: of mer.synthetic.flow_maps."""
+
+    subjects: int = Field(ge=2, le=512)  # mer.synthetic.flow_maps.FACES
+    clips: int = Field(ge=3, le=1000)
+    nuisance: dict[str, Any] = {}
+
+
+class Simulate(Section):
+    runs: dict[Name, SimulateRun]
+    seed: Seed
+
+
 class Expected(Section):
     """Counts that a corpus is known to have; null: not checked."""
 
@@ -72,7 +85,8 @@ class Corpus(Section):
 
     reader: the module that reads its layout; raw: the folder; watch: what DVC looks at for changes, the folder's
     manifest (make manifest) or the folder itself; labels: whose class lists apply; classes: how many of them; expect:
-    counts to be checked. parts: a composite of other corpora, which has no layout of its own.
+    counts to be checked. parts: a composite of other corpora, which has no layout of its own. sheets: of a release
+    without action units the label sheets that have them, by the corpus in its clips' ids.
     """
 
     reader: Name | None = None
@@ -82,11 +96,12 @@ class Corpus(Section):
     classes: Classes
     expect: Expected = Expected()
     parts: list[Key] | None = Field(default=None, min_length=2, max_length=5)
+    sheets: dict[Name, Folder] = Field(default={}, max_length=2)
 
     @model_validator(mode="after")
     def _composite(self) -> Self:
-        for name in ("reader", "raw", "watch"):
-            if self.parts is not None and getattr(self, name) is not None:
+        for name in ("reader", "raw", "watch", "sheets"):
+            if self.parts is not None and getattr(self, name):
                 raise ValueError(f"has parts, so {name} belongs to them; remove it")
         return self
 
@@ -454,6 +469,7 @@ class Params(Section):
     corpora: dict[Key, Corpus]
     experiments: dict[ExperimentKey, Experiment]
     synthesize: Synthesize
+    simulate: Simulate
     index: Index
     landmarks: Landmarks
     align: Align

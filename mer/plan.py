@@ -29,14 +29,14 @@ if TYPE_CHECKING:  # it brings torch
 
 SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # keys go into commands and paths as they are
 STAGES = (
-    "synthesize", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames", "pretrain",
-    "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train", "evaluate",
-    "curve", "explain", "fit", "recognise", "heatmaps", "motion_maps", "figures", "report",
+    "synthesize", "simulate", "index", "compose", "landmarks", "align", "spot", "magnify_eulerian", "frames",
+    "pretrain", "restore", "magnify_learned", "embed", "pair", "flow", "dynamic_image", "join", "import_flow", "train",
+    "evaluate", "curve", "explain", "fit", "recognise", "heatmaps", "motion_maps", "figures", "report",
 )  # fmt: skip
 SINGLE = ("leakage", "tables")  # stages of the graph that have one run, and so no entry
 # How many places dvc.yaml has for lists of dependencies.
 PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "compared": 6, "shards": 2, "shown": 7,
-          "fitted": 10}  # fmt: skip
+          "fitted": 10, "brought": 3}  # fmt: skip
 CODE_PLACES = {
     "index": 2,
     "compose": 1,
@@ -46,8 +46,9 @@ CODE_PLACES = {
     "train": 11,
     "fit": 11,
     "figures": 3,
-    "import_flow": 3,
+    "import_flow": 7,
 }
+SIMULATED = "simulated_flow"  # the reader of corpora that stage simulate makes
 RELEASED = "released"  # the chain of products that a corpus was released as
 ROOMS = ("mer/loso", "mer/faces")  # of which all files count where all are imported
 LOOP = "mer.loso.networks"  # what trains networks; a scikit-learn estimator does not depend on it
@@ -140,17 +141,48 @@ class _Planner:
         made, raw = name in self.params.synthesize.runs, self.raw(name)
         if made:
             self.add("synthesize", name, {"args": {}})
+        if name in self.params.simulate.runs or reader == SIMULATED:
+            self.simulated(name, reader)
+            return
         if hasattr(module, "RELEASED"):
             if corpus.watch is not None:
                 raise MerError(f"corpora.{name}.watch: a release is watched itself; remove it")
             args = {"reader": reader, "raw": raw, "index": index_path(name), "out": f"data/cache/{name}/{RELEASED}"}
-            self.add("import_flow", name, {"args": args, "code": _code("import_flow", [module.__name__])})
+            code = [module.__name__]
+            if corpus.sheets:
+                args["sheets"] = [f"{part}={path}" for part, path in sorted(corpus.sheets.items())]
+                code += [_sheet_module(name, part) for part in sorted(corpus.sheets)]
+                code += [path for part in sorted(corpus.sheets) if (path := _corrections(part)) is not None]
+            read = _places("brought", [raw, *(path for _, path in sorted(corpus.sheets.items()))])
+            self.add("import_flow", name, {"args": args, "brought": read, "code": _code("import_flow", code)})
             return
+        if corpus.sheets:
+            raise MerError(
+                f"corpora.{name}.sheets: it is no release, and its own label sheet has action units; remove it"
+            )
         watch = corpus.watch or (raw if made else f"data/raw/{name}.manifest.csv")
-        corrections = f"mer/corpora/corrections/{reader}.csv"
-        code = [module.__name__, *([corrections] if (imports.ROOT / corrections).is_file() else [])]
+        code = [module.__name__, *([path] if (path := _corrections(reader)) is not None else [])]
         args = {"reader": reader, "raw": raw, **_expected(corpus), "out": index_path(name)}
         self.add("index", name, {"args": args, "watch": watch, "code": _code("index", code)})
+
+    def simulated(self, name: str, reader: str) -> None:
+        """Add what simulates a corpus. Raises MerError where corpora and simulate.runs do not agree."""
+        corpus, runs = self.params.corpora[name], self.params.simulate.runs
+        if name not in runs:
+            raise MerError(
+                f"corpora.{name}.reader is {SIMULATED}, and simulate.runs has no {name!r}; {suggestion(name, runs)}"
+            )
+        if reader != SIMULATED:
+            raise MerError(f"simulate.runs.{name}: corpora.{name} is read by {reader}; set its reader to {SIMULATED}")
+        for field in ("raw", "watch", "sheets"):
+            if getattr(corpus, field):
+                raise MerError(f"corpora.{name}.{field}: {name} is simulated from nothing; remove it")
+        args = {"index": index_path(name), "out": f"data/cache/{name}/{RELEASED}"}
+        self.add("simulate", name, {"args": args})
+
+    def is_made(self, name: str) -> bool:
+        """Whether nobody of a corpus was recorded."""
+        return name in self.params.synthesize.runs or name in self.params.simulate.runs
 
     def raw(self, name: str) -> str:
         """The folder of a corpus."""
@@ -163,15 +195,21 @@ class _Planner:
         apart from the real ones), or where one lies in the other's folder.
         """
         for part, other in itertools.combinations(parts, 2):
-            made = {which in self.params.synthesize.runs for which in (part, other)}
+            made = {self.is_made(which) for which in (part, other)}
             readers = {reader_of(which, self.params.corpora[which]) for which in (part, other)}
             raws = [Path(os.path.realpath(self.raw(which))) for which in (part, other)]
+            people = {_people(which) for which in readers}
+            simulated = {which in self.params.simulate.runs for which in (part, other)}
             if raws[0].is_relative_to(raws[1]) or raws[1].is_relative_to(raws[0]):
                 why = f"lie in one folder ({self.raw(part)}, {self.raw(other)})"
-            elif made == {True}:
+            elif simulated == {True}:
+                why = "are simulated on the same faces"
+            elif made == {True} and simulated == {False}:
                 why = "are rendered from one seed"
             elif made == {False} and len(readers) == 1:
                 why = f"have one reader, {readers.pop()}"
+            elif made == {False} and len(people) == 1 and people != {None}:
+                why = "are releases of the same recordings"
             else:
                 continue
             raise MerError(
@@ -345,6 +383,14 @@ class _Planner:
         }  # fmt: skip
         if weights:
             args["weights"] = next(iter(weights.values()))
+        made = self.made_of(experiment.corpus)
+        if made:
+            args["made"] = made
+        elif self.params.train.of(experiment).leave_out == "origin":
+            raise MerError(
+                f"experiments.{name}.leave_out is origin: {experiment.corpus} has no recorded and simulated parts; "
+                "take a composite of both, or leave out subject or corpus"
+            )
         if experiment.candidates:
             # Which of the files each candidate reads, by their places; w: and the weights.
             args["candidates"] = [
@@ -428,6 +474,12 @@ class _Planner:
             return any(self.is_released(part) for part in corpus.parts)
         return hasattr(_reader_module(name, reader_of(name, corpus)), "RELEASED")
 
+    def made_of(self, name: str) -> list[str]:
+        """The parts of a composite that nobody was recorded for; none where all are alike."""
+        parts = self.params.corpora[name].parts or [name]
+        made = [part for part in parts if self.is_made(part)]
+        return made if len(made) < len(parts) else []
+
     def form_of(self, name: str, why: str) -> str:
         """In which form a corpus has its flow: "px", or the reader of the release that it is, or is made of."""
         corpus = self.params.corpora[name]
@@ -438,7 +490,7 @@ class _Planner:
 
     def data_of(self, name: str) -> str:
         """What a corpus is made of: `rendered` faces, a `released` set of flow, or `recorded` people."""
-        if name in self.params.synthesize.runs:
+        if self.is_made(name):
             return "rendered"
         return "released" if self.is_released(name) else "recorded"
 
@@ -651,6 +703,33 @@ def _reader_module(name: str, reader: str) -> ModuleType:
             "which corpora it is made of"
         )
     return module
+
+
+def _corrections(reader: str) -> str | None:
+    """The file of what is wrong in the published sheet of a corpus; None where nothing is."""
+    path = f"mer/corpora/corrections/{reader}.csv"
+    return path if (imports.ROOT / path).is_file() else None
+
+
+def _sheet_module(name: str, part: str) -> str:
+    """The module that reads the label sheet of a corpus in a release."""
+    from mer import corpora
+
+    try:
+        module = corpora.load(part)
+    except MerError as error:
+        raise MerError(f"corpora.{name}.sheets: {error}") from None
+    if not hasattr(module, "read_annotations"):
+        raise MerError(f"corpora.{name}.sheets: {module.__name__} reads no label sheet; name a corpus that has one")
+    return module.__name__
+
+
+def _people(reader: str) -> str | None:
+    """Whose recordings a release has; None for what is no release."""
+    from mer import corpora
+
+    release = getattr(corpora.load(reader), "RELEASE", None)
+    return None if release is None else release.people
 
 
 def _maps_of(model: str) -> str | None:

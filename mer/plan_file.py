@@ -39,6 +39,8 @@ def made_from(params: Params, wiring: dict[str, list[str]]) -> dict[str, str]:
     for name, run in params.pretrain.runs.items():
         parts[f"pretrain.runs.{name}"] = {field: getattr(run, field, None) for field in sources}
     parts["synthesize.runs"] = list(params.synthesize.runs)
+    if params.simulate.runs:
+        parts["simulate.runs"] = list(params.simulate.runs)
     without = [name for name, run in params.synthesize.runs.items() if not run.pool_subjects]
     if without:
         parts["synthesize.runs without a pool"] = without

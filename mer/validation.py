@@ -165,6 +165,13 @@ def check_raw(params: Params, plan: Plan) -> None:
         if not Path(raw).is_dir():
             how = " && ".join(corpora.load(entry["args"]["reader"]).RELEASE.how(raw))
             raise MerError(f"{raw}: is missing; bring the release with: mkdir -p {shlex.quote(raw)} && {how}")
+    for name, corpus in params.corpora.items():
+        for part, sheet in corpus.sheets.items():
+            if not Path(sheet).is_file():
+                raise MerError(
+                    f"{sheet}: is missing; put the label sheet there (docs/corpora.md), or correct "
+                    f"corpora.{name}.sheets.{part}"
+                )
     chosen = params.figures.macro
     if any(entry["args"].get("macro_reader") == chosen for entry in plan["figures"].values()) and chosen is not None:
         raw = f"data/raw/{chosen}"

@@ -19,19 +19,24 @@ def main(stage, *, parts: list[str], out: str):
 def join(path: Path, caches: list[ClipCache]) -> None:
     """One product from several. Raises MerError unless they were made with the same parameters."""
     for cache in caches[1:]:
-        if cache.params != caches[0].params:
+        if _form(cache) != _form(caches[0]):
             raise MerError(
                 f"{cache.path}: was made with {cache.params}, {caches[0].path} with {caches[0].params}; "
                 "a composite needs the same parameters in all of its parts: run dvc repro"
             )
     excluded = {clip_id: reason for cache in caches for clip_id, reason in cache.excluded.items()}
     where = {clip_id: cache for cache in caches for clip_id in cache.ids}
-    with CacheWriter(
-        path, kind=caches[0].kind, ragged=caches[0].ragged, params=caches[0].params, excluded=excluded
-    ) as writer:
+    sources = {"source": " and ".join(c.params["source"] for c in caches)} if "source" in caches[0].params else {}
+    params = caches[0].params | sources
+    with CacheWriter(path, kind=caches[0].kind, ragged=caches[0].ragged, params=params, excluded=excluded) as writer:
         for clip_id in sorted(where):
             cache = where[clip_id]
             writer.append(clip_id, cache[clip_id], key=cache.keys[cache.ids.index(clip_id)], **cache.extras(clip_id))
+
+
+def _form(cache: ClipCache) -> list:
+    """What parts must have in common. Flow as it was released names its source, and any two sources have one form."""
+    return ["source" in cache.params, {name: value for name, value in cache.params.items() if name != "source"}]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from stages._run import chosen, run
 
 def main(
     stage, *, index: str, labels: str, classes: int, model: str, reads: list[str], out: str, weights: str | None = None,
-    candidates: list[str] | None = None,
+    candidates: list[str] | None = None, made: list[str] | None = None,
 ):  # fmt: skip
     experiment, spec = chosen(stage.params.experiments, stage.key, "experiments"), models.load(model)
     validation.check_experiment(stage.params, stage.key, experiment)
@@ -33,6 +33,8 @@ def main(
     caches = [ClipCache(path) for path in reads]
     table, everything, excluded = rows_of(index, labels, classes, caches)
     names = table.attrs["class_names"]
+    if made:
+        table = table.assign(origin=table["corpus"].isin(made).map({True: "simulated", False: "recorded"}))
     if settings.shuffled:
         table = shuffled(table, seed=settings.seed)
     seeds, explanations, choices = list(settings.seeds) or [settings.seed], {}, None
@@ -71,7 +73,7 @@ def main(
                 "transductive": bool(seen(caches, weights) & set(table["corpus"] + "/" + table["subject"])),
                 **({"shuffled": True} if settings.shuffled else {}),
                 **({"validation": settings.validation} if settings.validation != "held_out" else {}),
-                **({"leave_out": "corpus"} if settings.leave_out == "corpus" else {}),
+                **({"leave_out": settings.leave_out} if settings.leave_out != "subject" else {}),
                 **({"inner": settings.inner} if settings.selection == nested.NESTED else {}),
                 **({"candidates": _described(stage, spec, experiment)} if candidates else {}),
             },

@@ -113,12 +113,12 @@ class _Clips:
             labels = experiment.labels or labels_of(experiment.corpus, corpus)
             table = corpora.select(table, labels, experiment.classes or corpus.classes)
             subjects = len(table[["corpus", "subject"]].drop_duplicates())
-            folds = table["corpus"].nunique() if settings.leave_out == "corpus" else None
+            folds = {"corpus": table["corpus"].nunique(), "origin": 2}.get(settings.leave_out)
         if settings.selection == MEAN:
             return f"  {key}: {number} candidates, each as an experiment by itself"
         what = f"  {key}: {number} candidates, inside each fold {settings.inner or 'every subject'}"
         what += " groups of subjects" if settings.inner else ""
-        if subjects is None or (table is None and settings.leave_out == "corpus"):
+        if subjects is None or (table is None and settings.leave_out != "subject"):
             return f"{what}: trainings are counted when the corpus is indexed"
         return f"{what}: {(len(settings.seeds) or 1) * cost(subjects, number, settings.inner, folds):,} trainings"
 
@@ -141,6 +141,8 @@ class _Clips:
             return "?" if "?" in counts else sum(c for c in counts if isinstance(c, int))
         if name in self.params.synthesize.runs:
             return self.params.synthesize.runs[name].clips
+        if name in self.params.simulate.runs:
+            return self.params.simulate.runs[name].subjects * self.params.simulate.runs[name].clips
         return corpus.expect.clips or self.published(name).get("clips", "?")
 
     def selected(self, name: str, labels: str, classes: int) -> int | str:

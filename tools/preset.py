@@ -34,7 +34,7 @@ NO_PRESETS = ("base", "corpora")
 # Sections whose entries have names of their own; other values are settings, which hold for all experiments.
 NAMED = (
     ("corpora",), ("experiments",), ("curves",), ("heatmaps",), ("motion_maps",), ("pretrain", "runs"),
-    ("synthesize", "runs"),
+    ("synthesize", "runs"), ("simulate", "runs"),
 )  # fmt: skip
 
 
@@ -275,7 +275,7 @@ def _lay(base, overlay) -> None:
 
 # What stages write that others read as whole folders, so nothing of another preset may lie there.
 READ_WHOLE = {
-    "data/index": ("index", "compose", "import_flow"),
+    "data/index": ("index", "compose", "import_flow", "simulate"),
     "data/predictions": ("train",), "metrics/details": ("evaluate",),
     "metrics/plots": ("evaluate",), "metrics/figures": ("figures",), "metrics/explained": ("explain",),
     "metrics/heatmaps": ("heatmaps",), "metrics/motion_maps": ("motion_maps",), "metrics/curves": ("curve",),

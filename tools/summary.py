@@ -12,6 +12,9 @@ from tools._errors import one_line
 PAGE = Path("metrics/report/index.html")
 
 
+LEFT_OUT = {"subject": "", "corpus": "  corpora left out", "origin": "  recorded against simulated"}
+
+
 def table(names, folder: Path = Path("metrics")) -> str:
     """One line an experiment: UF1 and UAR with their 95 % intervals, accuracy, counts."""
     width = max((len(n) for n in names), default=10)
@@ -21,7 +24,7 @@ def table(names, folder: Path = Path("metrics")) -> str:
         details = read_json(folder / "details" / f"{name}.json", Details)
         cells = [_cell(metric[k], details["ci95"][k]) for k in ("uf1", "uar")]
         stamp = "  LEAKY" if details["protocol"]["leaky"] else ""
-        stamp += "  corpora left out" if details["protocol"].get("leave_out") == "corpus" else ""
+        stamp += LEFT_OUT[details["protocol"].get("leave_out", "subject")]
         lines.append(
             f"{name:<{width}}  {cells[0]:<22}{cells[1]:<22}{metric['acc']:<8.4f}{metric['n_clips']:>6}"
             f"{metric['n_subjects']:>10}{stamp}"

@@ -31,6 +31,7 @@ class Release:
 
     module: its reader below mer.corpora, beside which `<module>.sha256` holds the sums of its files. edition: what the
     index calls it. suffixes: kind of product -> what the file's name has behind the clip's.
+    people: whose recordings they are; two releases with the same ones cannot be parts of one composite.
     """
 
     module: str
@@ -38,6 +39,7 @@ class Release:
     repository: str
     revision: str
     suffixes: dict[str, str]
+    people: str = "megc2019"
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -122,6 +124,35 @@ class Release:
         if kind in FLOWS:
             values[:2] -= 127.5
         return values
+
+    def with_units(
+        self, table: pd.DataFrame, corpus: str, sheet: pd.DataFrame, path: str | Path
+    ) -> tuple[pd.DataFrame, int]:
+        """The index with the action units of a label sheet in column `aus`, joined by the clips' ids.
+
+        Args:
+            table: the index of a release.
+            corpus: which of its clips the sheet describes.
+            sheet: as a corpus's `read_annotations` returns it.
+            path: of the sheet, for messages.
+
+        Returns:
+            (index, how many clips have units now); clips that the sheet does not have keep what they have.
+
+        Raises:
+            MerError: no clip of the corpus, none of them in the sheet, or none with units.
+        """
+        units = dict(zip(f"{corpus}/" + sheet["subject"] + "/" + sheet["clip"], sheet["aus"], strict=True))
+        own = table["corpus"] == corpus
+        if not own.any():
+            known = listed(sorted(table["corpus"].unique()))
+            raise MerError(f"{path}: is the sheet of {corpus}, and the release has clips of {known}; correct sheets")
+        found = table["id"].map(units).where(own)
+        if not found.notna().any():
+            raise MerError(f"{path}: has none of the release's {own.sum()} clips of {corpus}; take that corpus's sheet")
+        if not found.fillna("").str.contains(r"\d").any():
+            raise MerError(f"{path}: tells no action unit of the release's clips of {corpus}; leave it out of sheets")
+        return table.assign(aus=found.fillna(table["aus"])), int(found.fillna("").str.contains(r"\d").sum())
 
     def _check(self, root: Path, folder: Path, table: pd.DataFrame, label: pd.Series) -> None:
         """Raise MerError for other counts than the release's, and for files with other sums."""

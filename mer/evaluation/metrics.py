@@ -189,7 +189,8 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
         run: what the training stage wrote beside them: class_names, protocol, environment.
 
     Returns:
-        (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite);
+        (metric, details); `metric` = uf1, uar, acc, n_clips, n_subjects, parts (one entry a corpus of a composite, or
+        with whole origins left out recorded and simulated);
         details also has `runs`, every single run, and `spread`, their standard deviation (None for one run), of
         each part the same and its interval, and `calibration` (mer.evaluation.calibration).
 
@@ -198,8 +199,9 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
     """
     names = run["class_names"]
     predictions = _checked(predictions, names)
-    corpora = sorted(predictions["corpus"].unique())
-    rows_of = {c: predictions[predictions["corpus"] == c] for c in corpora} if len(corpora) > 1 else {}
+    by = "fold" if run["protocol"].get("leave_out") == "origin" else "corpus"
+    names_of_parts = sorted(predictions[by].unique())
+    rows_of = {c: predictions[predictions[by] == c] for c in names_of_parts} if len(names_of_parts) > 1 else {}
     parts = {c: pooled(rows, names) for c, rows in rows_of.items()}
     whole = pooled(predictions, names)
 

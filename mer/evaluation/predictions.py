@@ -154,6 +154,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+EVALUATIONS = {
+    "subject": "leave-one-subject-out", "corpus": "leave-one-database-out", "origin": "recorded-against-simulated",
+}  # fmt: skip
+
+
 def describe_run(
     *,
     experiment: str,
@@ -191,7 +196,7 @@ def describe_run(
         "class_names": list(class_names),
         "inputs": list(inputs),
         "protocol": {
-            "evaluation": f"leave-one-{'database' if protocol.get('leave_out') == 'corpus' else 'subject'}-out",
+            "evaluation": EVALUATIONS[protocol.get("leave_out", "subject")],
             **protocol,
             "n_excluded": len(excluded),
             "excluded": dict(excluded),

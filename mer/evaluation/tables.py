@@ -69,7 +69,7 @@ class Result:
     leaky: bool = False
     shuffled: bool = False
     transductive: bool = False
-    by_corpus: bool = False  # whole corpora were left out, so its numbers are no cell of a table
+    by_corpus: bool = False  # whole corpora or origins were left out, so its numbers are no cell of a table
 
 
 def results(root: Path, params: Params) -> list[Result]:
@@ -123,7 +123,7 @@ def _result(name: str, folder: Path, source: str | None, preset: str, what: dict
         seeds=len(details["runs"]), n_subjects=n_subjects,
         whole=Scored(scores, details["ci95"], n_clips, details["undefined"]), parts=parts, leaky=protocol["leaky"],
         shuffled=bool(protocol.get("shuffled")), transductive=bool(protocol.get("transductive")),
-        by_corpus=protocol.get("leave_out") == "corpus",
+        by_corpus="leave_out" in protocol,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from mer.storage.files import digest
 
 @dataclass(frozen=True)
 class Fold:
-    """Who is tested, and on which rows: a subject of a corpus; without a subject's name the whole corpus."""
+    """Who is tested, and on which rows: a subject of a corpus; without a subject's name the whole corpus, or origin."""
 
     corpus: str
     subject: str
@@ -30,10 +30,11 @@ class Fold:
 
 
 def folds(table: pd.DataFrame, leave_out: str = "subject") -> list[Fold]:
-    """One fold a (corpus, subject), or one a corpus with `leave_out` corpus, in the order of their names.
+    """One fold a (corpus, subject), in the order of their names; or one a corpus or origin with that `leave_out`.
 
-    Subjects are text, or whole numbers in all rows. Raises MerError for any other, for subjects that are one person
-    (mer.clips.check_subjects), and with fewer than two of what is left out.
+    An origin is what column `origin` says, recorded or simulated. Subjects are text, or whole numbers in all rows.
+    Raises MerError for any other, for subjects that are one person (mer.clips.check_subjects), and with fewer than two
+    of what is left out.
     """
     keys = list(zip(table["corpus"], table["subject"], strict=True))
     for row, key in enumerate(keys):
@@ -45,14 +46,17 @@ def folds(table: pd.DataFrame, leave_out: str = "subject") -> list[Fold]:
     check_subjects(((corpus, str(subject)) for corpus, subject in keys), "leave-one-subject-out")
     if len(set(keys)) < 2:
         raise MerError(f"leave-one-subject-out needs two subjects, the index has {len(set(keys))}")
-    if leave_out == "corpus":
-        names = sorted({corpus for corpus, _ in keys})
+    if leave_out != "subject":
+        of = table[leave_out].tolist() if leave_out in table else ["recorded"] * len(table)
+        names = sorted(set(of))
         if len(names) < 2:
+            what = {"corpus": "leave-one-database-out needs two corpora", "origin": "leave_out origin needs both"}[
+                leave_out
+            ]
             raise MerError(
-                f"leave-one-database-out needs two corpora, the index has {listed(names)} alone; take a composite, or "
-                "set leave_out to subject"
+                f"{what}, the index has {listed(names)} alone; take a composite, or set leave_out to subject"
             )
-        return [Fold(name, "", tuple(i for i, (corpus, _) in enumerate(keys) if corpus == name)) for name in names]
+        return [Fold(name, "", tuple(i for i, one in enumerate(of) if one == name)) for name in names]
     return [Fold(c, s, tuple(i for i, k in enumerate(keys) if k == (c, s))) for c, s in sorted(set(keys))]
 
 

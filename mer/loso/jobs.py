@@ -31,7 +31,8 @@ class Job:
 class Training(abc.ABC):
     """All that a process needs to train folds. Called with a job, it returns the arrays of the job's result.
 
-    inputs (N, …), labels (N,) int64, ids (N,), subjects (N,): "<corpus>/<subject>"; rows are the same in all.
+    inputs (N, …), labels (N,) int64, ids (N,), subjects (N,): "<corpus>/<subject>"; rows are the same in all. targets
+    (N, T) float32: what else the model's loss is given of training clips; None for a model that declares none.
     """
 
     inputs: np.ndarray
@@ -42,6 +43,7 @@ class Training(abc.ABC):
     classes: int
     knobs: dict[str, Any]
     device: str = "cpu"
+    targets: np.ndarray | None = None
 
     @property
     def epochs(self) -> int | None:

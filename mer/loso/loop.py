@@ -55,6 +55,7 @@ def train_folds(
     plan: TrainingPlan,
     *,
     ids: Sequence[str],
+    targets: Tensor | None = None,
     in_parallel: bool = True,
     after_epoch: Callable[[float], None] | None = None,
 ) -> list[Outcome]:
@@ -65,6 +66,7 @@ def train_folds(
         build: returns a new network. Its random numbers come from torch's global generator, which is set to the fold's
             stream before and put back after.
         ids: (N,) names of the clips, for messages.
+        targets: (N, T) what else the loss is given, of training clips alone.
         in_parallel: all folds at once; False: one after another. mer.loso.stacked_folds.vmap_obstacle finds networks
             that cannot be trained in parallel.
         after_epoch: called after every epoch with the mean training loss of the folds in training.
@@ -79,7 +81,7 @@ def train_folds(
     for task in tasks:
         if plan.needs_validation and not len(task.validation):
             raise MerError(f"fold {task.name} holds out no clips, which this recipe needs")
-    clips = LabelledClips(inputs, labels, ids)
+    clips = LabelledClips(inputs, labels, ids, targets)
     if in_parallel and len(tasks) > 1:
         with _deterministic_float32():
             return _train(StackedFolds(tasks, clips, build, plan), tasks, clips, plan, after_epoch)

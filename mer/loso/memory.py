@@ -14,7 +14,9 @@ COPIES = 4  # of a fold's parameters: themselves, their gradient and Adam's two 
 SHARE = 0.6  # of the free memory; operators need the rest for a moment, and so do other processes
 
 
-def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: TrainingPlan) -> int:
+def bytes_of_a_fold(
+    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: TrainingPlan, targets: Tensor | None = None
+) -> int:
     """What training one fold keeps in memory: its parameters, and what a batch's forward pass saves for the backward.
 
     Measured on one step of a network that is thrown away. `inputs` do not count: all folds share them.
@@ -33,7 +35,8 @@ def bytes_of_a_fold(build: Callable[[], nn.Module], inputs: Tensor, labels: Tens
     one = TrainingPlan(schedule=short, batch_size=plan.batch_size, loss=plan.loss, bf16=plan.bf16)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         task = Task("memory", 0, rows, rows[:1])
-        train_folds([task], inputs, labels, build, one, ids=[""] * len(inputs), in_parallel=False)
+        ids = [""] * len(inputs)
+        train_folds([task], inputs, labels, build, one, ids=ids, targets=targets, in_parallel=False)
     return COPIES * parameters + sum(saved.values())
 
 
@@ -46,11 +49,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def folds_that_fit(
-    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: TrainingPlan, processes: int = 1
-) -> int:
+    build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, plan: TrainingPlan, processes: int = 1,
+    targets: Tensor | None = None,
+) -> int:  # fmt: skip
     """How many folds fit, at least 1. processes: how many processes train as many folds each."""
     try:
-        one = bytes_of_a_fold(build, inputs, labels, plan)
+        one = bytes_of_a_fold(build, inputs, labels, plan, targets)
     except torch.cuda.OutOfMemoryError:  # training raises it again, with the fold and a remedy
         torch.cuda.empty_cache()
         return 1

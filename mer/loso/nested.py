@@ -12,7 +12,6 @@ the mean over all candidates.
 """
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ import pandas as pd
 from mer.errors import MerError, listed
 from mer.loso.folds import Fold
 from mer.loso.jobs import Job, Training
-from mer.loso.run import LEAKY, job_keys, predictions_of, prepared_training, store, train_jobs
+from mer.loso.run import LEAKY, data_digest, job_keys, predictions_of, prepared_training, store, train_jobs
 from mer.parallel import SERIAL, Engine
 from mer.storage.build import report_reused
 from mer.storage.cache import ClipCache
@@ -56,7 +55,7 @@ def run(
     inner: int = 0,
     audit: bool = False,
     held_out: float = 0.2,
-    leave_out: Literal["subject", "corpus"] = "subject",
+    leave_out: Literal["subject", "corpus", "origin"] = "subject",
     folds_in_parallel: int | Literal["auto"] = "auto",
     device: str = "cpu",
     engine: Engine = SERIAL,
@@ -88,13 +87,12 @@ def run(
     trainings: dict[str, Training] = {}
     jobs: dict[str, tuple[list[Job], list[Job]]] = {}  # candidate -> those of the folds, and those inside them
     for name, candidate in candidates.items():
-        ordered, todo, training, inputs = prepared_training(
+        ordered, todo, training = prepared_training(
             candidate.arrays, table, model=model, classes=classes, knobs=candidate.knobs, recipe=candidate.recipe,
             selection="last_epoch", audit=False, held_out=held_out, validation="held_out", weights=candidate.weights,
             explaining=False, device=device, leave_out=leave_out,
         )  # fmt: skip
-        rows = ordered[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
-        common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
+        common = digest(training.settings(), data_digest(ordered, training), code)
         outer, keys = job_keys(todo, seeds, training, folds_in_parallel, common, spool, engine)
         size = AT_ONCE if training.epochs is None else len(outer[0].folds)
         within = _inner_jobs(inner_folds(ordered, todo, inner), seeds, size, common) if selection == NESTED else []

@@ -65,13 +65,13 @@ class NetworkTraining(Training):
         size = count if wanted == "auto" else min(int(wanted), count)
         if size == 1:
             return 1
-        inputs, labels = self._tensors()
-        obstacle = vmap_obstacle(self._build, inputs, self._plan())
+        inputs, labels, targets = self._tensors()
+        obstacle = vmap_obstacle(self._build, inputs, self._plan(), targets)
         if obstacle is not None:
             _print_note(engine, f"{self.model} trains one fold at a time: {obstacle}")
             return 1
         processes = engine.count(-(-count // size)) if self.device == "cpu" else 1
-        fits = folds_that_fit(self._build, inputs, labels, self._plan(), processes)
+        fits = folds_that_fit(self._build, inputs, labels, self._plan(), processes, targets)
         if fits < size and wanted != "auto":
             _print_note(
                 engine, f"train.folds_in_parallel is {wanted}, but only {fits} fit into memory: {fits} at a time"
@@ -107,9 +107,12 @@ class NetworkTraining(Training):
     def fitted(self, fold: Fold, seed: int) -> nn.Module:
         """The network of a fold, trained as `__call__` does it, in evaluation mode."""
         kept: list[nn.Module] = []
-        inputs, labels = self._tensors()
+        inputs, labels, targets = self._tensors()
         plan = replace(self._plan(), keep=kept.append)
-        train_folds([self._task(fold, seed)], inputs, labels, self._build, plan, ids=self.ids, in_parallel=False)
+        train_folds(
+            [self._task(fold, seed)], inputs, labels, self._build, plan, ids=self.ids, targets=targets,
+            in_parallel=False,
+        )  # fmt: skip
         return kept[0]
 
     def _check_explanations(self, outcome: Outcome) -> None:
@@ -130,11 +133,11 @@ class NetworkTraining(Training):
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 bar.update()
 
-        inputs, labels = self._tensors()
+        inputs, labels, targets = self._tensors()
         try:
             return train_folds(
-                tasks, inputs, labels, self._build, self._plan(), ids=self.ids, in_parallel=len(tasks) > 1,
-                after_epoch=after_epoch,
+                tasks, inputs, labels, self._build, self._plan(), ids=self.ids, targets=targets,
+                in_parallel=len(tasks) > 1, after_epoch=after_epoch,
             )  # fmt: skip
         except torch.cuda.OutOfMemoryError:
             if len(tasks) == 1:
@@ -174,9 +177,10 @@ class NetworkTraining(Training):
         # mer.loso.run.run refuses weights for a model that declares no load_weights.
         return models.load(self.model).load_weights(network, self.weights)  # type: ignore[misc]
 
-    def _tensors(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels on the device, where they stay."""
-        return torch.from_numpy(self.inputs).to(self.device), torch.from_numpy(self.labels).to(self.device)
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, labels and targets on the device, where they stay."""
+        inputs, labels = (torch.from_numpy(array).to(self.device) for array in (self.inputs, self.labels))
+        return inputs, labels, None if self.targets is None else torch.from_numpy(self.targets).to(self.device)
 
 
 def _print_note(engine: Engine, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ class SingleFold:
             # Batch norm and pooling of a CPU are vectorised over channels: 1.4 times as fast for STSTNet.
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
             inputs = clips.inputs.contiguous(memory_format=torch.channels_last)
-            self.clips = LabelledClips(inputs, clips.labels, clips.ids)
+            self.clips = dataclasses.replace(clips, inputs=inputs)
         self.sources = list(random_layers.sources(self.network).values())
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimizer]
         self.optimizer = kind(self.network.parameters(), lr=plan.schedule.lr, weight_decay=plan.weight_decay)
@@ -43,7 +44,8 @@ class SingleFold:
         row_weight = torch.full((len(y),), 1 / len(y), dtype=weight_dtype(x), device=x.device)
         with autocast(x.device, self.plan), _global_generator_unused(self.task, x.device, self.steps == 0):
             # A function and no module, as in StackedFolds: a loss can run the network and nothing else.
-            return self.plan.loss(lambda inputs: self.call(inputs), x, y, row_weight)[None]
+            more = self.clips.more(rows[0])  # type: ignore[arg-type]
+            return self.plan.loss(lambda inputs: self.call(inputs), x, y, row_weight, *more)[None]
 
     def _begin_step(self, device: torch.device) -> None:
         random_layers.begin(self.network)

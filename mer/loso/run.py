@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mer import models
-from mer.errors import MerError, listed, suggestion
+from mer.errors import MerError, listed, short, suggestion
 from mer.loso.folds import Fold, clip_in, folds, is_whole
 from mer.loso.jobs import EXPLAINED, EXPLAINED_TRAINING, EstimatorTraining, Job, Training
 from mer.parallel import SERIAL, Engine, map_clips, single_threaded
@@ -50,7 +50,7 @@ def run(
     validation: Literal["held_out", "test_subject"] = "held_out",
     folds_in_parallel: int | Literal["auto"] = "auto",
     weights: str | None = None,
-    leave_out: Literal["subject", "corpus"] = "subject",
+    leave_out: Literal["subject", "corpus", "origin"] = "subject",
     explained: Callable[[str, dict[str, np.ndarray]], None] | None = None,
     device: str = "cpu",
     engine: Engine = SERIAL,
@@ -72,7 +72,8 @@ def run(
         validation: whose loss these look at: held-out training subjects, or the test subject itself, which is a leak.
         folds_in_parallel: how many folds are trained in parallel; auto: one on a CPU, as many as fit on a GPU.
         weights: a file that the model's `load_weights` reads before a fold begins.
-        leave_out: what a fold tests: a subject, or all subjects of a corpus.
+        leave_out: what a fold tests: a subject, all subjects of a corpus, or all of an origin (column `origin` of the
+            table: recorded or simulated).
         explained: called once a clip, in the order of the ids, with the id and arrays by name: what the model's
             `explain` returns for the clip from the network that has not seen its subject; then, of the model's
             `explain_training`, float32 scalars, the mean over the folds that trained on the clip (NaN where every fold
@@ -89,13 +90,12 @@ def run(
         MerError: fewer than two subjects, or others that `folds` refuses; a label that is no class; values or a loss
             that are not finite (naming fold, epoch and clips); more than fits into memory even fold by fold.
     """
-    table, todo, training, inputs = prepared_training(
+    table, todo, training = prepared_training(
         arrays, table, model=model, classes=classes, knobs=knobs, recipe=recipe, selection=selection, audit=audit,
         held_out=held_out, validation=validation, weights=weights, explaining=explained is not None, device=device,
         leave_out=leave_out,
     )  # fmt: skip
-    rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
-    common = digest(training.settings(), hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(), rows, code)
+    common = digest(training.settings(), data_digest(table, training), code)
     seeds = list(dict.fromkeys(seeds))
     jobs, kept = job_keys(todo, seeds, training, folds_in_parallel, common, spool, engine)
     if spool is None:
@@ -144,7 +144,7 @@ def fitted(
     Raises:
         MerError: as `run`; no such subject.
     """
-    table, todo, training, _ = prepared_training(
+    table, todo, training = prepared_training(
         arrays, table, model=model, classes=classes, knobs=knobs, recipe=recipe, selection=selection, audit=False,
         held_out=held_out, validation="held_out", weights=weights, explaining=False, device=device,
     )  # fmt: skip
@@ -161,8 +161,8 @@ def prepared_training(
     arrays: Sequence[np.ndarray | ClipCache], table: pd.DataFrame, *, model: str, classes: int,
     knobs: dict[str, Any] | None, recipe: dict[str, Any] | None, selection: str, audit: bool, held_out: float,
     validation: str, weights: str | None, explaining: bool, device: str, leave_out: str = "subject",
-) -> tuple[pd.DataFrame, list[Fold], Training, np.ndarray]:  # fmt: skip
-    """The table in the order of its ids, its folds, what trains them, and the model's inputs."""
+) -> tuple[pd.DataFrame, list[Fold], Training]:  # fmt: skip
+    """The table in the order of its ids, its folds, and what trains them."""
     if selection not in SELECTIONS:
         raise MerError(f"train.selection is {selection!r}; valid: {', '.join(SELECTIONS)}")
     if validation not in VALIDATIONS:
@@ -196,9 +196,34 @@ def prepared_training(
             **arguments, recipe_changes=dict(recipe or {}), selection=selection,
             audit=audit or selection == LEAKY, held_out=held_out, validation=validation, device=device,
             weights=weights if spec.load_weights is not None else None,
-            explaining=explaining and selection != LEAKY,
+            explaining=explaining and selection != LEAKY, targets=_targets(spec, table, knobs),
         )  # fmt: skip
-    return table, todo, training, inputs
+    return table, todo, training
+
+
+def data_digest(table: pd.DataFrame, training: Training) -> str:
+    """A digest of what a training learns from: the clips, their inputs, labels and targets."""
+    rows = table[["id", "corpus", "subject", "label"]].astype(str).to_numpy().tolist()
+    arrays = [training.inputs, *([] if training.targets is None else [training.targets])]
+    return digest([hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays], rows)
+
+
+def _targets(spec: models.ModelSpec, table: pd.DataFrame, knobs: dict[str, Any]) -> np.ndarray | None:
+    """What else the training clips teach, (N, T) float32; None where the model asks for nothing."""
+    if spec.targets is None:
+        return None
+    texts = table["aus"].tolist() if "aus" in table else [""] * len(table)
+    found = spec.targets(texts, spec.all_knobs(knobs))
+    if found is None:
+        return None
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or len(found) != len(table) or found.dtype != np.float32:
+        raise MerError(f"{spec.path}: targets must return (clips, T) float32, or None; it returns {short(found)}")
+    if not np.isfinite(found).any():
+        raise MerError(
+            f"{spec.path}: no clip has action units, which it is to learn; bring the label sheets (docs/corpora.md), "
+            "or set the knob that asks for them to 0"
+        )
+    return found
 
 
 def _labels(table: pd.DataFrame, classes: int) -> np.ndarray:

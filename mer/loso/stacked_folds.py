@@ -25,7 +25,9 @@ from mer.loso.task import LabelledClips, Loss, Task, TrainingPlan, autocast, com
 from mer.networks import norm, random_layers
 
 
-def vmap_obstacle(build: Callable[[], nn.Module], inputs: Tensor, plan: TrainingPlan) -> str | None:
+def vmap_obstacle(
+    build: Callable[[], nn.Module], inputs: Tensor, plan: TrainingPlan, targets: Tensor | None = None
+) -> str | None:
     """Why the network cannot be trained with others in parallel; None if it can. Tried on the first three clips.
 
     Obstacles are operations that vmap does not support, random numbers drawn outside layers, and clips that are not the
@@ -34,7 +36,7 @@ def vmap_obstacle(build: Callable[[], nn.Module], inputs: Tensor, plan: Training
     plan = dataclasses.replace(plan, augment=None)  # changes clips before the network reads them
     rows = np.arange(min(3, len(inputs)))
     labels = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-    clips = LabelledClips(inputs, labels, [str(i) for i in range(len(inputs))])
+    clips = LabelledClips(inputs, labels, [str(i) for i in range(len(inputs))], targets)
     tasks = [Task(str(k), k, rows, rows) for k in range(2)]
     batches = [rows, rows[:-1]]  # the second is padded
 
@@ -111,7 +113,7 @@ class StackedFolds:
         row_weight = torch.from_numpy(real / np.maximum(real.sum(1, keepdims=True), 1)).to(x.device, weight_dtype(x))
         self._begin_step(torch.from_numpy(real).to(x.device))
         with autocast(x.device, self.plan):
-            return self.forward(self.params(), self.buffers, x, y, row_weight)
+            return self.forward(self.params(), self.buffers, x, y, row_weight, *self.clips.more(padded))
 
     def _pad(self, rows: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
         """(K, B) rows and which of them are real; padding repeats a training clip of the fold."""
@@ -181,7 +183,7 @@ class StackedFolds:
 
 
 def _loss_of_one(
-    base: nn.Module, loss: Loss, params: dict, buffers: dict, x: Tensor, y: Tensor, row_weight: Tensor
+    base: nn.Module, loss: Loss, params: dict, buffers: dict, x: Tensor, y: Tensor, row_weight: Tensor, *more: Tensor
 ) -> Tensor:
     """The loss of one fold, under vmap."""
-    return loss(lambda inputs: functional_call(base, (params, buffers), (inputs,)), x, y, row_weight)
+    return loss(lambda inputs: functional_call(base, (params, buffers), (inputs,)), x, y, row_weight, *more)

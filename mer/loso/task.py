@@ -21,8 +21,9 @@ from mer.loso.augmentation import Augmentation
 from mer.loso.optim import Schedule
 from mer.networks import norm, random_layers
 
-# (network, inputs (B, …), labels (B,), row_weight (B,)) -> scalar; row_weight: 1/n for a clip, 0 for padding.
-Loss = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor], Tensor]
+# (network, inputs (B, …), labels (B,), row_weight (B,)[, targets (B, T)]) -> scalar; row_weight: 1/n for a clip, 0 for
+# padding; targets where the model declares them.
+Loss = Callable[..., Tensor]
 
 
 def cross_entropy(network: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, row_weight: Tensor) -> Tensor:
@@ -80,15 +81,26 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class LabelledClips:
-    """inputs (N, …), labels (N,) int64, both on the device that computes; ids (N,), for messages."""
+    """inputs (N, …), labels (N,) int64, on the device that computes; ids (N,), for messages.
+
+    targets: (N, T), what else the loss is given of training clips; None where the model declares none.
+    """
 
     inputs: Tensor
     labels: Tensor
     ids: Sequence[str]
+    targets: Tensor | None = None
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        index = torch.from_numpy(rows).to(self.inputs.device, non_blocking=True)
+        index = self._index(rows)
         return self.inputs[index], self.labels[index]
+
+    def more(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+        """The last arguments of the loss: the targets of these clips, or nothing."""
+        return () if self.targets is None else (self.targets[self._index(rows)],)
+
+    def _index(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(self.inputs.device, non_blocking=True)
 
 
 class Folds(Protocol):

@@ -19,6 +19,9 @@ What the file declares:
                           (B,) is what each row counts, 1/n for a clip and 0 for padding; returns a scalar. It can run
                           the network and nothing else, so what it needs the network returns in training; in evaluation
                           a network returns logits (B, C)
+    targets(aus, knobs)                       optional: what else the training clips teach: (N, T) float32 of the texts
+                          of column `aus`, the action units that coders saw (mer.facs.coded_units), NaN where unknown;
+                          None with knobs that need none. Then `loss` is given a batch's (B, T) as its last argument
     load_weights(network, path)               optional: gives a new network the weights of a file, which stands in READS
                           as weights("name"); returns it
     explain(network, inputs)                  optional: what a trained network finds in clips, arrays (B, …) by name, of
@@ -56,8 +59,8 @@ from mer.products import Product, Weights
 # What a file may declare: name -> whether a file without it is refused. READS may be a function, reads.
 DECLARATIONS = {
     "READS": True, "RECIPE": True, "build": True, "prepare": True, "mirror": False, "VECTORS": False,
-    "check_recipe": False, "loss": False, "load_weights": False, "explain": False, "explain_training": False,
-    "probes": False,
+    "check_recipe": False, "loss": False, "targets": False, "load_weights": False, "explain": False,
+    "explain_training": False, "probes": False,
 }  # fmt: skip
 READS_BY_KNOB = "reads"
 WEIGHTS = "weights"  # an argument of `prepare`
@@ -77,6 +80,7 @@ class ModelSpec:
     declares_vectors: bool
     check_recipe: Callable[..., None] | None
     loss: Callable[..., Any] | None
+    targets: Callable[..., Any] | None
     load_weights: Callable[..., Any] | None
     explain: Callable[..., Any] | None
     explain_training: Callable[..., Any] | None
@@ -133,13 +137,15 @@ def load(name: str) -> ModelSpec:
         raise MerError(f"{path} declares no {listed(missing)}; see mer/models/__init__.py for what a model needs")
     if unknown := [knob for knob in _keywords(found["prepare"]) if knob not in {WEIGHTS, *_keywords(found["build"])}]:
         raise MerError(f"{path}: prepare asks for the knob {listed(unknown)}, which build does not have; add it there")
+    if "targets" in found and (found["RECIPE"] is None or "loss" not in found):
+        raise MerError(f"{path} declares targets, which only a network's own loss is given; declare loss, or remove it")
     if "explain_training" in found and "explain" not in found:
         raise MerError(f"{path} declares explain_training without explain, beside which it is kept; declare both")
     return ModelSpec(
         name=name, reads=found.get(READS_BY_KNOB) or (lambda knobs: found["READS"]), recipe=found["RECIPE"],
         build=found["build"], prepare=found["prepare"], mirror=found.get("mirror"), vectors=found.get("VECTORS"),
         declares_vectors="VECTORS" in found, check_recipe=found.get("check_recipe"), loss=found.get("loss"),
-        load_weights=found.get("load_weights"), explain=found.get("explain"),
+        targets=found.get("targets"), load_weights=found.get("load_weights"), explain=found.get("explain"),
         explain_training=found.get("explain_training"), probes=found.get("probes"),
     )  # fmt: skip
 

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mer.errors import MerError, listed, suggestion
+from mer.errors import MerError
 from mer.facs import CLASSES, TARGETS
 from mer.pretraining import Context, Made, load_network, loop
 from mer.storage.files import digest
 from mer.stretch import stretched
-from mer.synthetic.flow_maps import FlowMaps, Nuisance, draw
+from mer.synthetic.flow_maps import FlowMaps, Nuisance, changed_nuisance, draw
 
 HELD_OUT = 4096  # maps of a stream of their own, by which the note says what was learned
 
 
 def run(entry: dict[str, Any], context: Context) -> Made:
-    how = nuisance(entry["nuisance"], f"{context.where}.nuisance")
+    how = changed_nuisance(entry["nuisance"], f"{context.where}.nuisance")
     module = load_network(entry["network"])
     if getattr(module, "PRETRAINED", None) != CLASSES:
         raise MerError(f"{context.where}.network: {entry['network']} tells no action units; take action_units")
@@ -38,21 +38,6 @@ def run(entry: dict[str, Any], context: Context) -> Made:
     )  # fmt: skip
     about = f"task: simulated_flow, {entry['steps']} steps of {entry['batch_size']} simulated maps"
     return Made(network, {"weights": about, **{name: f"{value:.3f}" for name, value in scores.items()}})
-
-
-def nuisance(changes: dict[str, Any], where: str) -> Nuisance:
-    """Nuisance with changes. Raises MerError for a name that it does not have, or a value out of range."""
-    known = Nuisance.__dataclass_fields__
-    for name in changes:
-        if name not in known:
-            raise MerError(f"{where}.{name} is unknown; {suggestion(name, known)}")
-    changed: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
-    }
-    try:
-        return Nuisance(**changed)
-    except (TypeError, MerError) as error:
-        raise MerError(f"{where}: {error}; correct {listed(changes)}") from None
 
 
 def train(

@@ -14,10 +14,11 @@ Maps are (3, size, size): u, v (px of a crop 224 px wide) and strain, as mer.mot
 
 import functools
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
-from mer.errors import MerError
+from mer.errors import MerError, listed, suggestion
 from mer.facs import CENTRAL, CLASSES, EMOTIONS, LATERAL, OF_CLASS, TARGETS, UPPER
 from mer.motion.strain import flow_image
 from mer.synthetic import mouth
@@ -92,6 +93,21 @@ class Nuisance:
                 raise MerError(f"flow maps: {name} is {getattr(self, name)}; a share is 1 at most")
 
 
+def changed_nuisance(changes: dict[str, Any], where: str) -> Nuisance:
+    """Nuisance with changes. Raises MerError for a name that it does not have, or a value out of range."""
+    known = Nuisance.__dataclass_fields__
+    for name in changes:
+        if name not in known:
+            raise MerError(f"{where}.{name} is unknown; {suggestion(name, known)}")
+    changed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
+    }
+    try:
+        return Nuisance(**changed)
+    except (TypeError, MerError) as error:
+        raise MerError(f"{where}: {error}; correct {listed(changes)}") from None
+
+
 NONE = replace(
     Nuisance(), asymmetry=0.0, one_sided=0.0, style=0.0, companion=0.0, head=0.0, turn=0.0, blink=0.0, gaze=0.0,
     smooth=0.0, flatten=0.0, border=0.0, noise=0.0, zoom=1.0, low=0.0, crop=0.0,
@@ -156,12 +172,21 @@ def unit_weights(rng: np.random.Generator, label: np.ndarray, how: Nuisance) -> 
 
 
 def simulate(
-    rng: np.random.Generator, weights: np.ndarray, *, size: int = 28, nuisance: Nuisance | None = None
+    rng: np.random.Generator,
+    weights: np.ndarray,
+    *,
+    size: int = 28,
+    nuisance: Nuisance | None = None,
+    subject: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Maps (N, 3, size, size) of people whose units move as `weights`, (N, len(TARGETS)), say."""
+    """Maps (N, 3, size, size) of people whose units move as `weights`, (N, len(TARGETS)), say.
+
+    subject: (N,) int, 0 to the number of people less one: who is in each map, always in the same crop; None: each is
+    another person.
+    """
     how, n = nuisance or Nuisance(), len(weights)
     fine = 2 * size if size <= 56 else size
-    people = faces(rng, n, how)
+    people = faces(rng, n, how) if subject is None else faces(rng, int(subject.max()) + 1, how, twice=False)[subject]
     bumps = _bumps(rng, people, weights, how)
     motion = _field(*bumps, fine)
     peak = rng.uniform(*how.peak, (n, 1, 1, 1)).astype(np.float32)
@@ -206,9 +231,12 @@ def _gallery(seed: int = 0) -> np.ndarray:
     return np.array(found)
 
 
-def faces(rng: np.random.Generator, count: int, how: Nuisance) -> np.ndarray:
-    """(N, 68, 2) points of random people, 0..1 in the crop, half of them mirrored, in crops that differ."""
-    points = _gallery()[rng.integers(0, FACES, count)]
+def faces(rng: np.random.Generator, count: int, how: Nuisance, *, twice: bool = True) -> np.ndarray:
+    """(N, 68, 2) points of random people, 0..1 in the crop, half of them mirrored, in crops that differ.
+
+    twice: whether a person may come twice; without it there are at most FACES.
+    """
+    points = _gallery()[rng.integers(0, FACES, count) if twice else rng.permutation(FACES)[:count]]
     turned = points[:, MIRROR] * (-1, 1) + (1, 0)
     points = np.where(rng.random((count, 1, 1)) < 0.5, turned, points)
     spread = how.crop * rng.standard_normal((count, 1, 1)) + how.crop / 2 * rng.standard_normal((count, 1, 2))

@@ -52,8 +52,8 @@ def model(monkeypatch):
 
     spec = ModelSpec(
         name="clever", reads=lambda knobs: (), recipe=None, build=build, prepare=lambda x: x, mirror=None, vectors=None,
-        declares_vectors=False, check_recipe=None, loss=None, load_weights=None, explain=None, explain_training=None,
-        probes=None,
+        declares_vectors=False, check_recipe=None, loss=None, targets=None, load_weights=None, explain=None,
+        explain_training=None, probes=None,
     )  # fmt: skip
     load = models.load
     monkeypatch.setattr(models, "load", lambda name: spec if name == "clever" else load(name))
