@@ -39,7 +39,7 @@ PLACES = {"reads": 5, "parts": 5, "drawn": 11, "scores": 22, "explained": 8, "co
           "fitted": 10, "brought": 3}  # fmt: skip
 CODE_PLACES = {
     "index": 2,
-    "compose": 1,
+    "compose": 3,
     "pretrain": 13,
     "restore": 13,
     "embed": 2,

@@ -7,8 +7,8 @@ units move: L is the person's left, the right half of the picture.
 import numpy as np
 import pandas as pd
 
+from mer.facs import CENTRAL, LATERAL, TARGETS
 from mer.facs import CLASSES as NAMES
-from mer.facs import TARGETS
 from mer.stretch import stretched
 from mer.synthetic.flow_maps import Nuisance, simulate, unit_weights
 
@@ -49,7 +49,9 @@ def made(
 
 def _text(moves: np.ndarray) -> str:
     """Which of TARGETS move, as label sheets write it: `4+L12`; a unit of both halves without a letter."""
-    there = [target for target, moving in zip(TARGETS, moves, strict=True) if moving]
-    both = {name[1:] for name in there if name[0] == "L"} & {name[1:] for name in there if name[0] == "R"}
-    written = [name[1:] if name[1:] in both else SEES.get(name[0], name[0]) + name[1:] for name in there]
-    return "+".join(dict.fromkeys(sorted(written, key=lambda name: int(name.lstrip("LR")))))
+    there = {target for target, moving in zip(TARGETS, moves, strict=True) if moving}
+    written = [str(unit) for unit in CENTRAL if str(unit) in there]
+    for unit in LATERAL:
+        halves = [half for half in "LR" if f"{half}{unit}" in there]
+        written += [str(unit)] if len(halves) == 2 else [f"{SEES[half]}{unit}" for half in halves]
+    return "+".join(sorted(written, key=lambda code: int(code.lstrip("LR"))))
