@@ -4,12 +4,15 @@ import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from mer import corpora
 from mer.corpora import causalnet_flow, megc2019_flow
 from mer.errors import MerError
+from mer.facs import UNITS, coded_units
 from mer.models.linear import mirror
+from tests.helpers.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,47 @@ def test_what_is_incomplete_or_of_other_sums(reference, tmp_path):
         causalnet_flow.read_labels(reference / "megc2019_flow")
     with pytest.raises(MerError, match=r"442 files differ from the release: .*; bring anew: dvc get .*HTNet"):
         megc2019_flow.read_labels(reference / "causalnet_flow")
+
+
+# ---- action units of label sheets -----------------------------------------------------------------------------------
+
+
+SHEETS = {"casme2": "CASME2-coding-20140508.xlsx", "samm": "SAMM.xlsx"}
+
+
+def test_every_clip_of_casme2_and_samm_is_in_their_sheets(reference, tables):
+    for name, table in tables.items():
+        release, counts = corpora.load(name).RELEASE, {}
+        for part, sheet in SHEETS.items():
+            path = reference / "annotations" / sheet
+            table, counts[part] = release.with_units(table, part, corpora.load(part).read_annotations(path), path)
+        assert counts == {"casme2": 145, "samm": 133}
+        assert (table["aus"] != "").groupby(table["corpus"]).sum().to_dict() == {"casme2": 145, "samm": 133, "smic": 0}
+        # The sheets are those of the clips: happy ones show the lip corner puller, surprised ones the brows.
+        units = pd.DataFrame(coded_units(table["aus"].tolist()), columns=UNITS).groupby(table["emotion"]).mean()
+        assert units[12].idxmax() == "positive"
+        assert units[1].idxmax() == units[2].idxmax() == "surprise"
+        assert units[4].idxmax() == "negative"
+
+
+def small(*rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["id", "corpus", "subject", "clip", "aus"])
+
+
+def test_units_go_to_their_clips_and_others_keep_theirs():
+    table = small(("casme2/s1/a", "casme2", "s1", "a", ""), ("casme2/s1/b", "casme2", "s1", "b", "9"),
+                  ("samm/s1/a", "samm", "s1", "a", ""))  # fmt: skip
+    sheet = pd.DataFrame({"subject": ["s2", "s1"], "clip": ["a", "a"], "aus": ["1", "4+7"]})
+    found, count = megc2019_flow.RELEASE.with_units(table, "casme2", sheet, "sheet.xlsx")
+    assert found["aus"].tolist() == ["4+7", "9", ""]
+    assert count == 1
+    for part, content, message in (
+        ("smic", sheet, r"sheet.xlsx: is the sheet of smic, and the release has clips of casme2, samm; correct sheets"),
+        (
+            "samm",
+            sheet.assign(subject="s9"),
+            r"sheet.xlsx: has none of the release's 1 clips of samm; take that corpus",
+        ),
+        ("casme2", sheet.assign(aus="?"), r"sheet.xlsx: tells no action unit of the release's clips of casme2; leave"),
+    ):
+        refused(message, megc2019_flow.RELEASE.with_units, table, part, content, "sheet.xlsx")

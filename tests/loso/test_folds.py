@@ -29,6 +29,16 @@ def test_whole_subjects_and_every_class_in_its_share(share):
             assert held[labels == label].mean() == pytest.approx(share, abs=0.12)
 
 
+def test_recorded_and_simulated_clips_are_two_folds():
+    table = pd.DataFrame({"id": list("abcd"), "corpus": ["x", "y", "z", "z"], "subject": ["1", "1", "1", "2"]})
+    table["origin"] = ["recorded", "recorded", "simulated", "simulated"]
+    found = folds(table, "origin")
+    assert [(fold.name, fold.test) for fold in found] == [("recorded", (0, 1)), ("simulated", (2, 3))]
+    refused("leave_out origin needs both, the index has recorded alone; take a composite, or set leave_out", folds,
+            table.drop(columns="origin"), "origin")  # fmt: skip
+    refused("leave-one-database-out needs two corpora, the index has z alone", folds, table[2:], "corpus")
+
+
 def test_the_stream_decides_and_nothing_else():
     who, labels = clips()
     first = hold_out(who, labels, 0.2, 1)

@@ -670,3 +670,75 @@ print(*sorted(name for name in sys.modules if name == "torch" or name.startswith
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["mer.loso.folds", "mer.loso.jobs", "mer.loso.run"]
+
+
+# ---- what else training clips teach ---------------------------------------------------------------------------------
+
+
+CODED = {"model": "au_cnn", "knobs": {"auxiliary": 1.0, "width": 4}}
+
+
+def coded(seed=0):
+    """Clips of which some were coded."""
+    texts = np.random.default_rng(seed).choice(["4", "4+7", "L12", "1+2 or 5", ""], 24)
+    return table().assign(aus=texts)
+
+
+@pytest.mark.parametrize("folds_in_parallel", ["auto", 4])
+def test_the_targets_of_training_clips_count_and_those_of_the_test_subject_do_not(folds_in_parallel):
+    rows, x = coded(), flow()
+    mine = (rows["subject"] == "s1").to_numpy()
+
+    def of_mine(aus):
+        p = run(rows.assign(aus=aus), x, folds_in_parallel=folds_in_parallel, **CODED)
+        return probabilities(p[p["subject"] == "s1"])
+
+    before = of_mine(rows["aus"])
+    np.testing.assert_array_equal(of_mine(rows["aus"].where(~mine, "9+10+24")), before)
+    assert np.abs(of_mine(rows["aus"].where(mine, "9+10+24")) - before).max() > 1e-4
+
+
+def test_targets_go_with_their_clips():
+    """Rows in another order, folds in parallel or alone: the same predictions; others without what is coded."""
+    rows, x = coded(), flow()
+    order = np.random.default_rng(9).permutation(24)
+    alone = run(rows, x, **CODED)
+    pd.testing.assert_frame_equal(run(rows.iloc[order].reset_index(drop=True), x[order], **CODED), alone)
+    stacked = run(rows, x, folds_in_parallel=4, **CODED)
+    np.testing.assert_allclose(probabilities(stacked), probabilities(alone), atol=1e-5)
+    without = run(rows, x, model="au_cnn", knobs={"width": 4})
+    assert np.abs(probabilities(without) - probabilities(alone)).max() > 1e-4
+
+
+def test_folds_that_were_coded_otherwise_are_trained_anew(tmp_path):
+    rows, x = coded(), flow()
+    other = rows.assign(aus=rows["aus"].replace("4", "9"))
+    with Spool(tmp_path / "spool") as spool:
+        run(rows, x, spool=spool, **CODED)
+        kept = run(other, x, spool=spool, **CODED)
+    pd.testing.assert_frame_equal(kept, run(other, x, **CODED))
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (lambda aus, knobs: np.full((24, 3), np.nan, np.float32), r"au_cnn.py: no clip has action units, which it is"),
+        (
+            lambda aus, knobs: np.zeros((23, 3), np.float32),
+            r"targets must return \(clips, T\) float32, or None; it ret",
+        ),
+        (lambda aus, knobs: np.zeros((24, 3)), r"targets must return \(clips, T\) float32, or None; it returns array"),
+        (lambda aus, knobs: [1.0] * 24, r"targets must return \(clips, T\) float32, or None; it returns \[1.0"),
+    ],
+)
+def test_targets_that_are_none(monkeypatch, declared, message):
+    declare(monkeypatch, "au_cnn", targets=declared)
+    with pytest.raises(MerError, match=message):
+        run(coded(), flow(), **CODED)
+
+
+def test_clips_that_nobody_coded_are_refused():
+    """An index made by hand need not have the column."""
+    for rows in (table(), table().assign(aus="")):
+        with pytest.raises(MerError, match=r"no clip has action units.*label sheets.*or set the knob .* to 0"):
+            run(rows, flow(), **CODED)

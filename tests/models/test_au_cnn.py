@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from mer import models
+from mer.facs import coded_units
 from mer.loso.recipe import Recipe
 from mer.models import au_cnn
 from mer.networks import action_units
@@ -81,6 +82,41 @@ def test_the_loss_by_hand():
     assert float(au_cnn.loss(lambda x: logits, logits, labels, weight)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_loss_with_action_units_by_hand():
+    """Beside the classes: the mean over what is known, of the clips that count; over views too."""
+    rng = np.random.default_rng(0)
+    logits, of_units = (torch.from_numpy(rng.normal(size=(4, 2, n))) for n in (3, 16))
+    labels, weight = torch.tensor([0, 1, 2, 0]), torch.tensor([1 / 3] * 3 + [0.0], dtype=torch.float64)
+    units = torch.from_numpy(rng.integers(0, 2, (4, 16)).astype(np.float64))
+    units[0, 3], units[1] = torch.nan, torch.nan
+    alone = float(au_cnn.loss(lambda x: logits, logits, labels, weight))
+    found = float(au_cnn.loss(lambda x: (logits, of_units, 0.7), logits, labels, weight, units))
+    p = torch.sigmoid(of_units).numpy()
+    terms = [
+        -np.log(p[b, v, u] if units[b, u] == 1 else 1 - p[b, v, u])
+        for b in (0, 2) for u in range(16) if not torch.isnan(units[b, u]) for v in range(2)
+    ]  # fmt: skip
+    assert len(terms) == 2 * (15 + 16)
+    assert found - alone == pytest.approx(0.7 * np.mean(terms), abs=1e-12)
+    unknown = torch.full((4, 16), torch.nan, dtype=torch.float64)
+    assert float(au_cnn.loss(lambda x: (logits, of_units, 0.7), logits, labels, weight, unknown)) == alone
+
+
+def test_action_units_are_learned_where_they_are_asked_for_and_nowhere_else():
+    texts = ["4+7", "", "L12"]
+    spec = models.load("au_cnn")
+    assert spec.targets(texts, spec.all_knobs({})) is None
+    assert np.array_equal(spec.targets(texts, spec.all_knobs({"auxiliary": 0.5})), coded_units(texts), equal_nan=True)
+    plain, more = built(second="x"), built(second="x", auxiliary=0.5)
+    both = inputs(views=2)
+    assert plain.train()(both).shape == (6, 2, 3)
+    logits, units, auxiliary = more.train()(both)
+    assert (logits.shape, units.shape, auxiliary) == ((6, 2, 3), (6, 2, 16), 0.5)
+    found = more.eval()(both)
+    assert found.shape == (6, 3)
+    assert torch.allclose(found.exp().sum(1), torch.ones(6), atol=1e-5)
+
+
 def test_it_begins_with_the_weights_of_the_action_units(tmp_path):
     torch.manual_seed(1)
     learned = action_units.build_pretrained()
@@ -100,4 +136,6 @@ def test_what_it_refuses():
     refused(r"au_cnn: width is 16, that of weights action_units is 32; set width to 32", Recipe.of_model, spec, {},
             {"start": "pretrained"})  # fmt: skip
     refused(r"au_cnn: width is 0, dropout 0.3; needed are 1 or more", models.build, "au_cnn", 3, width=0)
+    refused(r"au_cnn: auxiliary is -1.0; needed is 0 or more, and finite", models.build,
+            "au_cnn", 3, auxiliary=-1.0)  # fmt: skip
     refused(r"au_cnn reads flow images \(N, 3, H, W\) of 28 px or more", au_cnn.prepare, np.zeros((2, 2, 28, 28)))

@@ -86,8 +86,9 @@ def test_its_declarations_are_found(declare):
     assert spec.all_knobs({}) == {"sign": "right"}
     assert spec.all_knobs({"sign": "left"}) == {"sign": "left"}
     assert (spec.declares_vectors, spec.vectors) == (True, None)
-    optional = (spec.mirror, spec.check_recipe, spec.loss, spec.load_weights, spec.explain, spec.explain_training)
-    assert optional == (None,) * 6
+    optional = (spec.mirror, spec.check_recipe, spec.loss, spec.load_weights, spec.explain, spec.explain_training,
+                spec.targets)  # fmt: skip
+    assert optional == (None,) * 7
     assert not models.load(declare(THEIRS)).declares_vectors
 
 
@@ -144,6 +145,8 @@ def test_a_missing_declaration_is_named(declare, needed):
         ("def load_weight(n, p): return n", "did you mean 'load_weights'"),
         ("def check_recipes(r, k): pass", "did you mean 'check_recipe'"),
         ("def reads(knobs): return READS", "declares READS and reads; keep one of them"),
+        ("def target(aus, knobs): return None", "declares target, which no model has; did you mean 'targets'"),
+        ("def targets(aus, knobs): return None", "declares targets, which only a network's own loss is given; declare"),
     ],
 )
 def test_a_misspelt_or_doubled_declaration_is_refused(declare, line, message):

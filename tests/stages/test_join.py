@@ -51,3 +51,17 @@ def test_a_product_of_any_kind_is_joined(tmp_path):
     for corpus, length in (("a", 5), ("b", 2)):
         assert (composite[f"{corpus}/s/1"] == length).all()
         assert (composite.extra("transform", f"{corpus}/s/1") == length).all()
+
+
+def test_releases_have_one_form_and_the_composite_names_both(tmp_path):
+    """Flow as it was released names its source; what is computed here has other parameters, and other sizes."""
+    for name in ("b", "a"):
+        with CacheWriter(tmp_path / f"{name}.h5", kind="flow", ragged=False, params={"source": name}) as writer:
+            writer.append(f"{name}/s/1", np.zeros((3, 2, 2), np.float32))
+    parts = [ClipCache(tmp_path / f"{name}.h5") for name in ("b", "a")]
+    join(tmp_path / "flow.h5", parts)
+    assert ClipCache(tmp_path / "flow.h5", "flow").params == {"source": "b and a"}
+    with CacheWriter(tmp_path / "c.h5", kind="flow", ragged=False, params={}) as writer:
+        writer.append("c/s/1", np.zeros((3, 2, 2), np.float32))
+    with pytest.raises(MerError, match=r"c.h5: was made with \{\}, .*b.h5 with .*the same parameters"):
+        join(tmp_path / "other.h5", [parts[0], ClipCache(tmp_path / "c.h5")])

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from mer import params as mer_params
 from mer import validation
-from mer.clips import COLUMNS, write_index
+from mer.clips import COLUMNS, read_index, write_index
 from mer.errors import MerError
 from mer.evaluation.explained import read_explained
 from mer.evaluation.predictions import read_predictions
@@ -163,6 +163,56 @@ def test_corpora_are_left_out(project):
     assert info["protocol"]["evaluation"] == "leave-one-database-out"
 
 
+ORIGIN = {"corpus": "both", "model": "au_linear", "knobs": {"units": False}, "leave_out": "origin"}
+
+
+def with_simulated(root, **experiments) -> dict:
+    content = raw(root, **experiments)
+    content["corpora"] = {
+        "megc2019_flow": {"classes": 3}, "simulated": {"classes": 3, "reader": "simulated_flow"},
+        "both": {"classes": 3, "labels": "simulated_flow", "parts": ["megc2019_flow", "simulated"]},
+    }  # fmt: skip
+    content["simulate"]["runs"] = {"simulated": {"subjects": 3, "clips": 3}}
+    return content
+
+
+def test_recorded_clips_are_tested_by_what_simulated_ones_teach(root, project):
+    """From the parameters to the metrics: stages simulate, compose, join, train and evaluate."""
+    folder = project()
+    content = with_simulated(root, origin=ORIGIN, whole={**ORIGIN, "leave_out": "subject"})
+    YAML().dump(content, folder / "params.yaml")
+    plan.write(plan.derived(mer_params.parse(content)), folder / "plan.yaml")
+    stages = YAML(typ="safe").load((folder / "plan.yaml").read_text())["plan"]
+    first = (("simulate", "simulated"), ("compose", "both"), ("join", "both-box224-flow"))
+    for stage, key in (*first, *((stage, key) for key in ("origin", "whole") for stage in ("train", "evaluate"))):
+        args = stages[stage][key]["args"]
+        words = [w for n, v in args.items() for w in (f"--{n}", *map(str, v if isinstance(v, list) else [v]))]
+        code, lines = command(folder, stage, key, *words)
+        assert code == 0, lines
+    found, info = read_predictions(folder / "data/predictions/origin")
+    assert len(found) == 24 + 9
+    assert {(corpus, fold) for corpus, fold in zip(found["corpus"], found["fold"], strict=True)} == {
+        ("casme2", "recorded"), ("smic", "recorded"), ("simulated", "simulated"),
+    }  # fmt: skip
+    assert info["protocol"]["evaluation"] == "recorded-against-simulated"
+    parts = json.loads((folder / "metrics/origin.json").read_text())["parts"]
+    assert set(parts) == {"recorded", "simulated"}
+    assert set(json.loads((folder / "metrics/whole.json").read_text())["parts"]) == {"casme2", "simulated", "smic"}
+    # The recorded clips have no part in what tests them: other labels of theirs change nothing in their predictions.
+    index = folder / "data/index/both.csv"
+    table = read_index(index)
+    recorded = table["corpus"] != "simulated"
+    table.loc[recorded, "emotion"] = table.loc[recorded, "emotion"].to_numpy()[::-1]
+    write_index(index, table)
+    args = stages["train"]["origin"]["args"]
+    words = [w for n, v in args.items() for w in (f"--{n}", *map(str, v if isinstance(v, list) else [v]))]
+    assert command(folder, "train", "origin", *words)[0] == 0
+    again, _ = read_predictions(folder / "data/predictions/origin")
+    same = (again[["p0", "p1", "p2"]] == found[["p0", "p1", "p2"]]).all(axis=1)
+    assert same[found["fold"] == "recorded"].all()
+    assert not same[found["fold"] == "simulated"].any()
+
+
 # ---- what is refused before anything runs ---------------------------------------------------------------------------
 
 
@@ -193,6 +243,60 @@ def checked(root, **change):
 )  # fmt: skip
 def test_what_cannot_be_chosen_from_or_read(root, change, message):
     refused(message, lambda: checked(root, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"corpora": {"simulated": {"classes": 3}}},
+         r"corpora.simulated.reader: corpus 'simulated' has no class lists; did you mean 'simulated_flow'"),
+        ({"corpora": {"more": {"classes": 3, "reader": "simulated_flow"}}},
+         r"corpora.more.reader is simulated_flow, and simulate.runs has no 'more'; valid names: simulated"),
+        ({"corpora": {"simulated": {"classes": 3, "reader": "simulated_flow", "raw": "data/raw/x"}}},
+         r"corpora.simulated.raw: simulated is simulated from nothing; remove it"),
+        ({"corpora": {"simulated": {"classes": 3, "reader": "megc2019_flow"}}},
+         r"simulate.runs.simulated: corpora.simulated is read by megc2019_flow; set its reader to simulated_flow"),
+        ({"experiments": {"origin": {**ORIGIN, "corpus": "megc2019_flow"}}},
+         r"experiments.origin.leave_out is origin: megc2019_flow has no recorded and simulated parts; take"),
+        ({"corpora": {"causalnet_flow": {"classes": 3},
+                      "both": {"classes": 3, "labels": "megc2019_flow", "parts": ["megc2019_flow", "causalnet_flow"]}}},
+         r"corpora.both.parts: megc2019_flow and causalnet_flow are releases of the same recordings, so the"),
+        ({"corpora": {"more": {"classes": 3, "reader": "simulated_flow"},
+                      "both": {"classes": 3, "labels": "simulated_flow", "parts": ["simulated", "more"]}},
+          "simulate": {"runs": {"more": {"subjects": 3, "clips": 3}, "simulated": {"subjects": 3, "clips": 3}}}},
+         r"corpora.both.parts: simulated and more are simulated on the same faces, so the same person"),
+        ({"simulate": {"runs": {"simulated": {"subjects": 600, "clips": 3}}}},
+         r"simulate.runs.simulated.subjects is 600: input should be less than or equal to 512"),
+        ({"corpora": {"synthetic": {"classes": 5, "sheets": {"casme2": "x.xlsx"}}}},
+         r"corpora.synthetic.sheets: it is no release, and its own label sheet has action units; remove it"),
+        ({"corpora": {"megc2019_flow": {"classes": 3, "sheets": {"casme": "x.xlsx"}}}},
+         r"corpora.megc2019_flow.sheets: corpus 'casme' has no class lists; did you mean 'casme3'"),
+        ({"corpora": {"megc2019_flow": {"classes": 3, "sheets": {"causalnet_flow": "x.xlsx"}}}},
+         r"corpora.megc2019_flow.sheets: mer.corpora.causalnet_flow reads no label sheet; name a corpus that has one"),
+        ({"corpora": {"both": {"classes": 3, "parts": ["megc2019_flow", "simulated"], "sheets": {"casme2": "x"}}}},
+         r"corpora.both: has parts, so sheets belongs to them; remove it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_simulated_or_coded(root, change, message):
+    content = with_simulated(root, origin=ORIGIN)
+    for section, values in change.items():
+        content[section] = {**content[section], **values}
+    refused(message, lambda: derive(mer_params.parse(content)))
+
+
+def test_a_sheet_that_is_not_there_is_missed_before_anything_runs(root, tmp_path, monkeypatch):
+    content = raw(root, one={"corpus": "megc2019_flow", "model": "linear"})
+    content["corpora"] = {"megc2019_flow": {"classes": 3, "sheets": {"casme2": "data/raw/casme2/sheet.xlsx"}}}
+    found = mer_params.parse(content)
+    stages, _ = derive(found)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw/megc2019_flow").mkdir(parents=True)
+    refused(r"data/raw/casme2/sheet.xlsx: is missing; put the label sheet there .*, or correct "
+            r"corpora.megc2019_flow.sheets.casme2", validation.check_raw, found, stages)  # fmt: skip
+    entry = stages["import_flow"]["megc2019_flow"]
+    assert entry["brought"][:2] == ["data/raw/megc2019_flow", "data/raw/casme2/sheet.xlsx"]
+    assert entry["args"]["sheets"] == ["casme2=data/raw/casme2/sheet.xlsx"]
+    assert {"mer/corpora/casme2.py", "mer/corpora/corrections/casme2.csv"} <= set(entry["code"])
 
 
 def test_no_recogniser_of_views_that_no_new_clip_has(root):
