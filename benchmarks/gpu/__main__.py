@@ -16,12 +16,15 @@ from benchmarks.gpu import STARTED  # isort: skip  (the clock starts before torc
 
 import torch
 
-from benchmarks.gpu import agreement, dcma, eulerian, flow, folds, magnet, micronbert, msmmt, uamrn
+from benchmarks.gpu import agreement, dcma, eulerian, flow, folds, magnet, micronbert, msmmt, tables, uamrn
 from benchmarks.gpu._run import Line, Session
 from mer.errors import MerError
 
 # In this order: lines 4 and 8 train for as long as there is time.
-LINES = {module.NUMBER: module for module in (agreement, flow, folds, msmmt, uamrn, dcma, eulerian, micronbert, magnet)}
+LINES = {
+    module.NUMBER: module
+    for module in (agreement, flow, folds, msmmt, uamrn, dcma, eulerian, tables, micronbert, magnet)
+}
 RESULTS = Path(__file__).parent.parent / "results/gpu"
 
 

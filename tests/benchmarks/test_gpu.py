@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import _run, folds
+from benchmarks import cells
+from benchmarks.gpu import _run, folds, tables
 from benchmarks.gpu.__main__ import LINES, main
 from benchmarks.gpu._clips import load
 from benchmarks.gpu._run import Line, Session, TimeUp, alarm, check
+from mer import models
+from mer.products import Product
 
 # None of these may be needed on a GPU machine.
 BLOCKED = ("pydantic", "dvc", "ruamel", "pandas", "safetensors", "skimage", "sklearn", "numba", "psutil", "dlib",
@@ -159,7 +162,7 @@ def test_without_time_everything_is_left(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--line", "10"], r"^gpu: line 10 is not built; valid: 1, 2, 3, 4, 5, 6, 7, 8, 9$"),
+        (["--line", "11"], r"^gpu: line 11 is not built; valid: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10$"),
         (["--tiny"], r"^gpu: --tiny measures nothing that belongs into the results; give another --out$"),
         (["--flow", "/nowhere"], r"^gpu: --flow /nowhere: is not there$"),
     ],
@@ -358,3 +361,57 @@ def test_the_release_is_split_and_drawn_as_by_the_engine(tmp_path, reference):
 def test_rounded_knows_no_nan():
     assert _run.rounded(0.123456, 3) == 0.123
     assert _run.rounded(float("inf")) is None
+
+
+# ---- line 10 --------------------------------------------------------------------------------------------------------
+
+
+def test_the_cells_are_those_of_the_presets(root, monkeypatch):
+    monkeypatch.chdir(root)
+    assert cells.PATH.read_text() == cells.text(), "run python -m benchmarks.cells"
+
+
+def test_every_cell_can_be_built_from_noise_of_its_products():
+    """Products of all kinds and sizes go through the models' own prepare."""
+    for cell in {tables.key(c): c for some in tables.tables().values() for c in some}.values():
+        spec = models.load(cell["model"])
+        read = [one for one in spec.reads(cell["knobs"]) if isinstance(one, Product)]
+        arrays = [tables.product(one, cell["knobs"], 2) for one in read]
+        prepared = spec.prepared(arrays, cell["knobs"])
+        assert len(prepared) == 2
+        assert np.isfinite(prepared).all()
+        assert tables.plan(cell, 2, on_gpu=True).bf16 == cell["recipe"]["bf16"]
+    assert {cell["model"] for cell in tables.tables()["dcma"]} == {"dcma"}
+
+
+def test_the_minutes_of_a_cell_by_hand():
+    """26 subjects of 246 clips: 236.5 to train on; batches of 16 are 15 steps, of 40 epochs."""
+    cell = {"clips": 246, "subjects": 26, "seeds": 2, "held_out": 0.2, "selection": "last_epoch",
+            "recipe": {"epochs": 40, "batch_size": 16}}  # fmt: skip
+    assert tables.minutes(cell, 0.1) == pytest.approx(0.1 * 15 * 40 * 26 * 2 / 60)
+    # What needs a validation keeps a fifth back: 189.2, 12 steps.
+    for more in ({"selection": "inner_val"}, {"recipe": {**cell["recipe"], "stop": 5}},
+                 {"recipe": {**cell["recipe"], "schedule": "plateau"}}):  # fmt: skip
+        assert tables.minutes({**cell, **more}, 0.1) == pytest.approx(0.1 * 12 * 40 * 26 * 2 / 60)
+
+
+def test_a_table_is_the_sum_of_its_cells(tmp_path, monkeypatch):
+    """Cells of one key share a measurement; the faster way counts; what was not measured is not in the sum."""
+    cell = {"model": "ststnet", "classes": 3, "knobs": {}, "recipe": {"epochs": 10, "batch_size": 32}, "clips": 100,
+            "subjects": 10, "seeds": 1, "held_out": 0.2, "selection": "last_epoch"}  # fmt: skip
+    one, two = {**cell, "experiment": "one"}, {**cell, "experiment": "two", "clips": 200}
+    other = {**cell, "experiment": "other", "knobs": {"dropout": 0.1}}
+    monkeypatch.setattr(tables, "tables", lambda: {"a": [one, two], "b": [two, other], "c": [other]})
+    line = Line(session(tmp_path), 10, "", {})
+    line.part("one, 1 together", lambda: {"seconds_per_fold_step": 0.04, "peak_mib": 100})
+    line.part("one, 26 together", lambda: {"seconds_per_fold_step": 0.01, "peak_mib": 900})
+    line.part("other, 1 together", lambda: {"not_possible": "does not fit"})
+    found = tables.summary(line, {tables.key(one): "one", tables.key(other): "other"})
+    first, second = 0.01 * 3 * 10 * 10 / 60, 0.01 * 6 * 10 * 10 / 60
+    assert found["a"]["minutes"] == pytest.approx(first + second, rel=1e-3)
+    assert found["a"] | {"minutes": 0} == {
+        "cells": 2, "measured": 2, "minutes": 0, "longest": "two", "minutes_of_the_longest": pytest.approx(second),
+        "peak_mib": 900,
+    }  # fmt: skip
+    assert (found["b"]["cells"], found["b"]["measured"], found["b"]["longest"]) == (2, 1, "two")
+    assert found["c"] == {"cells": 1, "measured": 0}
