@@ -268,8 +268,8 @@ def test_whole_corpora_are_left_out():
 def test_what_cannot_be_chosen_from():
     rows = table(subjects=8)
     x = inputs(rows)
-    with pytest.raises(MerError, match=r"selection nested is one of several candidates, there is one; add one"):
-        run(rows, {"one": 0}, x)
+    with pytest.raises(MerError, match=r"selection nested needs two candidates at least, and has first alone; add one"):
+        run(rows, {"first": 0}, x)
     few = rows[rows["subject"].isin(["s0", "s1"])].reset_index(drop=True)
     with pytest.raises(MerError, match=r"fold x/s0: 1 subjects or groups are left for the inner folds, needed are two"):
         run(few, {"noise": 0, "label": 1}, inputs(few))
