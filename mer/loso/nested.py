@@ -81,7 +81,7 @@ def run(
     """
     if len(candidates) < 2:
         raise MerError(
-            f"selection {selection} needs two candidates at least, and has {listed(candidates) or 'none'} alone; add one"
+            f"selection {selection} needs two candidates at least, it has {listed(candidates) or 'none'} alone; add one"
         )
     seeds, kept = list(dict.fromkeys(seeds)), []
     trainings: dict[str, Training] = {}

@@ -268,7 +268,7 @@ def test_whole_corpora_are_left_out():
 def test_what_cannot_be_chosen_from():
     rows = table(subjects=8)
     x = inputs(rows)
-    with pytest.raises(MerError, match=r"selection nested needs two candidates at least, and has first alone; add one"):
+    with pytest.raises(MerError, match=r"selection nested needs two candidates at least, it has first alone; add one"):
         run(rows, {"first": 0}, x)
     few = rows[rows["subject"].isin(["s0", "s1"])].reset_index(drop=True)
     with pytest.raises(MerError, match=r"fold x/s0: 1 subjects or groups are left for the inner folds, needed are two"):
