@@ -192,7 +192,8 @@ class _Planner:
     def check_parts(self, name: str, parts: list[str]) -> None:
         """Raise MerError where parts of a composite have the same people: a subject of one would be tested by a model
         that was trained on the other. They have where they are read alike (rendered ones, which have one seed, are
-        apart from the real ones), or where one lies in the other's folder.
+        apart from the real ones), where they are releases of the same recordings, or simulated, or where one lies in
+        the other's folder.
         """
         for part, other in itertools.combinations(parts, 2):
             made = {self.is_made(which) for which in (part, other)}
@@ -200,21 +201,25 @@ class _Planner:
             raws = [Path(os.path.realpath(self.raw(which))) for which in (part, other)]
             people = {_people(which) for which in readers}
             simulated = {which in self.params.simulate.runs for which in (part, other)}
+            remedy = "leave one out"
             if raws[0].is_relative_to(raws[1]) or raws[1].is_relative_to(raws[0]):
                 why = f"lie in one folder ({self.raw(part)}, {self.raw(other)})"
             elif simulated == {True}:
                 why = "are simulated on the same faces"
+                remedy = "make one of them, with more subjects"
             elif made == {True} and simulated == {False}:
                 why = "are rendered from one seed"
             elif made == {False} and len(readers) == 1:
                 why = f"have one reader, {readers.pop()}"
+                remedy += ". Other people's recordings in that layout need a reader of their own (CONTRIBUTING.md)"
             elif made == {False} and len(people) == 1 and people != {None}:
                 why = "are releases of the same recordings"
+                remedy += ", or let a model read it as a second view (docs/real_flow.md)"
             else:
                 continue
             raise MerError(
                 f"corpora.{name}.parts: {part} and {other} {why}, so the same person would be in training and test; "
-                "leave one out. Other people's recordings in that layout need a reader of their own (CONTRIBUTING.md)"
+                f"{remedy}"
             )
 
     # ---- products
@@ -370,6 +375,7 @@ class _Planner:
             products, network = self.read_by(spec, one, why)
             reads[candidate] = [self.make(product, experiment.corpus, why) for product in products]
             if network is not None:
+                self.check_faces(network, experiment.corpus, why)
                 weights[candidate] = self.make(network, experiment.corpus, why)
         if len(set(weights.values())) > 1:
             raise MerError(f"{why}: its candidates begin with {listed(sorted(set(weights.values())))}; take one file")
@@ -405,6 +411,16 @@ class _Planner:
         section = spec.name if spec.name in self.params.knobs else f"experiments.{name}"
         return {"args": args, "section": section, "reads": _places("reads", paths), "code": code}
 
+    def check_faces(self, network: Weights, corpus: str, why: str) -> None:
+        """Raise MerError for weights that were learned on the faces of a simulated corpus, with labels."""
+        run = self.params.pretrain.runs.get(network.name)
+        simulated = [p for p in self.params.corpora[corpus].parts or [corpus] if p in self.params.simulate.runs]
+        if simulated and run is not None and run.task == "simulated_flow":
+            raise MerError(
+                f"{why} reads weights {network.name}, which were learned on the faces that {simulated[0]} is made of; "
+                "take knobs without these weights"
+            )
+
     def read_by(
         self, spec: "ModelSpec", experiment: Experiment, why: str
     ) -> tuple[list[Product], Weights | None]:  # fmt: skip
@@ -431,6 +447,12 @@ class _Planner:
         where, corpus = f"fit.experiments: {name}", self.params.corpora[experiment.corpus]
         if self.params.train.of(experiment).shuffled:
             raise MerError(f"{where}: its labels are exchanged at random, so it recognises nothing; leave it out")
+        left_out = self.params.train.of(experiment).leave_out
+        if left_out != "subject":
+            raise MerError(
+                f"{where}: with leave_out {left_out} its metric is not that of subjects left out, which the card "
+                "states; fit an experiment with leave_out subject"
+            )
         if experiment.candidates:
             raise MerError(
                 f"{where}: it has several candidates, and a recogniser is one model; fit an experiment with the "
@@ -445,7 +467,7 @@ class _Planner:
         if others := sorted({product.corpus for product in reads} - {""}):
             raise MerError(f"{where}: it reads flow of {listed(others)}, which no new clip has; leave it out")
         released = self.is_released(experiment.corpus)
-        args = training["args"] | {
+        args = {name: value for name, value in training["args"].items() if name != "made"} | {
             "out": f"data/recognisers/{name}",
             "data": self.data_of(experiment.corpus),
             "form": self.form_of(experiment.corpus, where),
@@ -489,9 +511,9 @@ class _Planner:
         return forms.pop() if forms else reader_of(name, corpus) if self.is_released(name) else "px"
 
     def data_of(self, name: str) -> str:
-        """What a corpus is made of: `rendered` faces, a `released` set of flow, or `recorded` people."""
+        """What a corpus is: `rendered` faces, `simulated` flow, a `released` set of flow, or `recorded` people."""
         if self.is_made(name):
-            return "rendered"
+            return "rendered" if name in self.params.synthesize.runs else "simulated"
         return "released" if self.is_released(name) else "recorded"
 
     def curve(self, name: str, curve: Curve) -> None:

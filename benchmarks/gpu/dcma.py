@@ -65,7 +65,9 @@ def speed(session: Session, batch: int, variant: str) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut(Clips):
-    """inputs (N, size, size, 3) uint8."""
+    """inputs (N, size, size, 3) uint8. share: of the subjects that are held out."""
+
+    share: float = HELD_OUT
 
     def tasks(self, names: list[str], seed: int) -> list[Task]:
         """Folds in which the subjects that follow in order are held out."""
@@ -73,7 +75,7 @@ class HeldOut(Clips):
         found = []
         for task in super().tasks(names, seed):
             at = everyone.index(task.name)
-            count = max(1, round(HELD_OUT * (len(everyone) - 1)))
+            count = max(1, round(self.share * (len(everyone) - 1)))
             held = np.isin(who, [everyone[(at + 1 + j) % len(everyone)] for j in range(count)])
             train, validation = task.train[~held[task.train]], np.flatnonzero(held)
             found.append(dataclasses.replace(task, train=train, validation=validation))

@@ -27,7 +27,7 @@ from mer import models
 from mer.loso.augmentation import of_model
 from mer.loso.recipe import Recipe
 from mer.loso.task import TrainingPlan, cross_entropy
-from mer.products import Product
+from mer.products import Product, named_factors
 
 NUMBER, TITLE = 10, "the papers' tables"
 CLIPS, SUBJECTS = 246, 26  # CASME II
@@ -54,7 +54,7 @@ def product(one: Product, knobs: dict[str, Any], count: int) -> np.ndarray:
     """Noise of a product's form, `count` clips."""
     rng, size = np.random.default_rng(0), int(re.findall(r"\d+", one.crop)[-1])
     if one.kind == "embedding":
-        length = int(knobs["factors"].split("_")[-1])
+        length = len(named_factors(knobs["factors"]))
         return rng.normal(size=(count, length, WIDTHS[knobs["tap"]] * knobs["grid"] ** 2)).astype(np.float32)
     if one.kind == "flow":
         return rng.standard_normal((count, 3, size, size), np.float32)
@@ -70,7 +70,8 @@ def corpus(session: Session, cell: dict[str, Any], knobs: dict[str, Any]) -> dcm
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, cell["classes"], count))
     who = sorted(f"s{i:02d}" for i in np.arange(count) % subjects)
     ids = [f"noise/{s}/{i:03d}" for i, s in enumerate(who)]
-    return dcma.HeldOut(inputs.to(session.device), labels.to(session.device), ids, ["noise"] * count, who)
+    to = session.device
+    return dcma.HeldOut(inputs.to(to), labels.to(to), ids, ["noise"] * count, who, share=cell["held_out"])
 
 
 def plan(cell: dict[str, Any], epochs: int, *, on_gpu: bool) -> TrainingPlan:
@@ -117,7 +118,7 @@ def measure(line: Line) -> dict:
             continue
         models_seen.add(cell["model"])
         one = _part(line, cell, 1, needs=60)
-        if one is not None and one["seconds_per_fold_step"] < FILLED and not session.tiny:
+        if one is not None and (session.tiny or one["seconds_per_fold_step"] < FILLED):
             _part(line, cell, AT_ONCE, needs=20 + 5 * AT_ONCE * one["seconds_per_fold_epoch"])
     return summary(line, {k: cell["experiment"] for k, cell in first.items()})
 

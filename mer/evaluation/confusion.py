@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from mer.errors import MerError
 from mer.evaluation.canvas import blank, heading, save
 from mer.evaluation.curves import WHOLE
-from mer.evaluation.metrics import confusion_matrix
+from mer.evaluation.metrics import confusion_matrix, part_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +39,10 @@ def of_details(details: dict) -> dict[str, np.ndarray]:
     return matrices | {part: np.array(of["confusion"], dtype=np.int64) for part, of in details["parts"].items()}
 
 
-def of_predictions(predictions: "pd.DataFrame", n_classes: int) -> dict[str, np.ndarray]:
-    """The same from predictions, one row a seed and clip."""
+def of_predictions(predictions: "pd.DataFrame", n_classes: int, left_out: str = "subject") -> dict[str, np.ndarray]:
+    """The same from predictions, one row a seed and clip; left_out: as in their protocol, `leave_out`."""
     guess = predictions[[f"p{c}" for c in range(n_classes)]].to_numpy().argmax(1)
-    truth, corpus = predictions["label"].to_numpy(), predictions["corpus"].to_numpy()
+    truth, corpus = predictions["label"].to_numpy(), predictions[part_of(left_out)].to_numpy()
     corpora = sorted(set(corpus))
     parts = {c: corpus == c for c in corpora} if len(corpora) > 1 else {}
     rows = {WHOLE if parts else "": np.ones(len(truth), dtype=bool)} | parts

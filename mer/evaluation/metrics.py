@@ -199,7 +199,7 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
     """
     names = run["class_names"]
     predictions = _checked(predictions, names)
-    by = "fold" if run["protocol"].get("leave_out") == "origin" else "corpus"
+    by = part_of(run["protocol"].get("leave_out", "subject"))
     names_of_parts = sorted(predictions[by].unique())
     rows_of = {c: predictions[predictions[by] == c] for c in names_of_parts} if len(names_of_parts) > 1 else {}
     parts = {c: pooled(rows, names) for c, rows in rows_of.items()}
@@ -235,6 +235,11 @@ def evaluate(predictions: pd.DataFrame, run: dict, *, replicates: int, seed: int
         "environment": run["environment"],
     }
     return metric, details
+
+
+def part_of(left_out: str) -> str:
+    """The column of predictions that names the parts of which metrics are computed apart."""
+    return "fold" if left_out == "origin" else "corpus"
 
 
 def leak(predictions: pd.DataFrame, audited: pd.DataFrame, class_names: Sequence[str]) -> dict:

@@ -69,7 +69,7 @@ class Result:
     leaky: bool = False
     shuffled: bool = False
     transductive: bool = False
-    by_corpus: bool = False  # whole corpora or origins were left out, so its numbers are no cell of a table
+    left_out: str = "subject"  # corpus or origin: its numbers are no cell of a table
 
 
 def results(root: Path, params: Params) -> list[Result]:
@@ -123,7 +123,7 @@ def _result(name: str, folder: Path, source: str | None, preset: str, what: dict
         seeds=len(details["runs"]), n_subjects=n_subjects,
         whole=Scored(scores, details["ci95"], n_clips, details["undefined"]), parts=parts, leaky=protocol["leaky"],
         shuffled=bool(protocol.get("shuffled")), transductive=bool(protocol.get("transductive")),
-        by_corpus="leave_out" in protocol,
+        left_out=protocol.get("leave_out", "subject"),
     )  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def verdicts(found: Iterable[Result], preset: str) -> dict[str, Any]:
     found = list(found)
     best: dict[str, Result] = {}
     for result in found:
-        if result.leaky or result.shuffled or result.by_corpus:
+        if result.leaky or result.shuffled or result.left_out != "subject":
             continue
         other = best.get(result.experiment)
         if other is None or (other.source is not None and result.seeds > other.seeds):
@@ -319,7 +319,7 @@ def listed(result: Result) -> dict[str, Any]:
         "model": result.model, "classes": result.classes, "baseline": result.model == "linear", "seeds": result.seeds,
         "n_clips": whole["n_clips"], "n_subjects": result.n_subjects, **whole["scores"],
         "ci95": {name: whole["ci95"][name] for name in KEPT}, "leaky": result.leaky, "shuffled": result.shuffled,
-        "transductive": result.transductive, "undefined": whole["undefined"],
+        "transductive": result.transductive, "left_out": result.left_out, "undefined": whole["undefined"],
     }  # fmt: skip
 
 

@@ -196,7 +196,7 @@ def prepared_training(
             **arguments, recipe_changes=dict(recipe or {}), selection=selection,
             audit=audit or selection == LEAKY, held_out=held_out, validation=validation, device=device,
             weights=weights if spec.load_weights is not None else None,
-            explaining=explaining and selection != LEAKY, targets=_targets(spec, table, knobs),
+            explaining=explaining and selection != LEAKY, targets=_targets(spec, table, knobs, todo),
         )  # fmt: skip
     return table, todo, training
 
@@ -208,7 +208,7 @@ def data_digest(table: pd.DataFrame, training: Training) -> str:
     return digest([hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays], rows)
 
 
-def _targets(spec: models.ModelSpec, table: pd.DataFrame, knobs: dict[str, Any]) -> np.ndarray | None:
+def _targets(spec: models.ModelSpec, table: pd.DataFrame, knobs: dict[str, Any], todo: list[Fold]) -> np.ndarray | None:
     """What else the training clips teach, (N, T) float32; None where the model asks for nothing."""
     if spec.targets is None:
         return None
@@ -218,11 +218,13 @@ def _targets(spec: models.ModelSpec, table: pd.DataFrame, knobs: dict[str, Any])
         return None
     if not isinstance(found, np.ndarray) or found.ndim != 2 or len(found) != len(table) or found.dtype != np.float32:
         raise MerError(f"{spec.path}: targets must return (clips, T) float32, or None; it returns {short(found)}")
-    if not np.isfinite(found).any():
-        raise MerError(
-            f"{spec.path}: no clip has action units, which it is to learn; bring the label sheets (docs/corpora.md), "
-            "or set the knob that asks for them to 0"
-        )
+    known = np.isfinite(found).any(1)
+    for fold in todo:
+        if not np.delete(known, fold.test).any():
+            raise MerError(
+                f"fold {fold.name}: no training clip has action units, which {spec.path} is to learn; bring the label "
+                "sheets (docs/corpora.md), or set the knob that asks for them to 0"
+            )
     return found
 
 

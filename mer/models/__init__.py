@@ -21,7 +21,8 @@ What the file declares:
                           a network returns logits (B, C)
     targets(aus, knobs)                       optional: what else the training clips teach: (N, T) float32 of the texts
                           of column `aus`, the action units that coders saw (mer.facs.coded_units), NaN where unknown;
-                          None with knobs that need none. Then `loss` is given a batch's (B, T) as its last argument
+                          or None, with knobs that need none. Where it is an array, `loss` is also given the batch's
+                          rows (B, T), as its last argument
     load_weights(network, path)               optional: gives a new network the weights of a file, which stands in READS
                           as weights("name"); returns it
     explain(network, inputs)                  optional: what a trained network finds in clips, arrays (B, …) by name, of

@@ -72,8 +72,8 @@ class Card(_Part):
     has seen; seen: of its clips, by name: fps, face_px (height of the face in the frame), motion_px (the 95 % quantile
     of the flow's magnitude, px of the crop), entropy (of the calibrated probabilities of leave-one-subject-out, nats);
     temperature: see mer.evaluation.calibration; form: in which flow is given to it, IN_PIXELS, or the reader of the
-    release that it learned from, which has `as_released`; params: the sections of params.yaml by which clips are
-    processed; files: SHA-256 by name.
+    release that it learned from, into whose form mer.stretch brings it; params: the sections of params.yaml by which
+    clips are processed; files: SHA-256 by name.
     """
 
     schema_: int = Field(SCHEMA, alias="schema")
@@ -106,6 +106,7 @@ INTENDED = (
 )
 LICENCES = {
     "rendered": "Learned from faces that this project renders; no person's recording is in it.",
+    "simulated": "Learned from simulated flow; no person's recording is in it.",
     "released": "Learned from public flow maps of licensed recordings; their owners' terms may hold for it too.",
     "recorded": "Learned from licensed recordings: what their owners allow for these holds for it too. Hand it on only "
     "if they do.",

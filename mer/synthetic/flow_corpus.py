@@ -1,7 +1,7 @@
 """A corpus of simulated flow maps (mer.synthetic.flow_maps), in the form of the public releases; no recordings.
 
-Every subject is one face in one crop, and shows each of the three classes in turn. Column `aus` tells which action
-units move: L is the person's left, the right half of the picture.
+Every subject is one face in one crop, and shows the three classes in turn. Column `aus` tells the action units of
+the expression, without the `companion`: L is the person's left, the right half of the picture.
 """
 
 import numpy as np

@@ -85,6 +85,20 @@ def test_predictions_and_details_give_the_same_counts(corpora, seeds):
         np.testing.assert_array_equal(found["smic"], SMIC)
 
 
+def test_recorded_against_simulated_is_split_by_folds():
+    rows = predictions({"casme2": CASME2, "samm": NO_SURPRISE, "smic": SMIC})
+    rows["fold"] = np.where(rows["corpus"] == "smic", "simulated", "recorded")
+    run = {"class_names": NAMES, "protocol": {"leaky": False, "leave_out": "origin"}, "environment": {}}
+    found, other = (
+        confusion.of_predictions(rows, 3, "origin"),
+        confusion.of_details(metrics.evaluate(rows, run, replicates=100, seed=0)[1]),
+    )
+    assert list(found) == list(other) == ["FULL", "recorded", "simulated"]
+    for name in found:
+        np.testing.assert_array_equal(found[name], other[name])
+    np.testing.assert_array_equal(found["recorded"], CASME2 + NO_SURPRISE)
+
+
 # ---- the picture ----------------------------------------------------------------------------------------------------
 
 

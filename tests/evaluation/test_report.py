@@ -123,7 +123,7 @@ TABLES = {
         "experiment": "old-linear", "from": "results/old", "preset": "old", "corpus": "old", "model": "linear",
         "classes": 3, "baseline": True, "seeds": 1, "n_clips": 442, "n_subjects": 68, "uf1": 0.7372, "uar": 0.7679,
         "acc": 0.7534, "ci95": {"uf1": [0.66, 0.8], "uar": [0.7, 0.82], "acc": [0.7, 0.8]}, "leaky": False,
-        "shuffled": False, "transductive": False, "undefined": {},
+        "shuffled": False, "transductive": False, "left_out": "subject", "undefined": {},
     }],
     "tables": [
         {"paper": "first", "table": "Table 2", "file": "first_table_2", "rows": [
@@ -174,6 +174,19 @@ def test_results_are_grouped_by_corpus_and_classes_in_descending_order(project):
     ]  # fmt: skip
     assert found[0].baseline.name == "synthetic-linear"
     assert found[1].baseline is None
+
+
+def test_other_folds_are_no_comparison(project):
+    """Neither baseline nor best: an experiment that leaves out whole corpora stands by itself."""
+    made = project("synthetic-linear", "synthetic-ststnet-a", "synthetic-ststnet-b")
+    made.evaluate("synthetic-ststnet-b", right=1.0, leave_out="corpus")
+    found = report.collect(made.folder, made.params, made.plan).comparisons
+    assert [(g.of, [r.name for r in g.results]) for g in found] == [
+        ("synthetic, 3 classes", ["synthetic-linear", "synthetic-ststnet-a"]),
+        ("synthetic, 3 classes, whole corpora left out", ["synthetic-ststnet-b"]),
+    ]
+    assert found[1].baseline is None
+    assert "UF1 on synthetic, 3 classes, whole corpora left out." in pages.text(made.tree())
 
 
 def test_what_a_comparison_comes_to_counts_neither_leaky_nor_exchanged_runs(project):

@@ -722,7 +722,7 @@ def test_folds_that_were_coded_otherwise_are_trained_anew(tmp_path):
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        (lambda aus, knobs: np.full((24, 3), np.nan, np.float32), r"au_cnn.py: no clip has action units, which it is"),
+        (lambda aus, knobs: np.full((24, 3), np.nan, np.float32), r"fold c/s0: no training clip has action units, wh"),
         (
             lambda aus, knobs: np.zeros((23, 3), np.float32),
             r"targets must return \(clips, T\) float32, or None; it ret",
@@ -740,5 +740,12 @@ def test_targets_that_are_none(monkeypatch, declared, message):
 def test_clips_that_nobody_coded_are_refused():
     """An index made by hand need not have the column."""
     for rows in (table(), table().assign(aus="")):
-        with pytest.raises(MerError, match=r"no clip has action units.*label sheets.*or set the knob .* to 0"):
+        with pytest.raises(MerError, match=r"no training clip has action units.*label sheets.*or set the knob .* to 0"):
             run(rows, flow(), **CODED)
+
+
+def test_a_fold_that_is_left_without_codes_is_named():
+    rows = table().assign(aus="4")
+    rows.loc[rows["subject"] != "s2", "aus"] = ""
+    with pytest.raises(MerError, match=r"^fold c/s2: no training clip has action units, which mer/models/au_cnn.py is"):
+        run(rows, flow(), **CODED)

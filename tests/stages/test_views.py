@@ -3,6 +3,7 @@
 Two releases of flow of the same clips, made here: 4 subjects of two corpora, 6 clips each, of 28x28 px.
 """
 
+import inspect
 import json
 
 import numpy as np
@@ -18,6 +19,7 @@ from mer.evaluation.explained import read_explained
 from mer.evaluation.predictions import read_predictions
 from mer.plan import derive
 from mer.storage.cache import CacheWriter
+from stages import fit
 from tests.helpers.in_process import command
 from tests.helpers.refusals import refused
 from tools import plan, preset
@@ -260,11 +262,18 @@ def test_what_cannot_be_chosen_from_or_read(root, change, message):
          r"experiments.origin.leave_out is origin: megc2019_flow has no recorded and simulated parts; take"),
         ({"corpora": {"causalnet_flow": {"classes": 3},
                       "both": {"classes": 3, "labels": "megc2019_flow", "parts": ["megc2019_flow", "causalnet_flow"]}}},
-         r"corpora.both.parts: megc2019_flow and causalnet_flow are releases of the same recordings, so the"),
+         r"both.parts: megc2019_flow and causalnet_flow are releases of the same recordings, .* leave one out, or let"),
         ({"corpora": {"more": {"classes": 3, "reader": "simulated_flow"},
                       "both": {"classes": 3, "labels": "simulated_flow", "parts": ["simulated", "more"]}},
           "simulate": {"runs": {"more": {"subjects": 3, "clips": 3}, "simulated": {"subjects": 3, "clips": 3}}}},
-         r"corpora.both.parts: simulated and more are simulated on the same faces, so the same person"),
+         r"parts: simulated and more are simulated on the same faces, .* make one of them, with more subjects$"),
+        ({"experiments": {"units": {**ORIGIN, "knobs": {"units": True}}}},
+         r"experiments.units: model au_linear reads weights action_units, which were learned on the faces that simul"),
+        ({"experiments": {"begun": {"corpus": "simulated", "model": "au_cnn",
+                                    "knobs": {"start": "pretrained", "width": 32}}}},
+         r"experiments.begun: model au_cnn reads weights action_units, which were learned on the faces that simulated"),
+        ({"fit": {"experiments": ["origin"]}},
+         r"fit.experiments: origin: with leave_out origin its metric is not that of subjects left out, which the"),
         ({"simulate": {"runs": {"simulated": {"subjects": 600, "clips": 3}}}},
          r"simulate.runs.simulated.subjects is 600: input should be less than or equal to 512"),
         ({"corpora": {"synthetic": {"classes": 5, "sheets": {"casme2": "x.xlsx"}}}},
@@ -282,6 +291,24 @@ def test_what_cannot_be_simulated_or_coded(root, change, message):
     for section, values in change.items():
         content[section] = {**content[section], **values}
     refused(message, lambda: derive(mer_params.parse(content)))
+
+
+def test_a_recogniser_of_recorded_and_simulated_clips_is_called_with_what_it_takes(root):
+    content = with_simulated(root, whole={**ORIGIN, "leave_out": "subject"}, alone={**ORIGIN, "corpus": "simulated"})
+    content["experiments"]["alone"]["leave_out"] = "subject"
+    content["fit"] = {"experiments": ["alone"]}
+    stages, _ = derive(mer_params.parse(content))
+    assert stages["fit"]["alone"]["args"]["data"] == "simulated"
+    content["corpora"] = {
+        "synthetic": {"classes": 3}, "casme2": {"classes": 3},
+        "both": {"classes": 3, "labels": "casme2", "parts": ["casme2", "synthetic"]},
+    }  # fmt: skip
+    content["simulate"]["runs"] = {}
+    content["experiments"] = {"whole": {"corpus": "both", "model": "linear"}}
+    content["fit"] = {"experiments": ["whole"]}
+    stages, _ = derive(mer_params.parse(content))
+    assert stages["train"]["whole"]["args"]["made"] == ["synthetic"]
+    assert set(stages["fit"]["whole"]["args"]) <= set(inspect.signature(fit.main).parameters)
 
 
 def test_a_sheet_that_is_not_there_is_missed_before_anything_runs(root, tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def draw(found: ClipCache, predictions: "pd.DataFrame", run_info: dict, folder: 
     maps = read_maps(found)
     spatial = _spatial(found)
     labels, probability = explained_rows(predictions, run_info, found.ids)
-    matrices = confusion.of_predictions(predictions, len(names))
+    matrices = confusion.of_predictions(predictions, len(names), run_info["protocol"].get("leave_out", "subject"))
     confusion.draw(matrices, names, folder / "confusion.png", title, runs=len(run_info["protocol"]["seeds"]))
     clips_figure(found, maps, spatial, labels, probability, names, folder / "gradcam.png", title, clip)
     faces = [_mean_face(found, labels == c) for c in range(len(names))]

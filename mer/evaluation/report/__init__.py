@@ -129,9 +129,7 @@ def forest(group: Comparison) -> Markup:
     baseline = group.baseline
     if baseline is not None and baseline.values["uf1"] is not None:
         levels.append(charts.Level(baseline.values["uf1"], "baseline"))
-    label = (
-        f"UF1 of {plural(len(points), 'experiment')} on {group.corpus}, {group.classes} classes, with 95 % intervals"
-    )
+    label = f"UF1 of {plural(len(points), 'experiment')} on {group.of}, with 95 % intervals"
     return charts.intervals(points, levels, f"{label}. The table below has the numbers.")
 
 

@@ -25,6 +25,7 @@ from mer.storage.tables import printable, read_cells
 from mer.storage.yaml_files import read_yaml
 
 MARKS = ("baseline", "shuffled", "leaky", "transductive")
+FOLDS = {"subject": "", "corpus": ", whole corpora left out", "origin": ", recorded against simulated"}
 MOST_MISSING = 12  # files of one kind that are named
 
 
@@ -44,7 +45,7 @@ class Result:
     """The numbers of an experiment. origin: None for the present graph, or the folder of a published copy.
 
     values, intervals: by metric; None where undefined, with the reason in `undefined`. marks: of baseline, shuffled,
-    leaky, transductive those that apply.
+    leaky, transductive those that apply. left_out: what a fold tests: a subject, or all of a corpus or an origin.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Result:
     intervals: dict[str, tuple[float, float] | None]
     undefined: dict[str, str]
     marks: tuple[str, ...]
+    left_out: str = "subject"
 
     @property
     def kind(self) -> str:
@@ -68,7 +70,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results that may be compared: of one corpus and as many classes, in descending order of UF1.
+    """Results that may be compared: of one corpus, as many classes and equal folds, in descending order of UF1.
 
     chance: UF1 of guessing every class equally often; None where the clips of each class are not known.
     """
@@ -78,6 +80,12 @@ class Comparison:
     classes: int
     results: list[Result]
     chance: float | None
+    left_out: str = "subject"
+
+    @property
+    def of(self) -> str:
+        """What the numbers are of."""
+        return f"{self.corpus}, {self.classes} classes{FOLDS[self.left_out]}"
 
     @property
     def baseline(self) -> Result | None:
@@ -173,19 +181,19 @@ def collect(root: Path, params: Params, plan: Plan) -> Facts:
 
 def compared(results: Iterable[Result], details: Mapping[str, dict]) -> list[Comparison]:
     """The results in groups that may be compared, in the order in which the groups occur."""
-    groups: dict[tuple[str | None, str, int], list[Result]] = {}
+    groups: dict[tuple[str | None, str, int, str], list[Result]] = {}
     for result in results:
-        groups.setdefault((result.origin, result.corpus, result.classes), []).append(result)
+        groups.setdefault((result.origin, result.corpus, result.classes, result.left_out), []).append(result)
 
     def descending(result: Result) -> tuple[float, str]:
         value = result.values["uf1"]
         return (1.0 if value is None else -value, result.name)
 
     found = []
-    for (origin, corpus, classes), members in groups.items():
+    for (origin, corpus, classes, left_out), members in groups.items():
         counts = next((details[r.name]["per_class"] for r in members if r.name in details), None)
         chance = None if counts is None else chance_uf1([row["n"] for row in counts.values()])
-        found.append(Comparison(origin, corpus, classes, sorted(members, key=descending), chance))
+        found.append(Comparison(origin, corpus, classes, sorted(members, key=descending), chance, left_out))
     return found
 
 
@@ -267,7 +275,7 @@ def _results(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
         Result(
             row["experiment"], row["from"], row["corpus"], row["model"], row["classes"], row["seeds"],
             row["n_clips"], row["n_subjects"], {k: row[k] for k in KEPT}, _intervals(row["ci95"]),
-            row["undefined"], tuple(mark for mark in MARKS if row[mark]),
+            row["undefined"], tuple(mark for mark in MARKS if row[mark]), row["left_out"],
         )
         for row in rows
     ]  # fmt: skip

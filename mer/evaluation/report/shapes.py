@@ -80,6 +80,7 @@ class TableResult(_Shape):
     leaky: bool
     shuffled: bool
     transductive: bool
+    left_out: Literal["subject", "corpus", "origin"]
     undefined: dict[str, str]
 
 
