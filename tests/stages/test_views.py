@@ -35,7 +35,7 @@ def raw(root, **experiments) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         content = YAML(typ="safe").load(preset.compose("megc2019_views"))
-    content["experiments"] = experiments
+    content["experiments"], content["runtime"]["workers"] = experiments, 1
     return content
 
 
