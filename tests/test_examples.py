@@ -18,6 +18,7 @@ def example(root):
     return runpy.run_path(str(root / "examples/minimal.py"))
 
 
+@pytest.mark.slow
 def test_the_example_prints_scores_above_chance(root, example):
     done = subprocess.run(
         [sys.executable, "examples/minimal.py"], cwd=root, capture_output=True, text=True, timeout=120, check=False,

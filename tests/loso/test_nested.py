@@ -197,6 +197,7 @@ def test_a_mean_trains_each_candidate_once_a_fold(monkeypatch):
     assert count == [20] * 12
 
 
+@pytest.mark.slow
 def test_neither_processes_nor_a_restart_change_it(tmp_path):
     rows = table(subjects=6, clips=4)
     maps = np.random.default_rng(0).standard_normal((len(rows), 3, 28, 28))

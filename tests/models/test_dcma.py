@@ -375,6 +375,7 @@ def test_folds_in_parallel_are_folds_alone(knobs):
         np.testing.assert_allclose(together.probability, alone.probability, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [{}, {"attention": "none"}, {"attend": "last"}])
 def test_it_learns_the_colour_of_a_patch_and_grad_cam_peaks_there(knobs):
     """The residual network reads wider surroundings; its heat is tested by the formula alone."""

@@ -111,6 +111,7 @@ def test_a_flipped_pair_flows_as_the_mirrored_flow(pair):
     assert error(flipped, mirror_flow(flow)) < 0.02
 
 
+@pytest.mark.slow
 def test_the_flow_of_the_synthetic_face(tmp_path):
     """Onset to apex of rendered clips against the motion they were rendered with."""
     from mer.parallel import Engine

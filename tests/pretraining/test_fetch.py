@@ -114,6 +114,7 @@ for task, entry in runs.items():
 """
 
 
+@pytest.mark.slow
 def test_without_a_net_one_line_says_what_to_do(tmp_path):
     """In a process of its own: that there is no net is known when the hub's library is loaded."""
     done = subprocess.run(

@@ -39,6 +39,7 @@ def bits(one):
     return {name: value.clone() for name, value in one.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_it_learns_units_and_classes():
     """Chance is 1/3 and 1/2; a hundred steps of a small network are far above, on maps that it has not seen."""
     one = network(width=8)

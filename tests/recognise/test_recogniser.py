@@ -55,6 +55,7 @@ def test_frames_in_memory_are_those_on_disk(flows, folders, row, frames):
     assert answer.probability.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "levels", "most"), [("FFV1", 0, 0), ("MJPG", 2, 0.1)])
 def test_a_video_gives_what_its_frames_give_to_the_codecs_loss(folders, frames, tmp_path, codec, levels, most):
     """FFV1 loses nothing, so neither does the answer; MJPG loses grey levels, and the answer moves a little."""

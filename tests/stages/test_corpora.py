@@ -208,6 +208,7 @@ def test_faces_kept_as_text_need_no_crop(project):
         run("index", "fer2013")
 
 
+@pytest.mark.slow
 def test_two_chains_of_a_composite_go_through(project, monkeypatch):
     """Each model's product is joined by itself; the index is made once."""
     corpora = ["casme2", "samm", "smic"]
