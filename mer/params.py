@@ -64,7 +64,7 @@ class SimulateRun(Section):
     """Size of a corpus of simulated flow: how many faces, and maps of each; nuisance: of mer.synthetic.flow_maps."""
 
     subjects: int = Field(ge=2, le=512)  # mer.synthetic.flow_maps.FACES
-    clips: int = Field(ge=3, le=1000)
+    clips: int = Field(ge=3, le=999)  # ids have three digits, so that their order is that of the numbers
     nuisance: dict[str, Any] = {}
 
 

@@ -3,8 +3,8 @@
 A cell is an experiment of the paper's preset (cells.json, made by benchmarks.cells): leave one subject out, with its
 knobs, its recipe and its seeds. Each network is trained for a few epochs on noise of its input's size and CASME II's
 numbers, fold by fold, and where a step is short also with as many folds in parallel as fit; the faster way counts. Its
-seconds a fold and step, times steps, epochs, subjects and seeds, are those of a cell. That is the most: a recipe may
-stop earlier.
+seconds a fold and step (with the validation's share, where a recipe has one), times steps, epochs, subjects and seeds,
+are those of a cell. That is the most: a recipe may stop earlier.
 
 Trainings of the folds alone are counted. Products are computed once a corpus and pretraining once a table: lines 2, 4,
 6 and 8 measure these.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu import dcma, folds, micronbert, msmmt
+from benchmarks.gpu import dcma, folds, micronbert, msmmt, uamrn
 from benchmarks.gpu._run import Line, Session, rounded
 from mer import models
 from mer.loso.augmentation import of_model
@@ -37,7 +37,7 @@ WIDTHS = {"layer1": 64, "layer2": 128, "layer3": 256}  # channels of a ResNet-18
 TINY = {
     "ststnet": {}, "dcma": dcma.TINY, "micronbert": micronbert.SMALLEST,
     "msmmt": {name: value for name, value in msmmt.TINY.items() if name != "batch"},
-    "uamrn": {"tap": "layer1", "grid": 1, "factors": "linspace_2_13_4", "d_model": 16, "blocks": 1, "samples": 2},
+    "uamrn": uamrn.TINY,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from mer.networks.resnet import ResNet18
 NUMBER, TITLE = 6, "UAMRN"
 CLIPS, SUBJECTS, CLASSES = 246, 26, 5
 SYSTEMS = {"uamrn": {}, "deterministic": {"uncertainty": False}, "full attention": {"mask": "full"}}
+TINY = {"tap": "layer1", "grid": 1, "factors": "linspace_2_13_4", "d_model": 16, "blocks": 1, "samples": 2}
 LENGTHS, TINY_LENGTHS = (32, 128, 512, 2048, 4096), (32, 64)
 
 
@@ -41,8 +42,7 @@ def corpus(session: Session) -> tuple[list[Task], torch.Tensor, torch.Tensor]:
 
 
 def build(session: Session, system: str):
-    tiny = {"tap": "layer1", "grid": 1, "factors": "linspace_2_13_4", "d_model": 16, "blocks": 1, "samples": 2}
-    knobs = {"features": True, **session.pick({}, tiny), **SYSTEMS[system]}
+    knobs = {"features": True, **session.pick({}, TINY), **SYSTEMS[system]}
     return functools.partial(models.build, "uamrn", CLASSES, **knobs)
 
 

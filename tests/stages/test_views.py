@@ -276,6 +276,8 @@ def test_what_cannot_be_chosen_from_or_read(root, change, message):
          r"fit.experiments: origin: with leave_out origin its metric is not that of subjects left out, which the"),
         ({"simulate": {"runs": {"simulated": {"subjects": 600, "clips": 3}}}},
          r"simulate.runs.simulated.subjects is 600: input should be less than or equal to 512"),
+        ({"simulate": {"runs": {"simulated": {"subjects": 3, "clips": 1000}}}},
+         r"simulate.runs.simulated.clips is 1000: input should be less than or equal to 999"),
         ({"corpora": {"synthetic": {"classes": 5, "sheets": {"casme2": "x.xlsx"}}}},
          r"corpora.synthetic.sheets: it is no release, and its own label sheet has action units; remove it"),
         ({"corpora": {"megc2019_flow": {"classes": 3, "sheets": {"casme": "x.xlsx"}}}},
